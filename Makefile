@@ -1,0 +1,40 @@
+# The same targets for people and for CI. `make run` and `make test` set up what they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+NATIVE := $(wildcard csrc/*) CMakeLists.txt
+
+.PHONY: run test torture lint setup build bench clean sanitize
+
+run: setup
+	$(BIN)/farthing pull smollm2-135m-instruct
+	$(BIN)/farthing waterfall --html waterfall.html --json-out waterfall.json
+
+test: setup
+	$(BIN)/farthing pull smollm2-135m-instruct
+	$(BIN)/python -m pytest -m "not torture"
+
+torture: setup
+	$(BIN)/python -m pytest -m torture
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup
+	$(BIN)/farthing bench
+
+setup: $(VENV)/.ready
+
+$(VENV)/.tools: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet "scikit-build-core>=1.1" "nanobind>=3.1" "cmake>=3.25" "ninja>=1.11"
+	touch $@
+
+$(VENV)/.ready: $(VENV)/.tools $(NATIVE)
+	$(BIN)/pip install --quiet --no-build-isolation --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf build $(VENV)

@@ -1,0 +1,101 @@
+// Every operation, declared once, with shapes and preconditions. Each instruction set implements the whole table in a
+// namespace of its own (FARTHING_ISA); dispatch.cpp hands out one table.
+//
+// A function that takes a Worker is called by every member of the team with the same arguments, splits its work by
+// rows, heads or columns (never by what is summed) and ends with all members in step (a for_each or a barrier).
+// T = tokens of the batch. Activations are float32, rows `stride` floats apart.
+#pragma once
+#include <cstdint>
+
+#include "threads.h"
+
+namespace farthing {
+
+struct View {       // [T, width]
+  float* data;      // first column of row 0
+  int64_t stride;   // floats from a row to the next
+  int64_t width;
+};
+
+enum class Codec : int { f32 = 0, f16 = 1 };
+
+// One layer's K or V of the whole pool. A page holds page_size tokens of every kv head:
+//   K page: [num_kv_heads][head_dim][page_size]   keys transposed, so that a vector holds one column of several keys
+//   V page: [num_kv_heads][page_size][head_dim]
+struct KVLayer {
+  void* k;             // page p at k + p * k_page_bytes
+  void* v;
+  int64_t k_page_bytes;  // from one page of this layer to the next
+  int64_t v_page_bytes;
+  Codec k_codec, v_codec;
+};
+
+struct BatchView {
+  int64_t num_tokens, num_seqs;
+  const int32_t* token_ids;    // [T]
+  const int32_t* positions;    // [T]
+  const int32_t* seq_starts;   // [B + 1]
+  const int32_t* page_tables;  // [B, max_pages]
+  int64_t max_pages;
+};
+
+struct KVShape {
+  int64_t num_kv_heads, head_dim, page_size;  // page_size a multiple of 8, head_dim a multiple of 8
+};
+
+// Scratch that an operation asks for once per run, before the team starts.
+struct AttentionArgs {
+  BatchView batch;
+  KVShape shape;
+  KVLayer layer;
+  View q;    // [T, num_heads * head_dim]
+  View dst;  // [T, num_heads * head_dim]
+  int64_t num_heads;
+  float scale;
+  float* scratch;  // attention_scratch() floats, shared by the team
+};
+
+// Keys per segment: softmax runs over fixed segments of positions, merged left to right in every path (law 1).
+constexpr int64_t kSegment = 256;
+
+struct SampleArgs {
+  int64_t num_rows, vocab_size;
+  const float* logits;      // [num_rows, vocab_size]
+  const float* temperature; // [num_rows] each; 0 is greedy (ties: lowest id)
+  const int32_t* top_k;     // 0: all
+  const float* top_p;       // 1: all
+  const float* min_p;       // 0: all
+  const float* penalty;     // repetition penalty; 1: off
+  const uint64_t* seed;
+  const uint64_t* step;     // the random number is a function of (seed, step) alone
+  const int32_t* history;        // token ids that the penalty applies to, all rows one after the other
+  const int64_t* history_starts; // [num_rows + 1]
+  int64_t num_top;          // likeliest tokens to report per row
+  const uint8_t* wants_logprob; // [num_rows]: rows whose log-probabilities are computed
+  int32_t* token;           // out [num_rows]
+  float* logprob;           // out [num_rows], natural log under softmax(logits) itself; 0 where not wanted
+  int32_t* top_token;       // out [num_rows, num_top]
+  float* top_logprob;       // out [num_rows, num_top]
+};
+
+struct PackedMatrix;  // pack.h
+struct LinearArgs;    // pack.h
+
+struct Kernels {
+  const char* name;
+  void (*embed)(const BatchView&, const PackedMatrix& weight, float scale, View dst, Worker&);
+  void (*rms_norm)(int64_t num_tokens, View src, View dst, const float* weight, float eps, int64_t group, Worker&);
+  void (*rope)(const BatchView&, View buf, int64_t head_dim, const float* inv_freq, bool interleaved, float scale, Worker&);
+  void (*store_kv)(const BatchView&, const KVShape&, const KVLayer&, View k, View v, Worker&);
+  void (*attention)(const AttentionArgs&, Worker&);
+  int64_t (*attention_scratch)(const BatchView&, const KVShape&, int64_t num_heads, int num_threads);
+  void (*swiglu)(int64_t num_tokens, View gate, View up, View dst, Worker&);
+  void (*add)(int64_t num_tokens, View src, View dst, Worker&);
+  void (*linear)(const LinearArgs&, Worker&);
+  void (*sample)(const SampleArgs&, Worker&);
+};
+
+// Tables of the instruction sets that this build contains and this CPU runs, best first; count in *num.
+const Kernels* const* available_kernels(int* num);
+
+}  // namespace farthing

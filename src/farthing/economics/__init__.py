@@ -1,0 +1,1 @@
+"""Usage, prices, cost: pure arithmetic, no clock, no network; money is Decimal."""
