@@ -1,0 +1,151 @@
+// Vectors of 8 floats for every instruction set: GCC/Clang vector extensions, so that the portable path is compiled to
+// whatever the CPU has (SSE, NEON), and intrinsics where AVX2 has a better instruction.
+//
+// a*b+c is an FMA only through fmadd(): files are compiled with -ffp-contract=off, so every template instance of a
+// kernel rounds alike.
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+#if defined(FARTHING_ISA_avx2)
+#include <immintrin.h>
+#endif
+
+#ifndef FARTHING_ISA
+#error "compiled once per instruction set: define FARTHING_ISA"
+#endif
+
+namespace farthing {
+namespace FARTHING_ISA {
+
+typedef float f32x8 __attribute__((vector_size(32)));
+typedef int32_t i32x8 __attribute__((vector_size(32)));
+
+#define FARTHING_INLINE inline __attribute__((always_inline))
+
+FARTHING_INLINE f32x8 load8(const float* p) {
+  f32x8 v;
+  memcpy(&v, p, 32);
+  return v;
+}
+FARTHING_INLINE void store8(float* p, f32x8 v) { memcpy(p, &v, 32); }
+FARTHING_INLINE f32x8 splat(float x) { return f32x8{x, x, x, x, x, x, x, x}; }
+FARTHING_INLINE f32x8 zero8() { return f32x8{}; }
+
+FARTHING_INLINE f32x8 fmadd(f32x8 a, f32x8 b, f32x8 c) {
+#if defined(FARTHING_ISA_avx2)
+  return _mm256_fmadd_ps(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+FARTHING_INLINE f32x8 max8(f32x8 a, f32x8 b) {
+#if defined(FARTHING_ISA_avx2)
+  return _mm256_max_ps(a, b);
+#else
+  return a > b ? a : b;
+#endif
+}
+
+FARTHING_INLINE float f16_to_f32(uint16_t h) {
+#if defined(FARTHING_ISA_avx2)
+  return _cvtsh_ss(h);
+#else
+  // Shift exponent and mantissa into place and rescale by 2^112: exact, subnormals included.
+  uint32_t bits = static_cast<uint32_t>(h & 0x7fff) << 13;
+  float f;
+  memcpy(&f, &bits, 4);
+  if ((h & 0x7c00) == 0x7c00) {  // infinity, NaN
+    bits = 0x7f800000u | (static_cast<uint32_t>(h & 0x3ff) << 13);
+    memcpy(&f, &bits, 4);
+  } else {
+    f *= 5.192296858534828e33f;
+  }
+  return h & 0x8000 ? -f : f;
+#endif
+}
+
+FARTHING_INLINE f32x8 load8_f16(const uint16_t* p) {
+#if defined(FARTHING_ISA_avx2)
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#else
+  f32x8 v;
+  for (int i = 0; i < 8; ++i) v[i] = f16_to_f32(p[i]);
+  return v;
+#endif
+}
+
+// Round to nearest even, overflow to infinity, as the hardware's conversion does.
+FARTHING_INLINE uint16_t f32_to_f16(float x) {
+#if defined(FARTHING_ISA_avx2)
+  return static_cast<uint16_t>(_cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT));
+#else
+  uint32_t u;
+  memcpy(&u, &x, 4);
+  const uint16_t sign = static_cast<uint16_t>((u >> 16) & 0x8000);
+  u &= 0x7fffffff;
+  if (u > 0x7f800000) return sign | 0x7e00 | static_cast<uint16_t>((u >> 13) & 0x3ff);  // NaN
+  if (u >= 0x477ff000) return sign | 0x7c00;                          // rounds to infinity
+  if (u < 0x38800000) {  // subnormal in f16: let a float addition do the rounding
+    float f;
+    memcpy(&f, &u, 4);
+    f += 0.5f;
+    memcpy(&u, &f, 4);
+    return sign | static_cast<uint16_t>(u - 0x3f000000);
+  }
+  u += 0xfff + ((u >> 13) & 1);
+  return sign | static_cast<uint16_t>((u - 0x38000000) >> 13);
+#endif
+}
+
+FARTHING_INLINE void store8_f16(uint16_t* p, f32x8 v) {
+#if defined(FARTHING_ISA_avx2)
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+#else
+  for (int i = 0; i < 8; ++i) p[i] = f32_to_f16(v[i]);
+#endif
+}
+
+// A fixed order, whatever the instruction set: ((0+4)+(2+6)) + ((1+5)+(3+7)).
+FARTHING_INLINE float sum8(f32x8 v) {
+  return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
+}
+FARTHING_INLINE float max_of8(f32x8 v) {
+  float m = v[0];
+  for (int i = 1; i < 8; ++i) m = v[i] > m ? v[i] : m;
+  return m;
+}
+
+// e^x to about 1 ulp for x in [-87, 88]; 0 below -87 (so exp8(-inf) == 0), inf above 88.7.
+// Cody-Waite reduction and the degree-6 minimax polynomial of the Cephes library.
+FARTHING_INLINE f32x8 exp8(f32x8 x) {
+  const i32x8 is_low = x < splat(-87.0f);
+  const f32x8 high = splat(88.72283f);
+  const i32x8 is_high = x > high;
+  x = max8(x, splat(-87.0f));
+  x = is_high ? high : x;
+  const f32x8 magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to the nearest integer
+  const f32x8 shifted = fmadd(x, splat(1.44269504088896341f), magic);
+  const f32x8 n = shifted - magic;
+  x = fmadd(n, splat(-0.693359375f), x);
+  x = fmadd(n, splat(2.12194440e-4f), x);
+  f32x8 p = splat(1.9875691500e-4f);
+  p = fmadd(p, x, splat(1.3981999507e-3f));
+  p = fmadd(p, x, splat(8.3334519073e-3f));
+  p = fmadd(p, x, splat(4.1665795894e-2f));
+  p = fmadd(p, x, splat(1.6666665459e-1f));
+  p = fmadd(p, x, splat(5.0000001201e-1f));
+  p = fmadd(p, x * x, x) + splat(1.0f);
+  i32x8 exponent;
+  memcpy(&exponent, &shifted, 32);
+  const i32x8 scale_bits = (exponent << 23) + (127 << 23);  // the magic's own low bits are shifted out
+  f32x8 scale;
+  memcpy(&scale, &scale_bits, 32);
+  p = p * scale;
+  p = is_high ? splat(__builtin_inff()) : p;
+  return is_low ? zero8() : p;
+}
+
+}  // namespace FARTHING_ISA
+}  // namespace farthing
