@@ -1,0 +1,194 @@
+"""What a model is: one frozen dataclass of sizes and flags, read from config.json or from GGUF metadata.
+
+An architecture is one file of this package (`llama.py`, ...) with an `ARCHITECTURE`: the names it answers to, the
+flags that are its own, and how the file calls the tensors. Everything shared is here.
+"""
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sized
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from farthing.errors import CorruptModel, UnsupportedModel
+from farthing.models.fields import Fields
+
+__all__ = ["Architecture", "ModelConfig", "RopeScaling", "config_from_gguf", "config_from_hf"]
+
+RopeStyle = Literal["half", "interleaved"]
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """How rotary frequencies are stretched for a longer context: "linear" divides all of them by `factor`; "llama3"
+    divides the low ones, keeps the high ones, and blends between (Llama 3.1, arXiv 2407.21783)."""
+
+    kind: Literal["linear", "llama3"]
+    factor: float
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_position_embeddings: int = 8192
+
+    def __post_init__(self) -> None:
+        _need(math.isfinite(self.factor) and self.factor > 0, "rope_scaling.factor", self.factor, "above 0")
+        if self.kind == "llama3":
+            _need(self.low_freq_factor > 0, "rope_scaling.low_freq_factor", self.low_freq_factor, "above 0")
+            above = f"above low_freq_factor ({self.low_freq_factor})"
+            ok = math.isfinite(self.high_freq_factor) and self.high_freq_factor > self.low_freq_factor
+            _need(ok, "rope_scaling.high_freq_factor", self.high_freq_factor, above)
+            length = self.original_max_position_embeddings
+            _need(length >= 1, "rope_scaling.original_max_position_embeddings", length, "1 or more")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes and flags of a dense decoder. Raises CorruptModel naming the field that cannot be."""
+
+    architecture: str
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    max_position_embeddings: int
+    rms_norm_eps: float
+    rope_theta: float = 10000.0
+    rope_style: RopeStyle = "half"
+    rope_scaling: RopeScaling | None = None
+    has_qkv_bias: bool = False
+    has_o_bias: bool = False
+    has_mlp_bias: bool = False
+    has_qk_norm: bool = False
+    is_tied_head: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim"):
+            _need(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        for name in ("intermediate_size", "max_position_embeddings"):
+            _need(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        whole = self.num_heads % self.num_kv_heads == 0
+        _need(whole, "num_kv_heads", self.num_kv_heads, f"a divisor of num_heads ({self.num_heads})")
+        _need(self.head_dim % 2 == 0, "head_dim", self.head_dim, "an even number")
+        if self.head_dim % 8:  # a vector of the kernels holds eight floats of one head
+            raise UnsupportedModel(f"the model's head_dim is {self.head_dim}; supported: multiples of 8")
+        _need(0 < self.rms_norm_eps < 1, "rms_norm_eps", self.rms_norm_eps, "between 0 and 1")
+        _need(1 < self.rope_theta < math.inf, "rope_theta", self.rope_theta, "above 1")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What one file of this package knows: its names, its flags, and what its files call the tensors.
+
+    `hf_flags(config)` and `gguf_flags(metadata, tensor_names)` return the ModelConfig fields that are this
+    architecture's own. Tensor names map ours (`layers.0.q`) to the file's; `{}` stands for the layer.
+    """
+
+    model_types: tuple[str, ...]  # `model_type` of config.json
+    gguf_names: tuple[str, ...]  # `general.architecture` of GGUF
+    hf_flags: Callable[[Fields], Mapping[str, Any]]
+    gguf_flags: Callable[[Fields, Collection[str]], Mapping[str, Any]]
+    hf_tensors: Mapping[str, str]
+    gguf_tensors: Mapping[str, str]
+
+
+def config_from_hf(architecture: Architecture, raw: Mapping[str, Any]) -> ModelConfig:
+    """The ModelConfig of a Hugging Face config.json. Raises CorruptModel, UnsupportedModel."""
+    fields = Fields(raw, "config.json")
+    if fields.text("hidden_act", "silu") not in ("silu", "swish"):
+        raise UnsupportedModel(f"config.json: hidden_act is {raw['hidden_act']!r}; supported: silu")
+    num_heads = fields.integer("num_attention_heads")
+    hidden_size = fields.integer("hidden_size")
+    theta, scaling = _hf_rope(fields)
+    common = {
+        "architecture": fields.text("model_type"),
+        "vocab_size": fields.integer("vocab_size"),
+        "hidden_size": hidden_size,
+        "num_layers": fields.integer("num_hidden_layers"),
+        "num_heads": num_heads,
+        "num_kv_heads": fields.integer("num_key_value_heads", num_heads),
+        "head_dim": fields.integer("head_dim", _default_head_dim(hidden_size, num_heads)),
+        "intermediate_size": fields.integer("intermediate_size"),
+        "max_position_embeddings": fields.integer("max_position_embeddings", 2048),
+        "rms_norm_eps": fields.number("rms_norm_eps", 1e-6),
+        "rope_theta": theta,
+        "rope_style": "half",
+        "rope_scaling": scaling,
+        "is_tied_head": fields.flag("tie_word_embeddings", False),
+    }
+    return ModelConfig(**{**common, **architecture.hf_flags(fields)})
+
+
+def config_from_gguf(architecture: Architecture, metadata: Mapping[str, Any], tensors: Collection[str]) -> ModelConfig:
+    """The ModelConfig of a GGUF's metadata and tensor names. Raises CorruptModel, UnsupportedModel."""
+    name = Fields(metadata, "the GGUF metadata").text("general.architecture")
+    fields = Fields(metadata, "the GGUF metadata", prefix=f"{name}.")
+    if fields.integer("expert_count", 0):
+        raise UnsupportedModel(f"{name} with {fields.integer('expert_count')} experts; supported: dense models")
+    num_heads = fields.integer("attention.head_count")
+    hidden_size = fields.integer("embedding_length")
+    head_dim = fields.integer("attention.key_length", _default_head_dim(hidden_size, num_heads))
+    for key in ("attention.value_length", "rope.dimension_count"):
+        if fields.integer(key, head_dim) != head_dim:
+            raise UnsupportedModel(f"{name}.{key} is {fields.integer(key)}; supported: the key length, {head_dim}")
+    common = {
+        "architecture": name,
+        "vocab_size": fields.integer("vocab_size", _num_tokens(metadata)),
+        "hidden_size": hidden_size,
+        "num_layers": fields.integer("block_count"),
+        "num_heads": num_heads,
+        "num_kv_heads": fields.integer("attention.head_count_kv", num_heads),
+        "head_dim": head_dim,
+        "intermediate_size": fields.integer("feed_forward_length"),
+        "max_position_embeddings": fields.integer("context_length"),
+        "rms_norm_eps": fields.number("attention.layer_norm_rms_epsilon"),
+        "rope_theta": fields.number("rope.freq_base", 10000.0),
+        "rope_scaling": _gguf_rope_scaling(fields),
+        "is_tied_head": "output.weight" not in tensors,
+    }
+    return ModelConfig(**{**common, **architecture.gguf_flags(fields, tensors)})
+
+
+def _num_tokens(metadata: Mapping[str, Any]) -> int:
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    return len(tokens) if isinstance(tokens, Sized) else 0
+
+
+def _default_head_dim(hidden_size: int, num_heads: int) -> int:
+    _need(num_heads >= 1, "num_heads", num_heads, "1 or more")
+    return hidden_size // num_heads
+
+
+def _hf_rope(fields: Fields) -> tuple[float, RopeScaling | None]:
+    """rope_theta and scaling. transformers 5 writes both into `rope_parameters`; before, they were two keys."""
+    rope = fields.section("rope_parameters") or fields.section("rope_scaling")
+    theta = fields.number("rope_theta", 10000.0)
+    if rope is None:
+        return theta, None
+    theta = rope.number("rope_theta", theta)
+    if rope.number("partial_rotary_factor", 1.0) != 1.0:
+        raise UnsupportedModel(f"{rope.place}: partial_rotary_factor other than 1 is not supported")
+    kind = rope.text("rope_type", rope.text("type", "default"))
+    if kind == "default":
+        return theta, None
+    if kind == "linear":
+        return theta, RopeScaling("linear", rope.number("factor"))
+    if kind == "llama3":
+        low, high = rope.number("low_freq_factor"), rope.number("high_freq_factor")
+        original = rope.integer("original_max_position_embeddings")
+        return theta, RopeScaling("llama3", rope.number("factor"), low, high, original)
+    raise UnsupportedModel(f"{rope.place}: rope_type is {kind!r}; supported: default, linear, llama3")
+
+
+def _gguf_rope_scaling(fields: Fields) -> RopeScaling | None:
+    """GGUF knows "linear" by name; Llama 3's scaling comes as a tensor of divisors, rope_freqs.weight."""
+    kind = fields.text("rope.scaling.type", "none")
+    factor = fields.number("rope.scaling.factor", fields.number("rope.scale_linear", 1.0))
+    if kind not in ("none", "linear"):
+        raise UnsupportedModel(f"{fields.prefix}rope.scaling.type is {kind!r}; supported: none, linear")
+    return RopeScaling("linear", factor) if factor not in (0.0, 1.0) and kind == "linear" else None
+
+
+def _need(ok: bool, name: str, value: object, allowed: str) -> None:
+    if not ok:
+        raise CorruptModel(f"the model's {name} is {value}; allowed: {allowed}")

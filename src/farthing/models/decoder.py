@@ -1,0 +1,147 @@
+"""One description of every dense decoder: which tensors a config needs, and the plan that computes it.
+
+Tensor names here are ours: `embed`, `final_norm`, `head`, and `layers.N.` + attention_norm q k v o mlp_norm gate up
+down, each projection with a `_bias` where the config has one, q_norm and k_norm where heads are normed.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from farthing.kernels.plan import (
+    Attention,
+    Embed,
+    Head,
+    Linear,
+    Op,
+    Plan,
+    Product,
+    QTensor,
+    RmsNorm,
+    Rope,
+    StoreKV,
+    SwiGLU,
+    View,
+)
+from farthing.models.config import ModelConfig, RopeScaling
+
+__all__ = ["build_plan", "rope_inv_freq", "tensor_shapes"]
+
+F32 = npt.NDArray[np.float32]
+
+
+def tensor_shapes(config: ModelConfig) -> Iterator[tuple[str, int, int]]:
+    """(name, rows, cols) of each tensor the plan needs; vectors have rows = 1. Lazy: a config may lie about its size."""
+    hidden = config.hidden_size
+    yield "embed", config.vocab_size, hidden
+    yield "final_norm", 1, hidden
+    if not config.is_tied_head:
+        yield "head", config.vocab_size, hidden
+    q_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    has_qkv, has_o, has_mlp = config.has_qkv_bias, config.has_o_bias, config.has_mlp_bias
+    projections = (
+        ("q", q_size, hidden, has_qkv),
+        ("k", kv_size, hidden, has_qkv),
+        ("v", kv_size, hidden, has_qkv),
+        ("o", hidden, q_size, has_o),
+        ("gate", config.intermediate_size, hidden, has_mlp),
+        ("up", config.intermediate_size, hidden, has_mlp),
+        ("down", hidden, config.intermediate_size, has_mlp),
+    )
+    for layer in range(config.num_layers):
+        prefix = f"layers.{layer}."
+        yield prefix + "attention_norm", 1, hidden
+        yield prefix + "mlp_norm", 1, hidden
+        for name, rows, cols, has_bias in projections:
+            yield prefix + name, rows, cols
+            if has_bias:
+                yield f"{prefix}{name}_bias", 1, rows
+        if config.has_qk_norm:
+            yield prefix + "q_norm", 1, config.head_dim
+            yield prefix + "k_norm", 1, config.head_dim
+
+
+def build_plan(config: ModelConfig, tensors: Mapping[str, QTensor], product: Product = "f32") -> Plan:
+    """The operations of `config` on `tensors` (our names; vectors in f32).
+
+    An optional tensor `rope_factors` [1, head_dim / 2] divides the rotary frequencies (Llama-3 GGUFs).
+    """
+    config_freq = rope_inv_freq(config)  # [head_dim / 2]
+    if "rope_factors" in tensors:
+        config_freq /= tensors["rope_factors"].data.view(np.float32)
+    inv_freq = QTensor("f32", 1, len(config_freq), config_freq.view(np.uint8))
+    q_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    buffers = {
+        "hidden": config.hidden_size,  # the residual stream
+        "normed": config.hidden_size,
+        "qkv": q_size + 2 * kv_size,
+        "attended": q_size,
+        "gate_up": 2 * config.intermediate_size,
+        "mlp": config.intermediate_size,
+    }
+    hidden, normed = View("hidden", 0, config.hidden_size), View("normed", 0, config.hidden_size)
+    ops: list[Op] = [Embed(hidden, "embed")]
+    for layer in range(config.num_layers):
+        ops += _layer(config, layer, product)
+    ops.append(RmsNorm(hidden, normed, "final_norm", config.rms_norm_eps, config.hidden_size))
+    ops.append(Head(normed, "embed" if config.is_tied_head else "head", product=product))
+    used = {name: tensors[name] for name, _, _ in tensor_shapes(config)}
+    return Plan(buffers, tuple(ops), config.vocab_size, {**used, "rope_inv_freq": inv_freq})
+
+
+def _layer(config: ModelConfig, layer: int, product: Product) -> Iterator[Op]:
+    p = f"layers.{layer}."
+    d, eps, size = config.head_dim, config.rms_norm_eps, config.hidden_size
+    q_size, kv_size, mlp_size = config.num_heads * d, config.num_kv_heads * d, config.intermediate_size
+    hidden, normed = View("hidden", 0, size), View("normed", 0, size)
+    qkv, attended = View("qkv", 0, q_size + 2 * kv_size), View("attended", 0, q_size)
+    q, k, v = View("qkv", 0, q_size), View("qkv", q_size, kv_size), View("qkv", q_size + kv_size, kv_size)
+    gate_up, mlp = View("gate_up", 0, 2 * mlp_size), View("mlp", 0, mlp_size)
+    gate, up = View("gate_up", 0, mlp_size), View("gate_up", mlp_size, mlp_size)
+
+    def linear(src: View, dst: View, names: str, has_bias: bool, is_added: bool = False) -> Linear:
+        weights = tuple(p + name for name in names.split())
+        biases = tuple(f"{weight}_bias" if has_bias else None for weight in weights)
+        return Linear(src, dst, weights, biases, is_added, product)
+
+    yield RmsNorm(hidden, normed, p + "attention_norm", eps, size)
+    yield linear(normed, qkv, "q k v", config.has_qkv_bias)
+    if config.has_qk_norm:
+        yield RmsNorm(q, q, p + "q_norm", eps, d)
+        yield RmsNorm(k, k, p + "k_norm", eps, d)
+    yield Rope(q, d, "rope_inv_freq", config.rope_style)
+    yield Rope(k, d, "rope_inv_freq", config.rope_style)
+    yield StoreKV(layer, k, v)
+    yield Attention(layer, q, attended, config.num_heads, d**-0.5)
+    yield linear(attended, hidden, "o", config.has_o_bias, is_added=True)
+    yield RmsNorm(hidden, normed, p + "mlp_norm", eps, size)
+    yield linear(normed, gate_up, "gate up", config.has_mlp_bias)
+    yield SwiGLU(gate, up, mlp)
+    yield linear(mlp, hidden, "down", config.has_mlp_bias, is_added=True)
+
+
+def rope_inv_freq(config: ModelConfig) -> F32:
+    """Radians per position [head_dim / 2] of each pair of columns, scaled as the config says.
+
+    Computed in float32 like the reference implementations: at position 8,000 one unit in the last place is visible.
+    """
+    exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
+    inv_freq: F32 = np.float32(1) / np.float32(config.rope_theta) ** exponents
+    scaling = config.rope_scaling
+    if scaling is None:
+        return inv_freq
+    if scaling.kind == "linear":
+        return inv_freq / np.float32(scaling.factor)
+    return _llama3(inv_freq, scaling)
+
+
+def _llama3(inv_freq: F32, scaling: RopeScaling) -> F32:
+    """Wavelengths shorter than original / high_freq_factor stay, longer than original / low_freq_factor are stretched
+    by `factor`, those between are blended linearly in frequency (arXiv 2407.21783)."""
+    turns = np.float32(scaling.original_max_position_embeddings) * inv_freq / np.float32(2 * math.pi)
+    low, high = np.float32(scaling.low_freq_factor), np.float32(scaling.high_freq_factor)
+    kept = np.clip((turns - low) / (high - low), 0, 1)  # share of the frequency that is not stretched
+    result: F32 = ((1 - kept) * inv_freq / np.float32(scaling.factor) + kept * inv_freq).astype(np.float32)
+    return result

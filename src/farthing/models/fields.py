@@ -1,0 +1,66 @@
+"""Typed reading of keys from a model's description: a wrong type or a missing key is an error that names the key."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from farthing.errors import CorruptModel, UnsupportedModel
+
+__all__ = ["Fields"]
+
+
+class Fields:
+    """`raw` with typed access. `place` says in messages where the keys stand; `prefix` is put before each key.
+
+    A key that is absent or null takes the default, or raises CorruptModel where there is none.
+    """
+
+    def __init__(self, raw: Mapping[str, Any], place: str, prefix: str = "") -> None:
+        self.raw = raw
+        self.place = place
+        self.prefix = prefix
+
+    def integer(self, key: str, default: int | None = None) -> int:
+        value = self._get(key, default)
+        if isinstance(value, list | tuple):
+            raise UnsupportedModel(f"{self.place}: {self.prefix}{key} differs per layer; supported: one value for all")
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise self._wrong(key, value, "a whole number")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        value = self._get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise self._wrong(key, value, "a finite number")
+        return float(value)
+
+    def flag(self, key: str, default: bool | None = None) -> bool:
+        value = self._get(key, default)
+        if not isinstance(value, bool):
+            raise self._wrong(key, value, "true or false")
+        return value
+
+    def text(self, key: str, default: str | None = None) -> str:
+        value = self._get(key, default)
+        if not isinstance(value, str):
+            raise self._wrong(key, value, "a string")
+        return value
+
+    def section(self, key: str) -> "Fields | None":
+        """The object under `key`, or None where it is absent, null or empty."""
+        value = self.raw.get(self.prefix + key)
+        if not value:
+            return None
+        if not isinstance(value, Mapping):
+            raise self._wrong(key, value, "an object")
+        return Fields(value, f"{self.place}: {key}")
+
+    def _get(self, key: str, default: Any) -> Any:
+        value = self.raw.get(self.prefix + key)
+        value = default if value is None else value
+        if value is None:
+            raise CorruptModel(f"{self.place}: {self.prefix}{key} is missing")
+        return value
+
+    def _wrong(self, key: str, value: Any, allowed: str) -> CorruptModel:
+        return CorruptModel(f"{self.place}: {self.prefix}{key} is {value!r:.60}; allowed: {allowed}")
