@@ -64,13 +64,17 @@ def _scale(blocks: Blocks, field: str) -> F32:
 def _nibbles(blocks: Blocks) -> U8:
     """Codes 0..15 [n, 32]: low nibbles are the first 16 weights, high nibbles the last 16."""
     qs: U8 = np.asarray(blocks["qs"])  # [n, 16]
-    return np.concatenate([qs & np.uint8(15), qs >> np.uint8(4)], axis=1)
+    out = np.empty((len(qs), 32), np.uint8)
+    np.bitwise_and(qs, 15, out=out[:, :16])
+    np.right_shift(qs, 4, out=out[:, 16:])
+    return out
 
 
 def _five_bits(blocks: Blocks) -> U8:
     """Codes 0..31 [n, 32]: nibbles, with the fifth bit of weight i at bit i of qh."""
-    high = np.unpackbits(np.ascontiguousarray(blocks["qh"]), axis=1, bitorder="little")  # [n, 32]
-    return _nibbles(blocks) | high << 4
+    codes = _nibbles(blocks)
+    codes |= np.unpackbits(np.ascontiguousarray(blocks["qh"]), axis=1, bitorder="little") << np.uint8(4)
+    return codes
 
 
 def _symmetric(codes: npt.NDArray[np.uint8] | npt.NDArray[np.int8], zero: int, blocks: Blocks, out: F32) -> None:
