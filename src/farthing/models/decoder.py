@@ -33,7 +33,7 @@ F32 = npt.NDArray[np.float32]
 
 
 def tensor_shapes(config: ModelConfig) -> Iterator[tuple[str, int, int]]:
-    """(name, rows, cols) of each tensor the plan needs; vectors have rows = 1. Lazy: a config may lie about its size."""
+    """(name, rows, cols) of each tensor the plan needs; vectors have rows = 1. Lazy: a config may lie about sizes."""
     hidden = config.hidden_size
     yield "embed", config.vocab_size, hidden
     yield "final_norm", 1, hidden
