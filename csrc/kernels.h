@@ -93,6 +93,12 @@ struct Kernels {
   void (*add)(int64_t num_tokens, View src, View dst, Worker&);
   void (*linear)(const LinearArgs&, Worker&);
   void (*sample)(const SampleArgs&, Worker&);
+  // What the machine can do at most: read memory, fused multiply-adds, exact u4 x s8 products summed in int16 for a
+  // block of 32. Each returns a value that depends on all its work; *_ops is the operations of one round.
+  float (*probe_read)(const uint8_t* data, int64_t num_bytes);
+  float (*probe_f32)(int64_t rounds);
+  float (*probe_int8)(int64_t rounds);
+  int64_t probe_f32_ops, probe_int8_ops;
 };
 
 // Tables of the instruction sets that this build contains and this CPU runs, best first; count in *num.

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <type_traits>
 
 namespace farthing {
 
@@ -40,7 +41,7 @@ class Team {
   explicit Team(int count);  // count >= 1, the caller of run() included
   ~Team();
   int count() const;
-  // Runs body(worker) on every member, the calling thread being member 0; rethrows the first exception of member 0.
+  // Runs body(worker) on every member, the calling thread being member 0. The body must not throw. One caller at a time.
   void run(void (*body)(Worker&, void*), void* context);
   template <class F>
   void run(F&& body) {

@@ -1,4 +1,132 @@
 """The door to the arithmetic: `load(plan, kv) -> Program`, `run(program, batch) -> logits`, `sample(...)`.
 
-Native code behind it where the extension is built; `isa="reference"` interprets the same plan in NumPy.
+Native code stands behind it; `isa="reference"` interprets the same plan in NumPy instead.
 """
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from farthing.errors import InvalidRequest
+from farthing.kernels.formats import formats
+from farthing.kernels.native import NativeProgram, instruction_sets
+from farthing.kernels.native import probe as _probe
+from farthing.kernels.plan import Batch, KVSpec, Plan
+from farthing.kernels.reference import CODECS, ReferenceProgram
+from farthing.kernels.reference_sampling import sample_rows
+
+__all__ = ["Limits", "Program", "Sampled", "codecs", "formats", "instruction_sets", "load", "probe", "run", "sample"]
+
+
+class Program(Protocol):
+    """A plan ready to run; made by `load`."""
+
+    @property
+    def weight_bytes(self) -> int: ...
+    @property
+    def kv_bytes(self) -> int: ...
+    def run(self, batch: Batch) -> npt.NDArray[np.float32]: ...
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the machine can do at this moment, measured with the kernels' own instructions."""
+
+    read_gb_s: float
+    f32_gflop_s: float
+    int8_gop_s: float
+
+
+def codecs() -> tuple[str, ...]:
+    """Names of the KV codecs."""
+    return tuple(CODECS)
+
+
+def load(plan: Plan, kv: KVSpec, *, num_threads: int = 2, isa: str = "auto") -> Program:
+    """Packs the plan's tensors and makes the pages.
+
+    isa: "auto" (the best this CPU has), one of `instruction_sets()`, or "reference".
+    Raises InvalidRequest for an unknown isa or codec and ValueError when shapes do not fit together.
+    """
+    available = instruction_sets()
+    if isa == "auto":
+        isa = available[0]
+    for codec in (kv.k_codec, kv.v_codec):
+        if codec not in codecs():
+            raise InvalidRequest(f"KV codec {codec!r} is not known; allowed: {', '.join(codecs())}")
+    if isa == "reference":
+        return ReferenceProgram(plan, kv)
+    if isa not in available:
+        raise InvalidRequest(f"instruction set {isa!r} is not available; allowed: {', '.join((*available, 'reference'))}")
+    return NativeProgram(plan, kv, num_threads, isa)
+
+
+def run(program: Program, batch: Batch) -> npt.NDArray[np.float32]:
+    """One step: stores K and V of the batch's tokens, returns logits [L, V] of its logit_rows.
+
+    The array may be overwritten by the next run. Raises ValueError for a batch that reaches outside the pages, the
+    vocabulary or itself.
+    """
+    return program.run(batch)
+
+
+def probe(num_threads: int = 2, num_bytes: int = 96 << 20, passes: int = 5) -> Limits:
+    """Measures the machine's limits (about 0.1 s a pass) on a buffer of num_bytes."""
+    return Limits(*_probe(instruction_sets()[0], num_threads, num_bytes, passes))
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Chosen tokens and, where wanted, log-probabilities (natural log, of the model's own distribution)."""
+
+    token: npt.NDArray[np.int32]  # [n]
+    logprob: npt.NDArray[np.float32]  # [n], 0 where not wanted
+    top_token: npt.NDArray[np.int32]  # [n, num_top]
+    top_logprob: npt.NDArray[np.float32]  # [n, num_top]
+
+
+def sample(
+    program: Program,
+    logits: npt.NDArray[np.float32],  # [n, V]
+    *,
+    temperature: npt.NDArray[np.float32],  # [n], 0 is greedy
+    top_k: npt.NDArray[np.int32],  # [n], 0 is all
+    top_p: npt.NDArray[np.float32],  # [n]
+    min_p: npt.NDArray[np.float32],  # [n]
+    penalty: npt.NDArray[np.float32],  # [n]
+    seed: npt.NDArray[np.uint64],  # [n]
+    step: npt.NDArray[np.uint64],  # [n]: the random number is a function of (seed, step)
+    history: npt.NDArray[np.int32],  # token ids the penalty applies to, all rows one after the other
+    history_starts: npt.NDArray[np.int64],  # [n + 1]
+    num_top: int,
+    wants_logprob: npt.NDArray[np.uint8],  # [n]
+) -> Sampled:
+    """Chooses one token per row: repetition penalty, temperature, top-k, top-p, min-p, then a draw by (seed, step)."""
+    n = logits.shape[0]
+    out = Sampled(
+        np.zeros(n, np.int32), np.zeros(n, np.float32), np.zeros((n, num_top), np.int32), np.zeros((n, num_top), np.float32)
+    )
+    arrays: dict[str, Any] = {
+        "logits": logits,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "penalty": penalty,
+        "seed": seed,
+        "step": step,
+        "history": history,
+        "history_starts": history_starts,
+        "wants_logprob": wants_logprob,
+        "token": out.token,
+        "logprob": out.logprob,
+        "top_token": out.top_token,
+        "top_logprob": out.top_logprob,
+    }
+    if isinstance(program, NativeProgram):
+        program.sample(**arrays)
+    else:
+        sample_rows(**arrays)
+    return out

@@ -60,6 +60,14 @@ class ReferenceProgram:
             run.do(op)
         return run.logits
 
+    @property
+    def weight_bytes(self) -> int:
+        return sum(w.nbytes for w in self._weights.values())
+
+    @property
+    def kv_bytes(self) -> int:
+        return self.k_pages.nbytes + self.v_pages.nbytes
+
     def weight(self, name: str) -> F32:
         """The tensor as float32 [rows, cols]."""
         if name not in self._weights:

@@ -1,0 +1,154 @@
+// The only file that knows Python: shapes in, GIL released, ValueError out.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <stdexcept>
+
+#include "plan.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace farthing {
+namespace {
+
+template <class T, int N>
+using In = nb::ndarray<const T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
+// Outputs are never converted: a copy would swallow the result.
+template <class T, int N>
+using Out = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
+
+const Kernels& kernels_named(const std::string& isa) {
+  int num;
+  const Kernels* const* tables = available_kernels(&num);
+  for (int i = 0; i < num; ++i)
+    if (isa == tables[i]->name) return *tables[i];
+  throw std::invalid_argument("instruction set " + isa + " is not available here");
+}
+
+Codec codec_named(const std::string& name) {
+  if (name == "f32") return Codec::f32;
+  if (name == "f16") return Codec::f16;
+  throw std::invalid_argument("KV codec " + name + " is not known");
+}
+
+void need(bool ok, const char* message) {
+  if (!ok) throw std::invalid_argument(message);
+}
+
+struct View3 {
+  int buffer;
+  int64_t offset, width;
+  operator Columns() const { return {buffer, offset, width}; }
+};
+
+nb::ndarray<nb::numpy, float, nb::ndim<2>> run(nb::handle_t<Program> self, In<int32_t, 1> token_ids, In<int32_t, 1> positions,
+                                               In<int32_t, 1> seq_starts, In<int32_t, 2> page_tables, In<int32_t, 1> logit_rows) {
+  Program& program = nb::cast<Program&>(self);
+  need(seq_starts.shape(0) >= 2, "seq_starts needs two entries or more");
+  need(positions.shape(0) == token_ids.shape(0), "one position per token");
+  need(page_tables.shape(0) == seq_starts.shape(0) - 1, "one row of page_tables per sequence");
+  const BatchView batch{static_cast<int64_t>(token_ids.shape(0)), static_cast<int64_t>(page_tables.shape(0)),
+                        token_ids.data(), positions.data(), seq_starts.data(), page_tables.data(),
+                        static_cast<int64_t>(page_tables.shape(1))};
+  float* logits;
+  {
+    nb::gil_scoped_release release;
+    logits = program.run(batch, logit_rows.data(), static_cast<int64_t>(logit_rows.shape(0)));
+  }
+  return {logits, {logit_rows.shape(0), static_cast<size_t>(program.vocab_size())}, self};
+}
+
+void sample(Program& program, In<float, 2> logits, In<float, 1> temperature, In<int32_t, 1> top_k, In<float, 1> top_p,
+            In<float, 1> min_p, In<float, 1> penalty, In<uint64_t, 1> seed, In<uint64_t, 1> step, In<int32_t, 1> history,
+            In<int64_t, 1> history_starts, In<uint8_t, 1> wants_logprob, Out<int32_t, 1> token, Out<float, 1> logprob,
+            Out<int32_t, 2> top_token, Out<float, 2> top_logprob) {
+  const size_t n = logits.shape(0);
+  for (size_t size : {temperature.shape(0), top_k.shape(0), top_p.shape(0), min_p.shape(0), penalty.shape(0), seed.shape(0),
+                      step.shape(0), wants_logprob.shape(0), token.shape(0), logprob.shape(0), top_token.shape(0),
+                      top_logprob.shape(0)})
+    need(size == n, "one entry per row of logits");
+  need(history_starts.shape(0) == n + 1, "history_starts needs one entry more than rows");
+  need(top_token.shape(1) == top_logprob.shape(1) && top_token.shape(1) <= logits.shape(1), "top_token and top_logprob differ");
+  need(history_starts.data()[0] == 0 && history_starts.data()[n] == static_cast<int64_t>(history.shape(0)),
+       "history_starts must run from 0 to the history's length");
+  const int64_t vocab = static_cast<int64_t>(logits.shape(1));
+  for (size_t i = 0; i < n; ++i) need(history_starts.data()[i] <= history_starts.data()[i + 1], "history_starts must ascend");
+  for (size_t i = 0; i < history.shape(0); ++i)
+    need(history.data()[i] >= 0 && history.data()[i] < vocab, "a token of the history is outside the vocabulary");
+  const SampleArgs args{static_cast<int64_t>(n), vocab, logits.data(), temperature.data(), top_k.data(), top_p.data(),
+                        min_p.data(), penalty.data(), seed.data(), step.data(), history.data(), history_starts.data(),
+                        static_cast<int64_t>(top_token.shape(1)), wants_logprob.data(), token.data(), logprob.data(),
+                        top_token.data(), top_logprob.data()};
+  nb::gil_scoped_release release;
+  program.sample(args);
+}
+
+}  // namespace
+}  // namespace farthing
+
+NB_MODULE(_native, m) {
+  using namespace farthing;
+
+  nb::class_<View3>(m, "Columns").def(nb::init<int, int64_t, int64_t>(), "buffer"_a, "offset"_a, "width"_a);
+
+  nb::class_<Program>(m, "Program")
+      .def("__init__",
+           [](Program* self, const std::string& isa, int num_threads, int64_t vocab_size, int64_t num_layers, int64_t num_kv_heads,
+              int64_t head_dim, int64_t num_pages, int64_t page_size, const std::string& k_codec, const std::string& v_codec) {
+             need(num_threads >= 1 && num_threads <= 256, "num_threads must be 1 to 256");
+             new (self) Program(kernels_named(isa), num_threads,
+                                {num_layers, num_pages, {num_kv_heads, head_dim, page_size}, codec_named(k_codec), codec_named(v_codec)},
+                                vocab_size);
+           },
+           "isa"_a, "num_threads"_a, "vocab_size"_a, "num_layers"_a, "num_kv_heads"_a, "head_dim"_a, "num_pages"_a,
+           "page_size"_a, "k_codec"_a, "v_codec"_a)
+      .def("add_buffer", &Program::add_buffer)
+      .def("add_matrix",
+           [](Program& p, const std::string& format, int64_t rows, int64_t cols, In<uint8_t, 1> data) {
+             nb::gil_scoped_release release;
+             return p.add_matrix(format, rows, cols, data.data(), data.shape(0));
+           })
+      .def("add_vector", [](Program& p, In<float, 1> data) { return p.add_vector(data.data(), static_cast<int64_t>(data.shape(0))); })
+      .def("embed", [](Program& p, View3 dst, int weight, float scale) { p.embed(dst, weight, scale); })
+      .def("rms_norm", [](Program& p, View3 src, View3 dst, int weight, float eps, int64_t group) { p.rms_norm(src, dst, weight, eps, group); })
+      .def("linear", [](Program& p, View3 src, View3 dst, std::vector<int> weights, std::vector<int> biases, bool is_added,
+                        bool is_int8) { p.linear(src, dst, weights, biases, is_added, is_int8); })
+      .def("rope", [](Program& p, View3 buf, int64_t head_dim, int inv_freq, bool is_interleaved, float scale) {
+        p.rope(buf, head_dim, inv_freq, is_interleaved, scale);
+      })
+      .def("store_kv", [](Program& p, int64_t layer, View3 k, View3 v) { p.store_kv(layer, k, v); })
+      .def("attention", [](Program& p, int64_t layer, View3 q, View3 dst, int64_t num_heads, float scale) {
+        p.attention(layer, q, dst, num_heads, scale);
+      })
+      .def("swiglu", [](Program& p, View3 gate, View3 up, View3 dst) { p.swiglu(gate, up, dst); })
+      .def("add", [](Program& p, View3 src, View3 dst) { p.add(src, dst); })
+      .def("head", [](Program& p, View3 src, int weight, int bias, bool is_int8) { p.head(src, weight, bias, is_int8); })
+      .def("run", &run)
+      .def("sample", &farthing::sample, nb::arg("logits"), nb::arg("temperature"), nb::arg("top_k"), nb::arg("top_p"), nb::arg("min_p"),
+           nb::arg("penalty"), nb::arg("seed"), nb::arg("step"), nb::arg("history"), nb::arg("history_starts"),
+           nb::arg("wants_logprob"), nb::arg("token").noconvert(), nb::arg("logprob").noconvert(), nb::arg("top_token").noconvert(),
+           nb::arg("top_logprob").noconvert())
+      .def("weight_bytes", &Program::weight_bytes)
+      .def("kv_bytes", &Program::kv_bytes)
+      .def("seconds", &Program::seconds);
+
+  m.def("instruction_sets", [] {
+    int num;
+    const Kernels* const* tables = available_kernels(&num);
+    std::vector<std::string> names;
+    for (int i = 0; i < num; ++i) names.emplace_back(tables[i]->name);
+    return names;
+  });
+  m.def("probe", [](const std::string& isa, int num_threads, int64_t num_bytes, int passes) {
+    need(num_threads >= 1 && num_threads <= 256, "num_threads must be 1 to 256");
+    need(num_bytes >= (1 << 20) && passes >= 1, "at least 1 MiB and one pass");
+    nb::gil_scoped_release release;
+    Team team(num_threads);
+    const Limits l = probe(kernels_named(isa), team, num_bytes, passes);
+    return std::vector<double>{l.read_gb_s, l.f32_gflop_s, l.int8_gop_s};
+  });
+}

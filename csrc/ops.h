@@ -1,0 +1,27 @@
+// The operations of kernels.h, one set per instruction set; dispatch.cpp gathers them into tables.
+#pragma once
+#include "kernels.h"
+
+#ifndef FARTHING_ISA
+#error "compiled once per instruction set: define FARTHING_ISA"
+#endif
+
+namespace farthing {
+namespace FARTHING_ISA {
+
+void embed(const BatchView&, const PackedMatrix& weight, float scale, View dst, Worker&);
+void rms_norm(int64_t num_tokens, View src, View dst, const float* weight, float eps, int64_t group, Worker&);
+void rope(const BatchView&, View buf, int64_t head_dim, const float* inv_freq, bool interleaved, float scale, Worker&);
+void store_kv(const BatchView&, const KVShape&, const KVLayer&, View k, View v, Worker&);
+void attention(const AttentionArgs&, Worker&);
+int64_t attention_scratch(const BatchView&, const KVShape&, int64_t num_heads, int num_threads);
+void swiglu(int64_t num_tokens, View gate, View up, View dst, Worker&);
+void add(int64_t num_tokens, View src, View dst, Worker&);
+void linear(const LinearArgs&, Worker&);
+void sample(const SampleArgs&, Worker&);
+float probe_read(const uint8_t* data, int64_t num_bytes);
+float probe_f32(int64_t rounds);
+float probe_int8(int64_t rounds);
+
+}  // namespace FARTHING_ISA
+}  // namespace farthing

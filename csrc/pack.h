@@ -1,0 +1,91 @@
+// Weights as the kernels read them: panels of 8 rows, so that one vector holds one column (or four) of 8 rows.
+//
+// A matrix comes in one of GGUF's formats and is packed once, at load. Every value keeps its exact meaning:
+//   packed   from                     panel of 8 rows, repeated along the columns
+//   f32      f32                      [cols][8] float
+//   f16 bf16 f16 bf16                 [cols][8] uint16
+//   q4_0     q4_0                     per 32 columns: 8 scales f16, codes
+//   q4_1     q4_1                     per 32 columns: 8 scales f16, 8 minima f16, codes
+//   q4_k     q4_k                     per 32 columns: 8 scales f32, 8 minima f32, codes
+//   q8_0     q8_0 q5_0 iq4_nl         per 32 columns: 8 scales f16, codes
+//   q8_16    q5_1 q5_k q6_k           per 16 columns: 8 scales f32, 8 minima f32, codes
+// Codes: byte r * 4 + c of step s is the unsigned code of row r, column 4 s + c. Codes of 4 bits keep step j in the low
+// and step j + 4 in the high half of vector j. A weight is scale * (code - zero) + minimum, zero being 8 for q4_0, 128
+// for the 8-bit ones (their signed code + 128), 0 for q4_1 and q4_k.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "kernels.h"
+
+namespace farthing {
+
+constexpr int64_t kPanel = 8;       // rows of a panel
+constexpr int64_t kQuantBlock = 32; // columns of an activation block
+
+enum class Packed : int { f32, f16, bf16, q4_0, q4_1, q4_k, q8_0, q8_16 };
+
+struct PackedMatrix {
+  Packed kind;
+  int64_t rows, cols;
+  int64_t panel_bytes;
+  std::unique_ptr<uint8_t, void (*)(void*)> data{nullptr, nullptr};  // 64-byte aligned, whole panels; missing rows are zero
+
+  int64_t num_panels() const { return (rows + kPanel - 1) / kPanel; }
+  size_t num_bytes() const { return static_cast<size_t>(num_panels() * panel_bytes); }
+  bool has_codes() const { return kind >= Packed::q4_0; }
+  const uint8_t* panel(int64_t p) const { return data.get() + p * panel_bytes; }
+};
+
+// Bytes of one row in the named GGUF format, or 0 when the format is unknown or cols is no multiple of its block.
+int64_t row_bytes(const std::string& format, int64_t cols);
+
+// data: rows * row_bytes(format, cols) bytes. Throws std::invalid_argument for an unknown format or a bad size.
+PackedMatrix pack(const std::string& format, int64_t rows, int64_t cols, const uint8_t* data, Team& team);
+
+// Activations in 8 bits: per token and block of 32 columns, x is about scale * code, scale = max|x| / 127.
+struct QuantizedRows {
+  int8_t* codes;      // [T, cols]
+  float* scales;      // [T, cols / 32]
+  float* scaled_sums; // [T, cols / 32] scale * sum of codes
+  int32_t* sums;      // [T, cols / 32] sum of codes
+  int32_t* sums16;    // [T, cols / 16] sum of codes
+};
+
+// dst[t, 0..rows) (+)= src[t] @ weight.T + bias for each weight, side by side in dst.
+struct LinearArgs {
+  int64_t num_tokens;
+  View src, dst;
+  const PackedMatrix* const* weights;
+  const float* const* biases;  // entries may be null
+  int num_weights;
+  bool is_added;
+  bool is_int8;         // multiply integer codes where the weight has them
+  uint8_t* scratch;     // linear_scratch_bytes(), shared by the team, 64-byte aligned
+  int64_t scratch_per_worker;
+};
+
+// Bytes of scratch: first the shared quantized rows, then one area per worker.
+struct LinearScratch {
+  int64_t shared, per_worker;
+};
+LinearScratch linear_scratch(int64_t num_tokens, int64_t max_cols);
+
+// Where quantized rows lie in an area of memory, and its size.
+inline int64_t quantized_rows_bytes(int64_t num_tokens, int64_t cols) {
+  return (num_tokens * (cols + cols / kQuantBlock * 20) + 127) / 64 * 64;
+}
+inline QuantizedRows quantized_rows(uint8_t* area, int64_t num_tokens, int64_t cols) {
+  const int64_t n = num_tokens * (cols / kQuantBlock);
+  float* scales = reinterpret_cast<float*>(area);
+  int32_t* sums = reinterpret_cast<int32_t*>(scales + 2 * n);
+  return {reinterpret_cast<int8_t*>(sums + 3 * n), scales, scales + n, sums, sums + n};
+}
+
+constexpr int64_t kTokensQuantizedByEach = 2;  // so few that quantizing them twice is cheaper than a barrier
+constexpr int64_t kTokensPerPass = 240;    // tokens whose sums a worker keeps in float32 products
+constexpr int64_t kColsPerPass = 256;      // columns that it unpacks at a time
+
+}  // namespace farthing

@@ -1,0 +1,349 @@
+#include "plan.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <stdexcept>
+
+namespace farthing {
+
+namespace {
+
+[[noreturn]] void fail(const std::string& message) { throw std::invalid_argument(message); }
+
+void* allocate(size_t bytes) {
+  void* p = std::aligned_alloc(64, (bytes + 63) / 64 * 64 + 64);
+  if (!p) throw std::bad_alloc();
+  return p;
+}
+
+int64_t codec_bytes(Codec codec) { return codec == Codec::f32 ? 4 : 2; }
+
+double now_s() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+}  // namespace
+
+Program::Program(const Kernels& kernels, int num_threads, const KVSpec& kv, int64_t vocab_size)
+    : kernels_(kernels), team_(num_threads), kv_(kv), vocab_size_(vocab_size) {
+  if (kv.num_layers < 1 || kv.num_pages < 1 || kv.shape.num_kv_heads < 1 || vocab_size < 1) fail("sizes must be 1 or more");
+  if (kv.shape.head_dim < 8 || kv.shape.head_dim > 256 || kv.shape.head_dim % 8)
+    fail("head_dim must be a multiple of 8 up to 256, not " + std::to_string(kv.shape.head_dim));
+  if (kv.shape.page_size < 8 || kSegment % kv.shape.page_size || kv.shape.page_size % 8)
+    fail("page_size must be 8, 16, 32, 64, 128 or 256, not " + std::to_string(kv.shape.page_size));
+  const int64_t values = kv.shape.num_kv_heads * kv.shape.head_dim * kv.shape.page_size;
+  k_page_bytes_ = values * codec_bytes(kv.k_codec);
+  v_page_bytes_ = values * codec_bytes(kv.v_codec);
+  // calloc, so that pages cost memory only once they are written.
+  pages_.reset(static_cast<uint8_t*>(std::calloc(kv_bytes(), 1)));
+  if (!pages_) throw std::bad_alloc();
+}
+
+size_t Program::kv_bytes() const {
+  return static_cast<size_t>(kv_.num_layers * kv_.num_pages * (k_page_bytes_ + v_page_bytes_));
+}
+
+size_t Program::weight_bytes() const {
+  size_t bytes = 0;
+  for (const PackedMatrix& m : matrices_) bytes += m.num_bytes();
+  for (const Vector& v : vectors_) bytes += static_cast<size_t>(v.size) * sizeof(float);
+  return bytes;
+}
+
+int Program::add_buffer(int64_t width) {
+  if (width < 1) fail("a buffer's width must be 1 or more");
+  widths_.push_back(width);
+  return static_cast<int>(widths_.size()) - 1;
+}
+
+int Program::add_matrix(const std::string& format, int64_t rows, int64_t cols, const uint8_t* data, size_t num_bytes) {
+  const int64_t expected = row_bytes(format, cols);
+  if (expected && num_bytes != static_cast<size_t>(rows * expected))
+    fail("a " + format + " matrix of " + std::to_string(rows) + " x " + std::to_string(cols) + " has " +
+         std::to_string(rows * expected) + " bytes, not " + std::to_string(num_bytes));
+  matrices_.push_back(pack(format, rows, cols, data, team_));
+  return static_cast<int>(matrices_.size()) - 1;
+}
+
+int Program::add_vector(const float* data, int64_t size) {
+  Vector v{std::make_unique<float[]>(static_cast<size_t>(size)), size};
+  std::copy(data, data + size, v.data.get());
+  vectors_.push_back(std::move(v));
+  return static_cast<int>(vectors_.size()) - 1;
+}
+
+void Program::append(const char* kind, std::function<void(const Run&, Worker&)> body) {
+  size_t i = 0;
+  while (i < seconds_.size() && seconds_[i].first != kind) ++i;
+  if (i == seconds_.size()) seconds_.emplace_back(kind, 0.0);
+  ops_.push_back({static_cast<int>(i), std::move(body)});
+}
+
+void Program::check(Columns c, const char* what) const {
+  if (c.buffer < 0 || c.buffer >= static_cast<int>(widths_.size())) fail(std::string(what) + ": no such buffer");
+  if (c.offset < 0 || c.width < 1 || c.offset + c.width > widths_[static_cast<size_t>(c.buffer)])
+    fail(std::string(what) + ": columns outside the buffer");
+}
+
+const PackedMatrix& Program::matrix(int id) const {
+  if (id < 0 || id >= static_cast<int>(matrices_.size())) fail("no such matrix");
+  return matrices_[static_cast<size_t>(id)];
+}
+
+const Program::Vector& Program::vector(int id) const {
+  if (id < 0 || id >= static_cast<int>(vectors_.size())) fail("no such vector");
+  return vectors_[static_cast<size_t>(id)];
+}
+
+View Program::view(Columns c) const {
+  const size_t b = static_cast<size_t>(c.buffer);
+  return {activations_.get() + offsets_[b] * token_capacity_ + c.offset, widths_[b], c.width};
+}
+
+KVLayer Program::layer(int64_t index) const {
+  uint8_t* k = pages_.get() + index * kv_.num_pages * (k_page_bytes_ + v_page_bytes_);
+  return {k, k + kv_.num_pages * k_page_bytes_, k_page_bytes_, v_page_bytes_, kv_.k_codec, kv_.v_codec};
+}
+
+void Program::embed(Columns dst, int weight, float scale) {
+  check(dst, "embed");
+  const PackedMatrix& m = matrix(weight);
+  if (m.cols != dst.width || m.rows != vocab_size_) fail("embed: the weight must be [vocab_size, width of dst]");
+  append("embed", [=](const Run& r, Worker& w) { kernels_.embed(r.batch, matrix(weight), scale, view(dst), w); });
+}
+
+void Program::rms_norm(Columns src, Columns dst, int weight, float eps, int64_t group) {
+  check(src, "rms_norm");
+  check(dst, "rms_norm");
+  if (src.width != dst.width || group < 1 || src.width % group || vector(weight).size != group)
+    fail("rms_norm: src, dst and groups of the weight's size must fit");
+  append("rms_norm", [=](const Run& r, Worker& w) {
+    kernels_.rms_norm(r.batch.num_tokens, view(src), view(dst), vector(weight).data.get(), eps, group, w);
+  });
+}
+
+LinearArgs Program::linear_args(const Run& run, int64_t num_tokens, View src, View dst, bool is_added, bool is_int8) const {
+  LinearArgs a{};
+  a.num_tokens = num_tokens;
+  a.src = src;
+  a.dst = dst;
+  a.is_added = is_added;
+  a.is_int8 = is_int8;
+  a.scratch = run.scratch;
+  a.scratch_per_worker = linear_scratch(1, max_cols_).per_worker;
+  return a;
+}
+
+void Program::linear(Columns src, Columns dst, const std::vector<int>& weights, const std::vector<int>& biases, bool is_added,
+                     bool is_int8) {
+  check(src, "linear");
+  check(dst, "linear");
+  if (weights.empty() || weights.size() != biases.size()) fail("linear: one bias (or none) per weight");
+  int64_t rows = 0;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const PackedMatrix& m = matrix(weights[i]);
+    if (m.cols != src.width) fail("linear: a weight's columns differ from src's width");
+    if (biases[i] >= 0 && vector(biases[i]).size != m.rows) fail("linear: a bias differs from its weight's rows");
+    rows += m.rows;
+  }
+  if (rows != dst.width) fail("linear: the weights' rows do not fill dst");
+  if (src.buffer == dst.buffer && src.offset < dst.offset + dst.width && dst.offset < src.offset + src.width)
+    fail("linear: src and dst overlap");
+  max_cols_ = std::max(max_cols_, src.width);
+  append("linear", [=](const Run& r, Worker& w) {
+    const PackedMatrix* m[8];
+    const float* b[8];
+    LinearArgs a = linear_args(r, r.batch.num_tokens, view(src), view(dst), is_added, is_int8);
+    for (size_t first = 0; first < weights.size(); first += 8) {  // in practice one pass: q, k, v or gate, up
+      a.num_weights = static_cast<int>(std::min<size_t>(8, weights.size() - first));
+      int64_t width = 0;
+      for (int i = 0; i < a.num_weights; ++i) {
+        const size_t at = first + static_cast<size_t>(i);
+        m[i] = &matrix(weights[at]);
+        b[i] = biases[at] >= 0 ? vector(biases[at]).data.get() : nullptr;
+        width += m[i]->rows;
+      }
+      a.weights = m;
+      a.biases = b;
+      kernels_.linear(a, w);
+      a.dst.data += width;
+    }
+  });
+}
+
+void Program::rope(Columns buf, int64_t head_dim, int inv_freq, bool is_interleaved, float scale) {
+  check(buf, "rope");
+  if (head_dim < 2 || head_dim % 2 || buf.width % head_dim || vector(inv_freq).size != head_dim / 2)
+    fail("rope: whole heads of an even head_dim, and head_dim / 2 frequencies");
+  append("rope", [=](const Run& r, Worker& w) {
+    kernels_.rope(r.batch, view(buf), head_dim, vector(inv_freq).data.get(), is_interleaved, scale, w);
+  });
+}
+
+void Program::store_kv(int64_t index, Columns k, Columns v) {
+  check(k, "store_kv");
+  check(v, "store_kv");
+  const int64_t width = kv_.shape.num_kv_heads * kv_.shape.head_dim;
+  if (index < 0 || index >= kv_.num_layers || k.width != width || v.width != width)
+    fail("store_kv: layer and widths must fit the pages");
+  append("store_kv", [=](const Run& r, Worker& w) {
+    kernels_.store_kv(r.batch, kv_.shape, layer(index), view(k), view(v), w);
+  });
+}
+
+void Program::attention(int64_t index, Columns q, Columns dst, int64_t num_heads, float scale) {
+  check(q, "attention");
+  check(dst, "attention");
+  if (index < 0 || index >= kv_.num_layers || num_heads < 1 || num_heads % kv_.shape.num_kv_heads ||
+      q.width != num_heads * kv_.shape.head_dim || dst.width != q.width)
+    fail("attention: layer, heads and widths must fit the pages");
+  num_heads_ = std::max(num_heads_, num_heads);
+  append("attention", [=](const Run& r, Worker& w) {
+    kernels_.attention({r.batch, kv_.shape, layer(index), view(q), view(dst), num_heads, scale, reinterpret_cast<float*>(r.scratch)}, w);
+  });
+}
+
+void Program::swiglu(Columns gate, Columns up, Columns dst) {
+  for (Columns c : {gate, up, dst}) check(c, "swiglu");
+  if (gate.width != up.width || gate.width != dst.width) fail("swiglu: widths differ");
+  append("swiglu", [=](const Run& r, Worker& w) { kernels_.swiglu(r.batch.num_tokens, view(gate), view(up), view(dst), w); });
+}
+
+void Program::add(Columns src, Columns dst) {
+  check(src, "add");
+  check(dst, "add");
+  if (src.width != dst.width) fail("add: widths differ");
+  append("add", [=](const Run& r, Worker& w) { kernels_.add(r.batch.num_tokens, view(src), view(dst), w); });
+}
+
+void Program::head(Columns src, int weight, int bias, bool is_int8) {
+  check(src, "head");
+  const PackedMatrix& m = matrix(weight);
+  if (m.cols != src.width || m.rows != vocab_size_) fail("head: the weight must be [vocab_size, width of src]");
+  if (bias >= 0 && vector(bias).size != m.rows) fail("head: the bias differs from vocab_size");
+  max_cols_ = std::max(max_cols_, src.width);
+  head_width_ = src.width;
+  has_head_ = true;
+  append("head", [=](const Run& r, Worker& w) {
+    const View rows{head_rows_.get(), src.width, src.width};
+    const View x = view(src);
+    w.for_each(r.num_logits, [&](int64_t i) {
+      memcpy(rows.data + i * src.width, x.data + r.logit_rows[i] * x.stride, static_cast<size_t>(src.width) * sizeof(float));
+    });
+    LinearArgs a = linear_args(r, r.num_logits, rows, {logits_.get(), vocab_size_, vocab_size_}, false, is_int8);
+    const PackedMatrix* head = &matrix(weight);
+    const float* b = bias >= 0 ? vector(bias).data.get() : nullptr;
+    a.weights = &head;
+    a.biases = &b;
+    a.num_weights = 1;
+    kernels_.linear(a, w);
+  });
+}
+
+void Program::check_batch(const BatchView& b, const int32_t* logit_rows, int64_t num_logits) const {
+  if (b.num_tokens < 1 || b.num_seqs < 1) fail("an empty batch");
+  if (b.seq_starts[0] != 0 || b.seq_starts[b.num_seqs] != b.num_tokens) fail("seq_starts must run from 0 to the number of tokens");
+  for (int64_t t = 0; t < b.num_tokens; ++t)
+    if (b.token_ids[t] < 0 || b.token_ids[t] >= vocab_size_)
+      fail("token id " + std::to_string(b.token_ids[t]) + " is outside the vocabulary of " + std::to_string(vocab_size_));
+  for (int64_t s = 0; s < b.num_seqs; ++s) {
+    const int64_t begin = b.seq_starts[s], end = b.seq_starts[s + 1];
+    if (begin >= end) fail("a sequence without tokens");
+    for (int64_t t = begin; t < end; ++t)
+      if (b.positions[t] < 0 || b.positions[t] != b.positions[begin] + (t - begin)) fail("positions must ascend by one");
+    const int64_t pages = b.positions[end - 1] / kv_.shape.page_size + 1;
+    if (pages > b.max_pages) fail("the page table is shorter than the sequence");
+    for (int64_t p = 0; p < pages; ++p) {
+      const int32_t page = b.page_tables[s * b.max_pages + p];
+      if (page < 0 || page >= kv_.num_pages) fail("page " + std::to_string(page) + " does not exist");
+    }
+  }
+  for (int64_t i = 0; i < num_logits; ++i)
+    if (logit_rows[i] < 0 || logit_rows[i] >= b.num_tokens) fail("a logit row outside the batch");
+}
+
+void Program::reserve(int64_t num_tokens, int64_t num_logits, int64_t scratch_bytes) {
+  if (num_tokens > token_capacity_) {
+    token_capacity_ = std::max(num_tokens, std::min<int64_t>(2 * token_capacity_, 512));
+    int64_t width = 0;
+    offsets_.clear();
+    for (int64_t w : widths_) {
+      offsets_.push_back(width);
+      width += (w + 15) / 16 * 16;
+    }
+    activations_.reset();
+    activations_.reset(static_cast<float*>(allocate(static_cast<size_t>(width * token_capacity_) * sizeof(float))));
+  }
+  if (num_logits > logit_capacity_) {
+    logit_capacity_ = num_logits;
+    logits_.reset();
+    logits_.reset(static_cast<float*>(allocate(static_cast<size_t>(num_logits * vocab_size_) * sizeof(float))));
+    head_rows_.reset(static_cast<float*>(allocate(static_cast<size_t>(num_logits * head_width_) * sizeof(float))));
+  }
+  if (scratch_bytes > scratch_capacity_) {
+    scratch_capacity_ = scratch_bytes;
+    scratch_.reset();
+    scratch_.reset(static_cast<uint8_t*>(allocate(static_cast<size_t>(scratch_bytes))));
+  }
+}
+
+float* Program::run(const BatchView& batch, const int32_t* logit_rows, int64_t num_logits) {
+  if (!has_head_) fail("the plan has no head");
+  check_batch(batch, logit_rows, num_logits);
+  const LinearScratch linear = linear_scratch(std::max(batch.num_tokens, num_logits), max_cols_);
+  int64_t scratch_bytes = linear.shared + team_.count() * linear.per_worker;
+  if (num_heads_)
+    scratch_bytes = std::max(scratch_bytes, 4 * kernels_.attention_scratch(batch, kv_.shape, num_heads_, team_.count()));
+  reserve(batch.num_tokens, num_logits, scratch_bytes);
+  const Run run{batch, logit_rows, num_logits, scratch_.get()};
+  team_.run([&](Worker& w) {
+    double start = w.index == 0 ? now_s() : 0.0;
+    for (const Op& op : ops_) {
+      op.body(run, w);
+      if (w.index == 0) {
+        const double end = now_s();
+        seconds_[static_cast<size_t>(op.kind)].second += end - start;
+        start = end;
+      }
+    }
+  });
+  return logits_.get();
+}
+
+void Program::sample(const SampleArgs& args) {
+  team_.run([&](Worker& w) { kernels_.sample(args, w); });
+}
+
+Limits probe(const Kernels& kernels, Team& team, int64_t num_bytes, int passes) {
+  std::unique_ptr<uint8_t, void (*)(void*)> buffer(static_cast<uint8_t*>(allocate(static_cast<size_t>(num_bytes))), std::free);
+  memset(buffer.get(), 1, static_cast<size_t>(num_bytes));
+  Limits best{};
+  auto timed = [&](double work, auto&& body) {
+    const double start = now_s();
+    team.run(body);
+    return work / (now_s() - start) / 1e9;
+  };
+  const int64_t chunk = 1 << 17, num_chunks = num_bytes / chunk, count = team.count();
+  constexpr int64_t kRounds = 200000;
+  std::unique_ptr<float[]> sinks(new float[static_cast<size_t>(count) * 16]);
+  for (int i = 0; i < passes; ++i) {
+    best.read_gb_s = std::max(best.read_gb_s, timed(static_cast<double>(num_chunks * chunk), [&](Worker& w) {
+      float sum = 0;
+      // Each member reads a contiguous share, as it does with weights.
+      const int64_t begin = num_chunks * w.index / w.count, end = num_chunks * (w.index + 1) / w.count;
+      for (int64_t c = begin; c < end; ++c) sum += kernels.probe_read(buffer.get() + c * chunk, chunk);
+      sinks[static_cast<size_t>(w.index * 16)] = sum;
+    }));
+    auto spin = [&](float (*work)(int64_t)) {
+      return [&, work](Worker& w) { sinks[static_cast<size_t>(w.index * 16)] = work(kRounds); };
+    };
+    best.f32_gflop_s = std::max(best.f32_gflop_s, timed(static_cast<double>(kRounds * count * kernels.probe_f32_ops), spin(kernels.probe_f32)));
+    best.int8_gop_s = std::max(best.int8_gop_s, timed(static_cast<double>(kRounds * count * kernels.probe_int8_ops), spin(kernels.probe_int8)));
+  }
+  return best;
+}
+
+}  // namespace farthing

@@ -1,0 +1,111 @@
+// A model's plan, made ready to run: packed weights, pages, activation buffers, and one call per step.
+#pragma once
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "pack.h"
+
+namespace farthing {
+
+// Columns [offset, offset + width) of buffer `buffer`.
+struct Columns {
+  int buffer;
+  int64_t offset, width;
+};
+
+struct KVSpec {
+  int64_t num_layers, num_pages;
+  KVShape shape;
+  Codec k_codec, v_codec;
+};
+
+// Every method throws std::invalid_argument when shapes do not fit; run() also when the batch reaches outside them.
+class Program {
+ public:
+  Program(const Kernels& kernels, int num_threads, const KVSpec& kv, int64_t vocab_size);
+
+  int add_buffer(int64_t width);
+  int add_matrix(const std::string& format, int64_t rows, int64_t cols, const uint8_t* data, size_t num_bytes);
+  int add_vector(const float* data, int64_t size);
+
+  // Appends an operation; they run in this order.
+  void embed(Columns dst, int weight, float scale);
+  void rms_norm(Columns src, Columns dst, int weight, float eps, int64_t group);
+  void linear(Columns src, Columns dst, const std::vector<int>& weights, const std::vector<int>& biases, bool is_added, bool is_int8);
+  void rope(Columns buf, int64_t head_dim, int inv_freq, bool is_interleaved, float scale);
+  void store_kv(int64_t layer, Columns k, Columns v);
+  void attention(int64_t layer, Columns q, Columns dst, int64_t num_heads, float scale);
+  void swiglu(Columns gate, Columns up, Columns dst);
+  void add(Columns src, Columns dst);
+  void head(Columns src, int weight, int bias, bool is_int8);
+
+  // Returns logits [num_logits, vocab_size], valid until the next call.
+  float* run(const BatchView& batch, const int32_t* logit_rows, int64_t num_logits);
+
+  void sample(const SampleArgs& args);
+
+  int64_t vocab_size() const { return vocab_size_; }
+  size_t weight_bytes() const;
+  size_t kv_bytes() const;
+  Team& team() { return team_; }
+  // Seconds spent in each operation since the start, by kind.
+  const std::vector<std::pair<std::string, double>>& seconds() const { return seconds_; }
+
+ private:
+  struct Run {
+    BatchView batch;
+    const int32_t* logit_rows;
+    int64_t num_logits;
+    uint8_t* scratch;
+  };
+  struct Op {
+    int kind;  // index into seconds_
+    std::function<void(const Run&, Worker&)> body;
+  };
+  struct Vector {
+    std::unique_ptr<float[]> data;
+    int64_t size;
+  };
+  struct Free {
+    void operator()(void* p) const { free(p); }
+  };
+
+  void append(const char* kind, std::function<void(const Run&, Worker&)> body);
+  View view(Columns c) const;
+  void check(Columns c, const char* what) const;
+  const PackedMatrix& matrix(int id) const;
+  const Vector& vector(int id) const;
+  KVLayer layer(int64_t index) const;
+  void check_batch(const BatchView& batch, const int32_t* logit_rows, int64_t num_logits) const;
+  void reserve(int64_t num_tokens, int64_t num_logits, int64_t scratch_bytes);
+  LinearArgs linear_args(const Run& run, int64_t num_tokens, View src, View dst, bool is_added, bool is_int8) const;
+
+  const Kernels& kernels_;
+  Team team_;
+  KVSpec kv_;
+  int64_t vocab_size_;
+  int64_t k_page_bytes_, v_page_bytes_;
+  std::unique_ptr<uint8_t, Free> pages_;
+  std::vector<PackedMatrix> matrices_;
+  std::vector<Vector> vectors_;
+  std::vector<int64_t> widths_;
+  std::vector<Op> ops_;
+  std::vector<std::pair<std::string, double>> seconds_;
+  int64_t max_cols_ = 0, num_heads_ = 0, head_width_ = 0;
+  bool has_head_ = false;
+
+  int64_t token_capacity_ = 0, logit_capacity_ = 0, scratch_capacity_ = 0;
+  std::vector<int64_t> offsets_;  // of each buffer, in floats per token of capacity
+  std::unique_ptr<float, Free> activations_, logits_, head_rows_;
+  std::unique_ptr<uint8_t, Free> scratch_;
+};
+
+// What this machine can do at this moment with `num_threads`, the best of `passes`.
+struct Limits {
+  double read_gb_s, f32_gflop_s, int8_gop_s;
+};
+Limits probe(const Kernels& kernels, Team& team, int64_t num_bytes, int passes);
+
+}  // namespace farthing

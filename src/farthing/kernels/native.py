@@ -1,0 +1,146 @@
+"""Hands a plan to the native code, operation by operation, and one batch per step."""
+
+import mmap
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from farthing import _native
+from farthing.kernels.formats import dequantize
+from farthing.kernels.plan import (
+    Add,
+    Attention,
+    Batch,
+    Embed,
+    Head,
+    KVSpec,
+    Linear,
+    Op,
+    Plan,
+    QTensor,
+    RmsNorm,
+    Rope,
+    StoreKV,
+    SwiGLU,
+    View,
+)
+
+__all__ = ["NativeProgram", "instruction_sets", "probe"]
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """Names of the instruction sets built in and supported by this CPU, best first."""
+    return tuple(_native.instruction_sets())
+
+
+def probe(isa: str, num_threads: int, num_bytes: int, passes: int) -> tuple[float, float, float]:
+    """Measured limits: reading GB/s, float32 GFLOP/s, u4 x s8 integer GOP/s (best of `passes`)."""
+    read, f32, int8 = _native.probe(isa, num_threads, num_bytes, passes)
+    return read, f32, int8
+
+
+def _forget_mapped(array: npt.NDArray[Any]) -> None:
+    """Gives back the memory of a packed tensor's source where it is a view of a mapped file.
+
+    The packed copy is what runs; without this the file's pages would count as resident beside it.
+    """
+    base: Any = array
+    while isinstance(base, np.ndarray | memoryview):
+        base = base.base if isinstance(base, np.ndarray) else base.obj
+    if not isinstance(base, mmap.mmap) or not hasattr(base, "madvise"):
+        return
+    start = array.__array_interface__["data"][0] - np.frombuffer(base, np.uint8).__array_interface__["data"][0]
+    first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+    length = (start + array.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE - first
+    if length > 0:
+        base.madvise(mmap.MADV_DONTNEED, first, length)
+
+
+class NativeProgram:
+    """A plan packed for one instruction set. Not safe for concurrent calls."""
+
+    def __init__(self, plan: Plan, kv: KVSpec, num_threads: int, isa: str) -> None:
+        self.plan, self.kv, self.isa, self.num_threads = plan, kv, isa, num_threads
+        self._program = _native.Program(
+            isa=isa,
+            num_threads=num_threads,
+            vocab_size=plan.vocab_size,
+            num_layers=kv.num_layers,
+            num_kv_heads=kv.num_kv_heads,
+            head_dim=kv.head_dim,
+            num_pages=kv.num_pages,
+            page_size=kv.page_size,
+            k_codec=kv.k_codec,
+            v_codec=kv.v_codec,
+        )
+        self._buffers = {name: self._program.add_buffer(width) for name, width in plan.buffers.items()}
+        self._matrices: dict[str, int] = {}
+        self._vectors: dict[str, int] = {}
+        for op in plan.ops:
+            self._append(op)
+
+    @property
+    def weight_bytes(self) -> int:
+        return int(self._program.weight_bytes())
+
+    @property
+    def kv_bytes(self) -> int:
+        return int(self._program.kv_bytes())
+
+    def op_seconds(self) -> dict[str, float]:
+        """Seconds spent in each kind of operation since the program was made."""
+        return dict(self._program.seconds())
+
+    def run(self, batch: Batch) -> npt.NDArray[np.float32]:
+        """Logits [L, V] of the batch's logit_rows; the array is overwritten by the next run."""
+        logits: npt.NDArray[np.float32] = self._program.run(
+            batch.token_ids, batch.positions, batch.seq_starts, batch.page_tables, batch.logit_rows
+        )
+        return logits
+
+    def sample(self, **arrays: npt.NDArray[Any]) -> None:
+        self._program.sample(**arrays)
+
+    def _matrix(self, name: str) -> int:
+        if name not in self._matrices:
+            t: QTensor = self.plan.tensors[name]
+            self._matrices[name] = self._program.add_matrix(t.format, t.rows, t.cols, t.data)
+            _forget_mapped(t.data)
+        return self._matrices[name]
+
+    def _vector(self, name: str | None) -> int:
+        if name is None:
+            return -1
+        if name not in self._vectors:
+            t = self.plan.tensors[name]
+            values = dequantize(t.data, t.format, t.rows, t.cols).reshape(-1)  # [rows * cols]
+            self._vectors[name] = self._program.add_vector(np.ascontiguousarray(values, np.float32))
+        return self._vectors[name]
+
+    def _columns(self, view: View) -> Any:
+        return _native.Columns(self._buffers[view.buffer], view.offset, view.width)
+
+    def _append(self, op: Op) -> None:
+        p, at = self._program, self._columns
+        match op:
+            case Embed():
+                p.embed(at(op.dst), self._matrix(op.weight), op.scale)
+            case RmsNorm():
+                p.rms_norm(at(op.src), at(op.dst), self._vector(op.weight), op.eps, op.group)
+            case Linear():
+                weights = [self._matrix(w) for w in op.weights]
+                biases = [self._vector(b) for b in op.biases]
+                p.linear(at(op.src), at(op.dst), weights, biases, op.is_added, op.product == "int8")
+            case Rope():
+                p.rope(at(op.buf), op.head_dim, self._vector(op.inv_freq), op.style == "interleaved", op.scale)
+            case StoreKV():
+                p.store_kv(op.layer, at(op.k), at(op.v))
+            case Attention():
+                p.attention(op.layer, at(op.q), at(op.dst), op.num_heads, op.scale)
+            case SwiGLU():
+                p.swiglu(at(op.gate), at(op.up), at(op.dst))
+            case Add():
+                p.add(at(op.src), at(op.dst))
+            case Head():
+                p.head(at(op.src), self._matrix(op.weight), self._vector(op.bias), op.product == "int8")
