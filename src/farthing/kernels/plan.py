@@ -6,6 +6,7 @@
 T = tokens in the batch, B = sequences in it, V = vocabulary size. Activations are float32 buffers [T, width].
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -170,7 +171,7 @@ class Plan:
     buffers: dict[str, int]  # name -> width
     ops: tuple[Op, ...]
     vocab_size: int
-    tensors: dict[str, QTensor] = field(repr=False)
+    tensors: Mapping[str, QTensor] = field(repr=False)  # may make a tensor when it is asked for: read each once
 
 
 @dataclass(frozen=True)
