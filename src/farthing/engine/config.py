@@ -1,0 +1,76 @@
+"""How an engine is set up, and how many pages that makes."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from farthing.errors import CapacityError, InvalidRequest
+from farthing.kernels.plan import KVSpec
+
+if TYPE_CHECKING:
+    from farthing.models.config import ModelConfig
+
+__all__ = ["EngineConfig", "kv_spec"]
+
+BYTES_PER_VALUE = {"f32": 4, "f16": 2}
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Raises InvalidRequest for a value outside its range.
+
+    is_kv_cached False is the old way, kept to be measured: one sequence at a time, and every output token computes the
+    whole sequence again.
+    """
+
+    num_threads: int = 2
+    max_num_seqs: int = 16  # sequences in one batch
+    max_num_batched_tokens: int = 512  # tokens in one batch; longer prompts are computed in parts
+    kv_bytes: int = 512 << 20  # memory for pages at most
+    num_pages: int | None = None  # overrides kv_bytes
+    page_size: int = 16  # tokens
+    k_codec: str = "f16"
+    v_codec: str = "f16"
+    is_prefix_cached: bool = True
+    is_kv_cached: bool = True
+    product: Literal["f32", "int8"] = "int8"
+    isa: str = "auto"
+
+    def __post_init__(self) -> None:
+        def need(ok: bool, name: str, allowed: str) -> None:
+            if not ok:
+                raise InvalidRequest(f"{name} is {getattr(self, name)!r}; allowed: {allowed}")
+
+        need(1 <= self.num_threads <= 1024, "num_threads", "1 to 1024")
+        need(self.max_num_seqs >= 1, "max_num_seqs", "1 or more")
+        need(self.max_num_batched_tokens >= 1, "max_num_batched_tokens", "1 or more")
+        need(self.kv_bytes >= 1, "kv_bytes", "1 or more")
+        need(self.num_pages is None or self.num_pages >= 1, "num_pages", "1 or more, or none to follow from kv_bytes")
+        need(self.page_size >= 8 and self.page_size % 8 == 0, "page_size", "a multiple of 8")
+        need(self.k_codec in BYTES_PER_VALUE, "k_codec", ", ".join(BYTES_PER_VALUE))
+        need(self.v_codec in BYTES_PER_VALUE, "v_codec", ", ".join(BYTES_PER_VALUE))
+        need(self.product in ("f32", "int8"), "product", "f32, int8")
+
+
+def kv_spec(config: EngineConfig, model: "ModelConfig") -> KVSpec:
+    """The pages: as many as kv_bytes holds, no more than max_num_seqs sequences of the whole context can use.
+
+    Raises CapacityError where kv_bytes does not hold a single page.
+    """
+    values = model.num_layers * model.num_kv_heads * model.head_dim * config.page_size  # of K, and as many of V
+    page_bytes = values * (BYTES_PER_VALUE[config.k_codec] + BYTES_PER_VALUE[config.v_codec])
+    num_pages = config.num_pages
+    if num_pages is None:
+        num_seqs = config.max_num_seqs if config.is_kv_cached else 1
+        most = num_seqs * -(-model.max_position_embeddings // config.page_size)
+        num_pages = min(config.kv_bytes // page_bytes, most)
+    if num_pages < 1:
+        raise CapacityError(f"kv_bytes is {config.kv_bytes}; one page of this model takes {page_bytes}: raise it")
+    return KVSpec(
+        num_layers=model.num_layers,
+        num_kv_heads=model.num_kv_heads,
+        head_dim=model.head_dim,
+        num_pages=num_pages,
+        page_size=config.page_size,
+        k_codec=config.k_codec,
+        v_codec=config.v_codec,
+    )

@@ -1,0 +1,202 @@
+"""Engine: submit, step, abort, generate. Synchronous, and deterministic but for the seeds nobody gave."""
+
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from farthing import kernels as native_kernels
+from farthing.cache import KVCache
+from farthing.engine.batch import BatchBuilder
+from farthing.engine.config import EngineConfig, kv_spec
+from farthing.engine.sampler import SampleArrays, logprobs
+from farthing.engine.scheduler import Scheduler
+from farthing.engine.sequence import Sequence
+from farthing.errors import CapacityError, InvalidRequest
+from farthing.kernels import Program, Sampled
+from farthing.kernels.plan import Batch, KVSpec, Plan
+from farthing.models.tokenizer import Detokenizer
+from farthing.request import Done, Event, Request, Token
+
+if TYPE_CHECKING:
+    from farthing.models import Model
+
+__all__ = ["Engine", "EngineStats"]
+
+
+class Kernels(Protocol):
+    """What the engine needs of `farthing.kernels`; tests give others."""
+
+    def load(self, plan: Plan, kv: KVSpec, *, num_threads: int, isa: str) -> Program: ...
+    def run(self, program: Program, batch: Batch) -> npt.NDArray[np.float32]: ...
+    def sample(self, program: Program, logits: npt.NDArray[np.float32], *args: Any, **kwargs: Any) -> Sampled: ...
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """Counts since the engine was made."""
+
+    busy_s: float  # in steps; the seconds given to requests sum to this
+    num_steps: int
+    num_computed_tokens: int  # prompt and output tokens run through the model, repetitions included
+    num_cached_tokens: int  # prompt tokens that were found in pages instead
+    num_output_tokens: int
+    num_preemptions: int
+
+
+class Engine:
+    """Answers requests with one model. Not safe for concurrent calls.
+
+    clock_ns: a monotonic clock in nanoseconds, read at the beginning and end of each step.
+    Raises InvalidRequest or CapacityError for settings that cannot be.
+    """
+
+    def __init__(
+        self,
+        model: "Model",
+        config: EngineConfig | None = None,
+        *,
+        clock_ns: Callable[[], int] = time.perf_counter_ns,
+        kernels: Kernels = native_kernels,
+    ) -> None:
+        config = config or EngineConfig()
+        kv = kv_spec(config, model.config)
+        max_num_seqs = min(config.max_num_seqs, config.max_num_batched_tokens) if config.is_kv_cached else 1
+        self.model, self.config = model, config
+        self.max_len = min(model.config.max_position_embeddings, kv.num_pages * kv.page_size)
+        self.program = kernels.load(model.plan(config.product), kv, num_threads=config.num_threads, isa=config.isa)
+        self.cache = KVCache(
+            kv.num_pages, kv.page_size, is_prefix_cached=config.is_prefix_cached and config.is_kv_cached
+        )
+        self._kernels = kernels
+        self._clock_ns = clock_ns
+        self._scheduler = Scheduler(self.cache, max_num_seqs, config.max_num_batched_tokens)
+        self._batches = BatchBuilder(max_num_seqs, config.max_num_batched_tokens, self.max_len, kv.page_size)
+        self._sample_arrays = SampleArrays()
+        self._sequences: dict[int, Sequence] = {}
+        self._next_id = 0
+        self._busy_ns = self._num_steps = self._num_computed = self._num_cached = self._num_output = 0
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._sequences)
+
+    def stats(self) -> EngineStats:
+        return EngineStats(
+            self._busy_ns * 1e-9,
+            self._num_steps,
+            self._num_computed,
+            self._num_cached,
+            self._num_output,
+            self._scheduler.num_preemptions,
+        )
+
+    def submit(self, request: Request) -> int:
+        """Queue a request; its id, which its events carry. max_tokens is clipped to what context and pages allow.
+
+        Raises CapacityError where the prompt leaves no room for an answer, InvalidRequest for ids that do not exist.
+        """
+        prompt = list(request.token_ids) or self.model.encode_chat(request.messages)
+        vocab_size = self.model.config.vocab_size
+        if not prompt or min(prompt) < 0 or max(prompt) >= vocab_size:
+            raise InvalidRequest(f"the prompt needs one token id or more, each from 0 to {vocab_size - 1}")
+        if len(prompt) + 1 > self.max_len:
+            context, room = self.model.config.max_position_embeddings, self.cache.num_pages * self.cache.page_size
+            raise CapacityError(
+                f"the prompt has {len(prompt)} tokens; at most {self.max_len - 1} fit (the context is {context}, "
+                f"the pages hold {room}): shorten it" + (", or raise kv_bytes" if room < context else "")
+            )
+        params = request.params
+        seq = Sequence(
+            id=self._next_id,
+            prompt=prompt,
+            max_len=min(len(prompt) + params.max_tokens, self.max_len),
+            params=params,
+            salt=request.salt,
+            seed=secrets.randbits(64) if params.seed is None else params.seed,
+            detokenizer=Detokenizer(self.model.tokenizer),
+        )
+        self._next_id += 1
+        self._sequences[seq.id] = seq
+        self._scheduler.add(seq)
+        return seq.id
+
+    def step(self) -> list[Event]:
+        """Run one batch: the tokens it produced, then the requests it finished. Empty where there is no work."""
+        started_ns = self._clock_ns()
+        scheduled = self._scheduler.schedule()
+        if not scheduled:
+            return []
+        batch, rows = self._batches.build(scheduled)
+        logits = self._kernels.run(self.program, batch)  # [len(rows), V]
+        for seq in scheduled:
+            assert seq.lease is not None
+            seq.is_answering = seq.num_output_tokens > 0
+            seq.num_computed_tokens += seq.num_scheduled_tokens
+            self.cache.commit(seq.lease, seq.token_ids[: seq.num_computed_tokens])
+        events: list[Event] = []
+        if rows:
+            sampled = self._kernels.sample(self.program, logits, **self._sample_arrays.of(rows))
+            self._append(rows, sampled, events)
+        self._share_time(scheduled, self._clock_ns() - started_ns, len(batch.token_ids))
+        events += [self._finish(seq) for seq in rows if seq.finish_reason is not None]
+        return events
+
+    def abort(self, request_id: int) -> Done | None:
+        """Stop a request and give its pages back: its Done, with what there is. None if it has ended already."""
+        seq = self._sequences.get(request_id)
+        if seq is None:
+            return None
+        seq.finish_reason = "abort"
+        return self._finish(seq)
+
+    def generate(self, requests: Iterable[Request]) -> list[Done]:
+        """Answer requests together; in their order. Nothing stays behind if one of them is refused."""
+        assert not self.has_work, "generate would lose the events of requests submitted before"
+        ids: list[int] = []
+        done: dict[int, Done] = {}
+        try:
+            ids += [self.submit(request) for request in requests]
+            while self.has_work:
+                done |= {event.request_id: event for event in self.step() if isinstance(event, Done)}
+        finally:
+            for request_id in list(self._sequences):
+                self.abort(request_id)
+        return [done[request_id] for request_id in ids]
+
+    def _append(self, rows: list[Sequence], sampled: Sampled, events: list[Event]) -> None:
+        """Give each sequence its new token. The end-of-sequence token is an event only where it sets held text free."""
+        eos_ids = self.model.eos_ids
+        for row, (seq, token_id) in enumerate(zip(rows, sampled.token.tolist(), strict=True)):
+            is_end = token_id in eos_ids and not seq.params.ignore_eos
+            text = seq.end() if is_end else seq.append(token_id)
+            self._num_output += not is_end
+            if text or not is_end:
+                events.append(Token(seq.id, token_id, text, *logprobs(seq, sampled, row)))
+            if not self.config.is_kv_cached:
+                seq.num_computed_tokens = 0
+
+    def _share_time(self, scheduled: list[Sequence], elapsed_ns: int, num_tokens: int) -> None:
+        """Give each sequence the share of its tokens, whole nanoseconds that sum to the step's."""
+        self._busy_ns += elapsed_ns
+        self._num_steps += 1
+        self._num_computed += num_tokens
+        so_far = given = 0
+        for seq in scheduled:
+            so_far += seq.num_scheduled_tokens
+            share = elapsed_ns * so_far // num_tokens - given
+            given += share
+            if seq.is_answering:
+                seq.output_ns += share
+            else:
+                seq.input_ns += share
+
+    def _finish(self, seq: Sequence) -> Done:
+        self._scheduler.remove(seq)
+        del self._sequences[seq.id]
+        self._num_cached += seq.num_cached_tokens or 0
+        return seq.done()

@@ -1,0 +1,122 @@
+"""Who computes what in the next step.
+
+There is no prefill phase and no decode phase: every running sequence has tokens that are not computed yet, one or many.
+Those with one go first, so that a long prompt does not hold up answers; what is left of the step's tokens goes to the
+longer ones, oldest first, then to waiting requests in the order they came.
+
+Nobody starves and nothing locks up. Pages are taken from the youngest, so the oldest always gets on. Only running
+sequences announce pages, and they wait for nobody, so waiting for another's pages always ends. A request that was let
+in took what was left of the step's tokens, and the others need no more of them in the next step: so it gets some again.
+"""
+
+from bisect import insort
+from operator import attrgetter
+
+from farthing.cache import KVCache, UnderWay
+from farthing.engine.sequence import Sequence
+
+__all__ = ["Scheduler"]
+
+_by_age = attrgetter("id")
+
+
+class Scheduler:
+    """Holds the sequences; `schedule` sets num_scheduled_tokens of those that compute in the next step."""
+
+    def __init__(self, cache: KVCache, max_num_seqs: int, max_num_batched_tokens: int) -> None:
+        self.waiting: list[Sequence] = []  # oldest first
+        self.running: list[Sequence] = []  # oldest first
+        self.num_preemptions = 0
+        self._cache = cache
+        self._max_num_seqs = max_num_seqs
+        self._max_num_batched_tokens = max_num_batched_tokens
+
+    def add(self, seq: Sequence) -> None:
+        insort(self.waiting, seq, key=_by_age)
+
+    def remove(self, seq: Sequence) -> None:
+        """Forget a sequence, running or waiting, and give its pages back."""
+        if seq.lease is None:
+            self.waiting.remove(seq)
+        else:
+            self.running.remove(seq)
+            self._release(seq)
+
+    def schedule(self) -> list[Sequence]:
+        """The sequences of the next step, oldest first; empty only if there are none at all."""
+        for seq in self.running:
+            seq.num_scheduled_tokens = 0
+        budget = self._max_num_batched_tokens
+        budget = self._continue_running(budget, is_single=True)
+        budget = self._continue_running(budget, is_single=False)
+        if self.waiting:
+            self._admit(budget)
+        scheduled = [seq for seq in self.running if seq.num_scheduled_tokens]
+        assert scheduled or not (self.running or self.waiting), "there is work, but nobody can go on"
+        return scheduled
+
+    def _continue_running(self, budget: int, is_single: bool) -> int:
+        """Schedule the running sequences with one pending token, or those with more; what is left of the budget."""
+        for seq in tuple(self.running):
+            num_pending = seq.num_tokens - seq.num_computed_tokens
+            if (num_pending == 1) is not is_single or seq.lease is None or not budget:
+                continue
+            missing = seq.num_tokens - seq.lease.num_tokens
+            while seq.lease is not None and not self._cache.grow(seq.lease, missing):
+                budget += self._preempt(self.running[-1])
+            if seq.lease is not None:
+                seq.num_scheduled_tokens = min(num_pending, budget)
+                budget -= seq.num_scheduled_tokens
+        return budget
+
+    def _admit(self, budget: int) -> None:
+        """Let waiting requests in while there are places, tokens and pages for their whole prompts.
+
+        One that waits for another's pages lets younger ones pass; one that waits for room does not.
+        """
+        at = 0
+        while at < len(self.waiting) and budget and len(self.running) < self._max_num_seqs:
+            seq = self.waiting[at]
+            if seq.under_way is not None and not seq.under_way.is_over:
+                at += 1
+                continue
+            seq.under_way = None
+            tokens = seq.token_ids[: seq.num_tokens]  # [num_tokens]
+            found = self._cache.match(tokens, seq.salt)
+            if isinstance(found, UnderWay):
+                seq.under_way = found
+                at += 1
+                continue
+            num_new_pages = -(-seq.num_tokens // self._cache.page_size) - found.num_pages
+            # A page more for everyone who runs: else a newcomer would soon be put out again for a page of theirs.
+            is_room = num_new_pages + len(self.running) <= self._cache.num_available or not self.running
+            if not is_room or not self._cache.grow(found, seq.num_tokens - found.num_tokens):
+                self._cache.release(found)
+                return
+            self._cache.announce(found, tokens)
+            del self.waiting[at]
+            insort(self.running, seq, key=_by_age)
+            seq.lease = found
+            seq.num_computed_tokens = found.num_shared * self._cache.page_size
+            if seq.num_cached_tokens is None:
+                seq.num_cached_tokens = seq.num_computed_tokens
+            seq.num_scheduled_tokens = min(seq.num_pending_tokens, budget)
+            budget -= seq.num_scheduled_tokens
+
+    def _preempt(self, seq: Sequence) -> int:
+        """Put a running sequence back among the waiting; the tokens it had been given in this step.
+
+        Its complete pages stay warm: it may find them again, or else it computes them again.
+        """
+        self.running.remove(seq)
+        self._release(seq)
+        self.add(seq)
+        self.num_preemptions += 1
+        returned, seq.num_scheduled_tokens = seq.num_scheduled_tokens, 0
+        return returned
+
+    def _release(self, seq: Sequence) -> None:
+        assert seq.lease is not None
+        self._cache.release(seq.lease)
+        seq.lease = None
+        seq.num_computed_tokens = 0
