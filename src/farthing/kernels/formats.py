@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from farthing.errors import InvalidRequest
 
-__all__ = ["Format", "dequantize", "format_of", "formats", "row_bytes"]
+__all__ = ["IQ4_NL_VALUES", "Format", "dequantize", "format_of", "formats", "row_bytes"]
 
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
@@ -87,13 +87,13 @@ def _with_minimum(codes: U8, blocks: Blocks, out: F32) -> None:
     out += _scale(blocks, "m")
 
 
-_IQ4_NL_VALUES = np.array(
+IQ4_NL_VALUES = np.array(
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32
 )  # ggml's kvalues_iq4nl
 
 
 def _iq4_nl(blocks: Blocks, out: F32) -> None:
-    np.multiply(_IQ4_NL_VALUES[_nibbles(blocks)], _scale(blocks, "d"), out=out)
+    np.multiply(IQ4_NL_VALUES[_nibbles(blocks)], _scale(blocks, "d"), out=out)
 
 
 def _scales_and_minima(blocks: Blocks) -> tuple[F32, F32]:
