@@ -27,7 +27,7 @@ COMMANDS = ("pull", "generate", "chat", "count", "price", "quantize", "eval", "w
 app = typer.Typer(
     name="farthing",
     help="Answers language-model requests for the least money, and shows the bill.",
-    epilog="Example: farthing price --model gemini-3.1-pro-preview --input-tokens 50000 --output-tokens 2000",
+    epilog='\b\nExample:\n  farthing generate "Say hello"',
     rich_markup_mode=None,
     add_completion=False,
     context_settings={"help_option_names": ["--help", "-h"]},
@@ -57,7 +57,7 @@ def _register() -> None:
         if importlib.util.find_spec(f"farthing.cli.{name}") is None:
             continue
         module = importlib.import_module(f"farthing.cli.{name}")
-        epilog = f"Example: {module.EXAMPLE}"
+        epilog = f"\b\nExample:\n  {module.EXAMPLE}"  # \b: do not wrap
         if isinstance(getattr(module, "app", None), typer.Typer):
             app.add_typer(module.app, name=name, epilog=epilog)
         else:

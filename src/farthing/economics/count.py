@@ -18,7 +18,7 @@ from farthing.errors import InvalidRequest
 if TYPE_CHECKING:
     import tiktoken
 
-__all__ = ["ENCODINGS", "Count", "count_for_model", "count_tokens", "text_pieces"]
+__all__ = ["ENCODINGS", "Count", "count_for_model", "count_tokens", "tokens_of"]
 
 # The pattern that splits a text before merging belongs to the encoding, as its ranks do (see data/LICENSE-tiktoken).
 _O200K = "|".join(
@@ -107,9 +107,10 @@ def count_tokens(text: str, encoding: str) -> int:
     return len(_encode(text, encoding))
 
 
-def text_pieces(text: str, encoding: str) -> list[bytes]:
-    """The tokens themselves, as bytes: a token may hold a part of a character."""
-    return _encoding(encoding).decode_tokens_bytes(_encode(text, encoding))
+def tokens_of(text: str, encoding: str) -> list[tuple[int, bytes]]:
+    """The tokens themselves, as (id, bytes): a token may hold a part of a character."""
+    ids = _encode(text, encoding)
+    return list(zip(ids, _encoding(encoding).decode_tokens_bytes(ids), strict=True))
 
 
 def count_for_model(text: str, model: str) -> Count:

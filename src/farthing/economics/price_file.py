@@ -13,6 +13,7 @@
                                                                      # request costs this
 """
 
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from typing import Any
 from farthing.economics.prices import Price, Rate, Source
 from farthing.errors import PriceError
 
-__all__ = ["Override", "override_price", "read_overrides"]
+__all__ = ["Override", "default_path", "override_price", "read_overrides"]
 
 _KEYS = {"model", "provider", "from", "checked", *Price.KINDS, "per_request", "batch", "tiers"}
 _MOST = Decimal(100_000)
@@ -43,6 +44,11 @@ class Override:
     standard: Mapping[str, Rate]
     batch: Mapping[str, Rate] | None
     usd_per_request: Decimal | None
+
+
+def default_path() -> Path:
+    """Where a user keeps prices: farthing/prices.toml in the configuration folder."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "farthing" / "prices.toml"
 
 
 def override_price(
