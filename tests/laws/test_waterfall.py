@@ -6,6 +6,7 @@ from decimal import Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
+from farthing.economics.cost import HostCost
 from farthing.economics.usage import Usage
 from farthing.economics.waterfall import Measured, bars, scaled, split_seconds, waterfall
 
@@ -27,7 +28,7 @@ def test_seconds_of_input_and_output_sum_to_the_whole(usage: Usage, wall_s: floa
 
 @given(st.lists(measured, max_size=8), prices)
 def test_bars_telescope_to_the_total(items: list[Measured], usd_per_hour: Decimal) -> None:
-    rows = waterfall(items, usd_per_hour)
+    rows = waterfall(items, HostCost(usd_per_hour))
     chart = bars(rows)
     assert len(chart) == (0 if not rows else 1 if len(rows) == 1 else len(rows) + 1)
     if not rows:
@@ -42,7 +43,7 @@ def test_bars_telescope_to_the_total(items: list[Measured], usd_per_hour: Decima
 @given(st.lists(measured, min_size=1, max_size=8), prices)
 def test_factors_multiply_to_the_factor_against_the_first(items: list[Measured], usd_per_hour: Decimal) -> None:
     product = Decimal(1)
-    for row in waterfall(items, usd_per_hour):
+    for row in waterfall(items, HostCost(usd_per_hour)):
         product *= row.factor_previous
         if row.usd_per_mtok.blended > Decimal("1e-6"):
             assert abs(product / row.factor_first - 1) < Decimal("1e-5")
@@ -50,7 +51,7 @@ def test_factors_multiply_to_the_factor_against_the_first(items: list[Measured],
 
 @given(measured, prices)
 def test_input_and_output_cost_sum_to_the_blended_cost(item: Measured, usd_per_hour: Decimal) -> None:
-    (row,) = waterfall([item], usd_per_hour)
+    (row,) = waterfall([item], HostCost(usd_per_hour))
     parts = row.usd_per_mtok.input * row.input_tokens + row.usd_per_mtok.output * row.output_tokens
     if row.output_tokens == 0:
         parts += usd_per_hour * row.output_s * 1_000_000 / 3600  # seconds of answers that are empty

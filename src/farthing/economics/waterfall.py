@@ -1,9 +1,8 @@
 """The waterfall: what a million tokens cost as each lever is added. Pure arithmetic on measured tokens and seconds.
 
-    $/Mtok = usd_per_hour / 3600 * seconds / tokens * 1e6
-
-with the seconds of the prompt for input, of the answers for output, and all of them for blended. Money and time are
-Decimal, rounded once at the door, so that line items sum to their totals exactly and the bars telescope.
+A row's seconds, priced by the machine's cost per hour: those of the prompts over input tokens, those of the answers
+over output tokens, all of them over both for blended. Money and time are Decimal, rounded once at the door, so that
+line items sum to their totals exactly and the bars telescope.
 """
 
 from collections.abc import Sequence
@@ -11,14 +10,13 @@ from dataclasses import dataclass
 from decimal import Decimal
 from itertools import pairwise
 
+from farthing.economics.cost import HostCost
 from farthing.economics.usage import Usage
 from farthing.errors import InvalidRequest
 
-__all__ = ["Bar", "Measured", "Row", "UsdPerMtok", "bars", "scaled", "split_seconds", "usd_per_mtok", "waterfall"]
+__all__ = ["Bar", "Measured", "Row", "UsdPerMtok", "bars", "scaled", "split_seconds", "waterfall"]
 
 MICROSECOND = Decimal("1e-6")
-PICO_USD = Decimal("1e-12")
-MTOK = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -80,13 +78,6 @@ def split_seconds(usage: Usage, seconds: float) -> tuple[Decimal, Decimal]:
     return of_input, whole - of_input
 
 
-def usd_per_mtok(seconds: Decimal, num_tokens: int, usd_per_hour: Decimal) -> Decimal:
-    """Dollars for a million tokens when `num_tokens` keep the machine busy for `seconds`; 0 where there are none."""
-    if num_tokens == 0:
-        return Decimal(0)
-    return (usd_per_hour * seconds * MTOK / (3600 * num_tokens)).quantize(PICO_USD)
-
-
 def scaled(lever: str, sample: Measured, next_on_sample: Measured, next_row: Measured) -> Measured:
     """A row measured on a sample only, as it would be on the whole workload: the next row times the sample's ratio.
 
@@ -109,18 +100,18 @@ def scaled(lever: str, sample: Measured, next_on_sample: Measured, next_row: Mea
     )
 
 
-def waterfall(measured: Sequence[Measured], usd_per_hour: Decimal) -> tuple[Row, ...]:
+def waterfall(measured: Sequence[Measured], host: HostCost) -> tuple[Row, ...]:
     """Price every measured row and compare it with the row above and with the first.
 
     Raises InvalidRequest for a machine price that is not above 0.
     """
-    if not usd_per_hour.is_finite() or usd_per_hour <= 0:
-        raise InvalidRequest(f"usd_per_hour is {usd_per_hour}; it must be above 0, for instance 0.0765")
+    if host.usd_per_hour == 0:
+        raise InvalidRequest("usd_per_hour is 0: where tokens are free no lever saves anything; give a price above 0")
     rows: list[Row] = []
     for item in measured:
         input_s, output_s = split_seconds(item.usage, item.seconds)
         usage = item.usage
-        blended = usd_per_mtok(input_s + output_s, usage.input_tokens + usage.output_tokens, usd_per_hour)
+        blended = _usd_per_mtok(host, usage.input_tokens + usage.output_tokens, input_s + output_s)
         rows.append(
             Row(
                 lever=item.lever,
@@ -129,10 +120,10 @@ def waterfall(measured: Sequence[Measured], usd_per_hour: Decimal) -> tuple[Row,
                 output_tokens=usage.output_tokens,
                 input_s=input_s,
                 output_s=output_s,
-                cost_usd=(usd_per_hour * (input_s + output_s) / 3600).quantize(PICO_USD),
+                cost_usd=host.usd(input_s + output_s),
                 usd_per_mtok=UsdPerMtok(
-                    usd_per_mtok(input_s, usage.input_tokens, usd_per_hour),
-                    usd_per_mtok(output_s, usage.output_tokens, usd_per_hour),
+                    _usd_per_mtok(host, usage.input_tokens, input_s),
+                    _usd_per_mtok(host, usage.output_tokens, output_s),
                     blended,
                 ),
                 factor_previous=_factor(rows[-1].usd_per_mtok.blended if rows else blended, blended),
@@ -152,6 +143,11 @@ def bars(rows: Sequence[Row]) -> tuple[Bar, ...]:
     ]
     first = Bar(rows[0].lever, Decimal(0), levels[0], True)
     return (first, *steps, Bar("with every lever", Decimal(0), levels[-1], True)) if steps else (first,)
+
+
+def _usd_per_mtok(host: HostCost, num_tokens: int, seconds: Decimal) -> Decimal:
+    """0 where there are no tokens: nothing was asked for, nothing is charged."""
+    return host.usd_per_mtok(num_tokens, seconds) if num_tokens else Decimal(0)
 
 
 def _factor(before: Decimal, after: Decimal) -> Decimal:

@@ -1,0 +1,121 @@
+"""What the commands that run a model share: options of sampling, the engine, an answer as it streams, its cost."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from farthing.economics.cost import HostCost
+from farthing.request import SamplingParams
+
+if TYPE_CHECKING:
+    from farthing.engine import Engine
+    from farthing.request import Done, Request, Token
+
+DEFAULTS = SamplingParams()
+DEFAULT_HOST = HostCost()
+
+MaxTokensOption = Annotated[int, typer.Option("--max-tokens", metavar="N", help="Tokens of the answer at most.")]
+TemperatureOption = Annotated[float, typer.Option("--temperature", metavar="X", help="0 is greedy.")]
+TopKOption = Annotated[int | None, typer.Option("--top-k", metavar="N", help="Only the N likeliest (default: all).")]
+TopPOption = Annotated[float, typer.Option("--top-p", metavar="P", help="The likeliest that sum to P.")]
+MinPOption = Annotated[float, typer.Option("--min-p", metavar="P", help="At least P times the likeliest's.")]
+PenaltyOption = Annotated[float, typer.Option("--repetition-penalty", metavar="X", help="1 is off.")]
+SeedOption = Annotated[int | None, typer.Option("--seed", metavar="N", help="Makes sampling repeatable.")]
+StopOption = Annotated[list[str] | None, typer.Option("--stop", metavar="TEXT", help="Ends the answer; repeatable.")]
+ProductOption = Annotated[
+    Literal["f32", "int8"] | None,
+    typer.Option("--product", help="Multiply in f32 after unpacking, or in integers (default: the engine's, int8)."),
+]
+
+
+def usable_threads(threads: int | None) -> int:
+    """The number asked for, or one for each core this process may use."""
+    if threads is not None:
+        return threads
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def open_engine(
+    model: str, weights: str | None, threads: int | None, product: str | None, max_num_seqs: int
+) -> "Engine":
+    from farthing.engine import Engine, EngineConfig
+    from farthing.models import load_model
+
+    config = EngineConfig(
+        num_threads=usable_threads(threads),
+        max_num_seqs=max_num_seqs,
+        **({} if product is None else {"product": product}),  # type: ignore[arg-type]
+    )
+    return Engine(load_model(model, weights=weights), config)
+
+
+def stream(engine: "Engine", request: "Request", show: Callable[["Token"], None]) -> "Done":
+    """Run one request to its end, handing each token to `show`. Ctrl-C ends it with what there is ("abort")."""
+    from farthing.request import Done
+
+    request_id = engine.submit(request)
+    with interruptible() as is_interrupted:
+        while True:
+            if is_interrupted():
+                done = engine.abort(request_id)
+                assert done is not None  # it is still under way, or we would have returned
+                return done
+            for event in engine.step():
+                if isinstance(event, Done):
+                    return event
+                show(event)
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Lets Ctrl-C be noticed between steps instead of cutting through one. The second Ctrl-C interrupts as usual."""
+    seen = False
+
+    def notice(*_: object) -> None:
+        nonlocal seen
+        if seen:
+            raise KeyboardInterrupt
+        seen = True
+
+    before = signal.signal(signal.SIGINT, notice)
+    try:
+        yield lambda: seen
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def answer_fields(done: "Done", host: HostCost) -> dict[str, Any]:
+    """An answer as JSON fields. tokens_per_s is the pace of the tokens after the first; null for fewer than two."""
+    usage = done.usage
+    return {
+        "text": done.text,
+        "token_ids": list(done.token_ids),
+        "finish_reason": done.finish_reason,
+        "usage": {
+            "input_tokens": usage.input_tokens,
+            "cache_read_tokens": usage.cache_read_tokens,
+            "output_tokens": usage.output_tokens,
+            "compute_s": usage.compute_s,
+            "input_s": usage.input_s,
+            "output_s": usage.output_s,
+        },
+        "cost_usd": float(host.usd(usage.compute_s)),
+        "tokens_per_s": (usage.output_tokens - 1) / usage.output_s if usage.output_s > 0 else None,
+        "usd_per_hour": float(host.usd_per_hour),
+        "usd_per_hour_source": host.source,
+    }
+
+
+def answer_line(done: "Done", host: HostCost) -> str:
+    """One line for people: tokens, pace, cost."""
+    usage = done.usage
+    cached = f" ({usage.cache_read_tokens} from cache)" if usage.cache_read_tokens else ""
+    pace = f", {(usage.output_tokens - 1) / usage.output_s:.0f} tok/s" if usage.output_s > 0 else ""
+    return (
+        f"{usage.input_tokens} tokens in{cached}, {usage.output_tokens} out{pace}, {usage.compute_s:.2f} s, "
+        f"${host.usd(usage.compute_s):.8f}"
+    )

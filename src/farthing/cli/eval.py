@@ -1,0 +1,106 @@
+"""`farthing eval perplexity`: how well a model, in the formats it runs in, predicts a text."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from farthing.cli._engine import ProductOption, usable_threads
+from farthing.cli._output import (
+    DEFAULT_MODEL,
+    JsonOption,
+    ModelOption,
+    ThreadsOption,
+    WeightsOption,
+    emit,
+    progress,
+)
+from farthing.errors import InvalidRequest
+
+EXAMPLE = "farthing eval perplexity --text book.txt --window 512 --against f32"
+
+app = typer.Typer(help="Measure how good a model's predictions are.", rich_markup_mode=None, no_args_is_help=True)
+
+
+@app.callback()
+def _eval() -> None:
+    """Measure how good a model's predictions are."""
+
+
+@app.command("perplexity", epilog=f"Example: {EXAMPLE}")
+def perplexity(
+    text: Annotated[str, typer.Option("--text", metavar="FILE", help="The text to predict; - reads standard input.")],
+    window: Annotated[int, typer.Option("--window", metavar="N", help="Tokens of a window; each stands alone.")] = 512,
+    tokens: Annotated[
+        int | None, typer.Option("--tokens", min=1, metavar="N", help="Only the first N tokens of the text.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option("--against", metavar="FORMAT", help="Compare with these weights, multiplied in f32.")
+    ] = None,
+    model: ModelOption = DEFAULT_MODEL,
+    weights: WeightsOption = None,
+    product: ProductOption = None,
+    threads: ThreadsOption = None,
+    json_mode: JsonOption = False,
+) -> None:
+    """Perplexity over windows of a text, no BOS: of the targets in each window's second half (llama-perplexity's
+    convention), and of all targets. --against f32 adds KL divergence and top-1 agreement with full precision."""
+    given = _read(text)
+
+    from farthing.engine import EngineConfig
+    from farthing.models import load_model
+    from farthing.report import quality
+    from farthing.report.score import Scorer
+
+    config = EngineConfig(num_threads=usable_threads(threads))
+    product = product or config.product
+    loaded = load_model(model, weights=weights)
+    pieces = quality.windows(loaded.tokenizer.encode(given, add_bos=False), window, tokens)
+    codecs = config.num_threads, config.k_codec, config.v_codec
+    reference = Scorer(load_model(model, weights=against), window, "f32", *codecs) if against else None
+    scorer = Scorer(loaded, window, product, *codecs)
+    with progress() as bar:
+        task = bar.add_task("perplexity", total=window * len(pieces))
+        found = quality.perplexity(scorer, pieces, reference, lambda n: bar.update(task, advance=n))
+
+    document: dict[str, Any] = {
+        "perplexity": found.perplexity,
+        "perplexity_all_targets": found.perplexity_all_targets,
+        "tokens": found.num_tokens,
+        "windows": found.num_windows,
+        "window": window,
+        "model": loaded.name,
+        "weights": weights or "file",
+        "product": product,
+    }
+    if found.divergence is not None:
+        document |= {
+            "against": against,
+            "kl_divergence": found.divergence.kl_divergence,
+            "top1_agreement": found.divergence.top1_agreement,
+        }
+    emit(json_mode, document, lambda: _show(document))
+
+
+def _show(document: dict[str, Any]) -> None:
+    print(f"perplexity {document['perplexity']:.4f} (targets of each window's second half)")
+    print(f"perplexity {document['perplexity_all_targets']:.4f} (all targets)")
+    if "against" in document:
+        kl, top1 = document["kl_divergence"], document["top1_agreement"]
+        print(f"KL divergence from {document['against']} {kl:.6f} nats per token, top-1 agreement {top1:.2%}")
+    of_weights = "the file's weights" if document["weights"] == "file" else f"{document['weights']} weights"
+    print(
+        f"{document['model']}, {of_weights}, {document['product']} products; {document['tokens']:,} tokens in "
+        f"{document['windows']} windows of {document['window']}"
+    )
+
+
+def _read(path: str) -> bytes:
+    try:
+        given = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    except OSError as error:
+        raise InvalidRequest(f"--text {path}: cannot be read ({error.strerror}); give a text file") from None
+    if not given:
+        raise InvalidRequest(f"--text {path}: empty; give a text of at least one window")
+    return given
