@@ -24,7 +24,7 @@ from jinja2.visitor import NodeTransformer
 
 __all__ = ["BudgetExceeded", "Refused", "budget", "environment"]
 
-MAX_STEPS = 200_000  # rounds of loops, and calls, of one rendering together
+MAX_STEPS = 200_000  # rounds of loops, items filtered and calls, of one rendering together
 MAX_SIZE = 16_000_000  # characters printed in one rendering; of a string, or items of a list
 MAX_NUMBER = 10_000  # a number given to a filter or to a method of a string (widths, indents, counts)
 MAX_BITS = 4096  # of a computed integer
@@ -57,9 +57,9 @@ def budget() -> Iterator[None]:
         _spent.reset(token)
 
 
-def _step() -> None:
+def _step(times: int = 1) -> None:
     spent = _spent.get()
-    spent.steps += 1
+    spent.steps += times
     if spent.steps > MAX_STEPS:
         raise BudgetExceeded(f"takes more than {MAX_STEPS} steps")
 
@@ -116,7 +116,10 @@ def _limited(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)
     def limited(*args: Any, **kwargs: Any) -> Any:
-        text = args[first] if len(args) > first and isinstance(args[first], str) else ""
+        value = args[first] if len(args) > first else None
+        text = value if isinstance(value, str) else ""
+        if isinstance(value, list | tuple | dict | range):
+            _step(len(value))
         _check_text_call(name, text, (*args[first + 1 :], *kwargs.values()))
         return _checked(function(*args, **kwargs))
 
