@@ -125,12 +125,13 @@ FARTHING_INLINE f32x8 block_minimum(const uint8_t* p) {
 
 // ---- integer products ----------------------------------------------------------------------------------------------
 
-// One row of activations in 8 bits; see QuantizedRows.
-void quantize_row(const float* x, int64_t cols, QuantizedRows out, int64_t t) {
-  const int64_t blocks = cols / kQuantBlock;
+// One row of activations in 8 bits, into the blocks of its group.
+void quantize_row(const float* x, int64_t cols, ActivationBlock* blocks, int64_t token) {
   const f32x8 magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer, ties to even
   const i32x8 is_positive_mask = i32x8{} + 0x7fffffff;
-  for (int64_t b = 0; b < blocks; ++b) {
+  const int64_t at = token % kGroup;
+  ActivationBlock* out = blocks + token / kGroup * (cols / kQuantBlock);
+  for (int64_t b = 0; b < cols / kQuantBlock; ++b, ++out) {
     const float* p = x + b * kQuantBlock;
     f32x8 v[4], largest = zero8();
     for (int i = 0; i < 4; ++i) {
@@ -139,83 +140,94 @@ void quantize_row(const float* x, int64_t cols, QuantizedRows out, int64_t t) {
     }
     const float max = max_of8(largest);
     const float inverse = max > 0 ? 127.0f / max : 0.0f;
-    int8_t* codes = out.codes + t * cols + b * kQuantBlock;
-    int32_t sum[2] = {0, 0};
-    for (int i = 0; i < 4; ++i) {
-      const i32x8 q = reinterpret_cast<i32x8>(v[i] * splat(inverse) + magic) - reinterpret_cast<i32x8>(magic);
-      typedef int8_t i8x8 __attribute__((vector_size(8)));
-      const i8x8 q8 = __builtin_convertvector(q, i8x8);
-      memcpy(codes + 8 * i, &q8, 8);
-      for (int l = 0; l < 8; ++l) sum[i / 2] += q8[l];
+    int32_t sum[2];
+    for (int half = 0; half < 2; ++half) {
+      i32x8 q[2];
+      for (int i = 0; i < 2; ++i) {
+        q[i] = reinterpret_cast<i32x8>(v[2 * half + i] * splat(inverse) + magic) - reinterpret_cast<i32x8>(magic);
+        typedef int8_t i8x8 __attribute__((vector_size(8)));
+        const i8x8 codes = __builtin_convertvector(q[i], i8x8);
+        memcpy(out->codes[at] + 16 * half + 8 * i, &codes, 8);
+      }
+      const i32x8 both = q[0] + q[1];
+      sum[half] = ((both[0] + both[4]) + (both[2] + both[6])) + ((both[1] + both[5]) + (both[3] + both[7]));
+      out->sum16[half][at] = sum[half];
     }
-    const float scale = max / 127.0f;
-    out.scales[t * blocks + b] = scale;
-    out.sums[t * blocks + b] = sum[0] + sum[1];
-    out.sums16[(t * blocks + b) * 2] = sum[0];
-    out.sums16[(t * blocks + b) * 2 + 1] = sum[1];
-    out.scaled_sums[t * blocks + b] = scale * static_cast<float>(sum[0] + sum[1]);
+    out->scale[at] = max / 127.0f;
+    out->sum[at] = sum[0] + sum[1];
+    out->scaled_sum[at] = out->scale[at] * static_cast<float>(sum[0] + sum[1]);
   }
 }
 
 constexpr int kTokens4 = 6, kTokens8 = 4;  // tokens of a tile: as many as keep all sums in 16 registers
 
-// T tokens x 8 rows: acc[t] = the whole dot product of token t0 + t with each row.
+// T tokens x 8 rows: out[t] = the whole dot product of token `first` + t of the group with each row.
 template <Packed K, int T>
-FARTHING_INLINE void int8_tile(const uint8_t* panel, int64_t cols, const QuantizedRows& x, int64_t t0, f32x8* acc) {
+FARTHING_INLINE void int8_tile(const uint8_t* panel, int64_t cols, const ActivationBlock* x, int64_t first, f32x8* out) {
   typedef Block<K> B;
-  const int64_t blocks = cols / B::kCols, xblocks = cols / kQuantBlock;
-  const int8_t* codes = x.codes + t0 * cols;
+  constexpr int kParts = kQuantBlock / B::kCols;  // packed blocks to one block of activations
+  const ActivationBlock* const end = x + cols / kQuantBlock;
+  f32x8 acc[T];
+#pragma GCC unroll 8
   for (int t = 0; t < T; ++t) acc[t] = zero8();
-  for (int64_t b = 0; b < blocks; ++b, panel += kBlockBytes<K>, codes += B::kCols) {
-    const uint8_t* w = panel + B::kHeader;
-    Sums16 low[T], high[T];
-    if constexpr (B::kBits == 4) {
+  for (; x != end; ++x) {
+#pragma GCC unroll 2
+    for (int part = 0; part < kParts; ++part, panel += kBlockBytes<K>) {
+      const uint8_t* w = panel + B::kHeader;
+      const int8_t* codes = x->codes[first] + part * B::kCols;
+      Sums16 low[T], high[T];
+      if constexpr (B::kBits == 4) {
 #pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) {
-        const Codes32 v = load_codes(w + 32 * j);
-        const Codes32 a = low_half(v), c = high_half(v);
+        for (int j = 0; j < 4; ++j) {
+          const Codes32 v = load_codes(w + 32 * j);
+          const Codes32 a = low_half(v), c = high_half(v);
 #pragma GCC unroll 8
-        for (int t = 0; t < T; ++t) {
-          if (j == 0)
-            low[t] = dot4(a, codes + t * cols);
-          else
-            add16(low[t], dot4(a, codes + t * cols + 4 * j));
+          for (int t = 0; t < T; ++t) {
+            const Sums16 product = dot4(a, codes + t * kQuantBlock + 4 * j);
+            if (j == 0)
+              low[t] = product;
+            else
+              add16(low[t], product);
+          }
+#pragma GCC unroll 8
+          for (int t = 0; t < T; ++t) add16(low[t], dot4(c, codes + t * kQuantBlock + 16 + 4 * j));
         }
+      } else {
 #pragma GCC unroll 8
-        for (int t = 0; t < T; ++t) add16(low[t], dot4(c, codes + t * cols + 16 + 4 * j));
-      }
-    } else {
+        for (int s = 0; s < B::kCols / 4; ++s) {
+          const Codes32 v = load_codes(w + 32 * s);
+          const Codes32 a = low_half(v), c = high_half(v);
 #pragma GCC unroll 8
-      for (int s = 0; s < B::kCols / 4; ++s) {
-        const Codes32 v = load_codes(w + 32 * s);
-        const Codes32 a = low_half(v), c = high_half(v);
-#pragma GCC unroll 8
-        for (int t = 0; t < T; ++t) {
-          if (s == 0) {
-            low[t] = dot4(a, codes + t * cols);
-            high[t] = dot4(c, codes + t * cols);
-          } else {
-            add16(low[t], dot4(a, codes + t * cols + 4 * s));
-            add16(high[t], dot4(c, codes + t * cols + 4 * s));
+          for (int t = 0; t < T; ++t) {
+            const int8_t* four = codes + t * kQuantBlock + 4 * s;
+            const Sums16 low_product = dot4(a, four), high_product = dot4(c, four);
+            if (s == 0) {
+              low[t] = low_product;
+              high[t] = high_product;
+            } else {
+              add16(low[t], low_product);
+              add16(high[t], high_product);
+            }
           }
         }
       }
-    }
-    const f32x8 scale = block_scale<K>(panel);
+      const f32x8 scale = block_scale<K>(panel), minimum = block_minimum<K>(panel);
 #pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) {
-      const int64_t at = (t0 + t) * xblocks + b * B::kCols / kQuantBlock;
-      i32x8 dot = widen<1>(low[t]);
-      if constexpr (B::kBits == 8) dot += widen<16>(high[t]);
-      if constexpr (B::kZero != 0) dot -= B::kZero * (B::kCols == 32 ? x.sums[at] : x.sums16[(t0 + t) * xblocks * 2 + b]);
-      acc[t] = fmadd(__builtin_convertvector(dot, f32x8), scale * splat(x.scales[at]), acc[t]);
-      if constexpr (B::kHasMinimum) {
-        const float sum = B::kCols == 32 ? x.scaled_sums[at]
-                                         : x.scales[at] * static_cast<float>(x.sums16[(t0 + t) * xblocks * 2 + b]);
-        acc[t] = fmadd(block_minimum<K>(panel), splat(sum), acc[t]);
+      for (int t = 0; t < T; ++t) {
+        const int64_t at = first + t;
+        i32x8 dot = widen<1>(low[t]);
+        if constexpr (B::kBits == 8) dot += widen<16>(high[t]);
+        if constexpr (B::kZero != 0) dot -= B::kZero * (kParts == 1 ? x->sum[at] : x->sum16[part][at]);
+        acc[t] = fmadd(__builtin_convertvector(dot, f32x8), scale * splat(x->scale[at]), acc[t]);
+        if constexpr (B::kHasMinimum) {
+          const float sum = kParts == 1 ? x->scaled_sum[at] : x->scale[at] * static_cast<float>(x->sum16[part][at]);
+          acc[t] = fmadd(minimum, splat(sum), acc[t]);
+        }
       }
     }
   }
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t) out[t] = acc[t];
 }
 
 // ---- float32 products ----------------------------------------------------------------------------------------------
@@ -313,7 +325,7 @@ FARTHING_INLINE void write_row(const LinearArgs& a, const PackedMatrix& m, const
 
 // Panels [begin, end) for tokens [t0, t1), integer codes.
 template <Packed K>
-void int8_panels(const LinearArgs& a, const PackedMatrix& m, const float* bias, int64_t first, const QuantizedRows& x,
+void int8_panels(const LinearArgs& a, const PackedMatrix& m, const float* bias, int64_t first, const ActivationBlock* x,
                  int64_t begin, int64_t end, int64_t t0, int64_t t1) {
   constexpr int kTile = Block<K>::kBits == 4 ? kTokens4 : kTokens8;
   for (int64_t p = begin; p < end; ++p) {
@@ -321,7 +333,7 @@ void int8_panels(const LinearArgs& a, const PackedMatrix& m, const float* bias, 
     f32x8 acc[kTile];
     auto tile = [&](auto size, int64_t t) {
       constexpr int T = decltype(size)::value;
-      int8_tile<K, T>(panel, m.cols, x, t, acc);
+      int8_tile<K, T>(panel, m.cols, x + t / kGroup * (m.cols / kQuantBlock), t % kGroup, acc);
       for (int i = 0; i < T; ++i) write_row(a, m, bias, first, p, t + i, acc[i]);
     };
     int64_t t = t0;
@@ -411,15 +423,15 @@ int64_t total_panels(const LinearArgs& a) {
 
 void linear(const LinearArgs& a, Worker& worker) {
   const int64_t cols = a.weights[0]->cols, num_tokens = a.num_tokens;
-  uint8_t* own = a.scratch + quantized_rows_bytes(num_tokens, cols) / 64 * 64 + worker.index * a.scratch_per_worker;
-  float* own_f32 = reinterpret_cast<float*>(own + quantized_rows_bytes(kTokensQuantizedByEach, cols));
+  uint8_t* own = a.scratch + activation_bytes(num_tokens, cols) + worker.index * a.scratch_per_worker;
+  float* own_f32 = reinterpret_cast<float*>(own + activation_bytes(kTokensQuantizedByEach, cols));
   bool has_codes = false;
   for (int i = 0; i < a.num_weights; ++i) has_codes |= a.weights[i]->has_codes();
   const bool is_int8 = a.is_int8 && has_codes;
-  QuantizedRows x{};
+  ActivationBlock* x = nullptr;
   if (is_int8) {
     const bool is_own = num_tokens <= kTokensQuantizedByEach;
-    x = quantized_rows(is_own ? own : a.scratch, num_tokens, cols);
+    x = reinterpret_cast<ActivationBlock*>(is_own ? own : a.scratch);
     auto quantize = [&](int64_t t) { quantize_row(a.src.data + t * a.src.stride, cols, x, t); };
     if (is_own)
       for (int64_t t = 0; t < num_tokens; ++t) quantize(t);
@@ -427,7 +439,7 @@ void linear(const LinearArgs& a, Worker& worker) {
       worker.for_each(num_tokens, quantize);
   }
   // Tokens per pass: what one worker's second-level cache holds beside the weights, in whole tiles.
-  const int64_t per_pass = is_int8 ? std::max<int64_t>(24, 192 * 1024 / cols / 12 * 12) : kTokensPerPass;
+  const int64_t per_pass = is_int8 ? std::max<int64_t>(2 * kGroup, 192 * 1024 / cols / kGroup * kGroup) : kTokensPerPass;
   const int64_t passes = (num_tokens + per_pass - 1) / per_pass;
   const int64_t share = total_panels(a) / (worker.count * (num_tokens > 8 ? 32 : 8)) / 2 * 2;
   const Chunks chunks{std::min<int64_t>(std::max<int64_t>(share, 2), 64), a};

@@ -231,7 +231,7 @@ PackedMatrix pack(const std::string& format, int64_t rows, int64_t cols, const u
 LinearScratch linear_scratch(int64_t num_tokens, int64_t max_cols) {
   const int64_t cols = (max_cols + kQuantBlock - 1) / kQuantBlock * kQuantBlock;
   const int64_t unpacked = 2 * kPanel * kColsPerPass * 4, running = kTokensPerPass * 2 * kPanel * 4;
-  return {quantized_rows_bytes(num_tokens, cols), quantized_rows_bytes(kTokensQuantizedByEach, cols) + unpacked + running};
+  return {activation_bytes(num_tokens, cols), activation_bytes(kTokensQuantizedByEach, cols) + unpacked + running};
 }
 
 }  // namespace farthing

@@ -45,13 +45,15 @@ int64_t row_bytes(const std::string& format, int64_t cols);
 // data: rows * row_bytes(format, cols) bytes. Throws std::invalid_argument for an unknown format or a bad size.
 PackedMatrix pack(const std::string& format, int64_t rows, int64_t cols, const uint8_t* data, Team& team);
 
-// Activations in 8 bits: per token and block of 32 columns, x is about scale * code, scale = max|x| / 127.
-struct QuantizedRows {
-  int8_t* codes;      // [T, cols]
-  float* scales;      // [T, cols / 32]
-  float* scaled_sums; // [T, cols / 32] scale * sum of codes
-  int32_t* sums;      // [T, cols / 32] sum of codes
-  int32_t* sums16;    // [T, cols / 16] sum of codes
+// Activations in 8 bits: 32 columns of 12 tokens, x about scale * code, scale = max|x| / 127. Tokens of a group stand
+// side by side so that a tile reaches all it needs at fixed distances from one pointer; 12 is a multiple of every tile.
+constexpr int64_t kGroup = 12;
+struct alignas(64) ActivationBlock {
+  int8_t codes[kGroup][kQuantBlock];
+  float scale[kGroup];
+  float scaled_sum[kGroup];  // scale * sum of codes
+  int32_t sum[kGroup];       // of codes
+  int32_t sum16[2][kGroup];  // of each half
 };
 
 // dst[t, 0..rows) (+)= src[t] @ weight.T + bias for each weight, side by side in dst.
@@ -67,21 +69,15 @@ struct LinearArgs {
   int64_t scratch_per_worker;
 };
 
-// Bytes of scratch: first the shared quantized rows, then one area per worker.
+// Bytes of scratch: first the shared activation blocks, then one area per worker.
 struct LinearScratch {
   int64_t shared, per_worker;
 };
 LinearScratch linear_scratch(int64_t num_tokens, int64_t max_cols);
 
-// Where quantized rows lie in an area of memory, and its size.
-inline int64_t quantized_rows_bytes(int64_t num_tokens, int64_t cols) {
-  return (num_tokens * (cols + cols / kQuantBlock * 20) + 127) / 64 * 64;
-}
-inline QuantizedRows quantized_rows(uint8_t* area, int64_t num_tokens, int64_t cols) {
-  const int64_t n = num_tokens * (cols / kQuantBlock);
-  float* scales = reinterpret_cast<float*>(area);
-  int32_t* sums = reinterpret_cast<int32_t*>(scales + 2 * n);
-  return {reinterpret_cast<int8_t*>(sums + 3 * n), scales, scales + n, sums, sums + n};
+// [T / 12 rounded up][cols / 32] blocks.
+inline int64_t activation_bytes(int64_t num_tokens, int64_t cols) {
+  return (num_tokens + kGroup - 1) / kGroup * (cols / kQuantBlock) * static_cast<int64_t>(sizeof(ActivationBlock));
 }
 
 constexpr int64_t kTokensQuantizedByEach = 2;  // so few that quantizing them twice is cheaper than a barrier
