@@ -9,7 +9,6 @@ the nearest names · 70 our own bug (FARTHING_DEBUG=1 shows the traceback) · 13
 """
 
 import importlib
-import importlib.util
 import os
 import sys
 from collections.abc import Sequence
@@ -54,8 +53,6 @@ def _farthing(
 
 def _register() -> None:
     for name in COMMANDS:
-        if importlib.util.find_spec(f"farthing.cli.{name}") is None:
-            continue
         module = importlib.import_module(f"farthing.cli.{name}")
         epilog = f"\b\nExample:\n  {module.EXAMPLE}"  # \b: do not wrap
         if isinstance(getattr(module, "app", None), typer.Typer):

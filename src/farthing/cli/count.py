@@ -82,12 +82,14 @@ def _decode(content: bytes, where: str) -> str:
 def _count(text: str, model: str) -> tuple["Count", list[tuple[int, bytes]]]:
     """The count, and the tokens as (id, bytes): of the model's own tokenizer if it is here, else of OpenAI's."""
     from farthing.economics.count import ENCODINGS, count_for_model, tokens_of
+    from farthing.models.hub import known_models
 
     if model not in ENCODINGS:
         try:
             return _count_locally(text, model)
         except ModelNotFound as error:
-            if model == DEFAULT_MODEL or model.startswith("hf:") or model.endswith(".gguf"):
+            is_ours = model.startswith("hf:") or model.endswith(".gguf")
+            if is_ours or any(model == known.name for known in known_models()):
                 raise
             not_here = error
     try:
@@ -101,7 +103,7 @@ def _count_locally(text: str, model: str) -> tuple["Count", list[tuple[int, byte
     from farthing.economics.count import Count
     from farthing.models.hub import find_model
 
-    path = Path(model) if Path(model).exists() else find_model(model)
+    path = find_model(model)
 
     from farthing.models.gguf import read_gguf
     from farthing.models.tokenizer import load_tokenizer_gguf, load_tokenizer_json

@@ -52,7 +52,8 @@ def price(
 ) -> None:
     """Price tokens at a hosted model, on this machine, or both.
 
-    --model names a hosted model, --seconds says how long this machine was busy. A price that is not known is an error, never 0. All prices come from this computer: no network is used.
+    --model names a hosted model, --seconds says how long this machine was busy. A price that is not known is an
+    error, never 0. All prices come from this computer: no network is used.
     """
     from farthing.economics.prices import TokenCounts
 
