@@ -173,8 +173,6 @@ def _pull_hub(hub: HubName) -> Pulled:
     if hub.file and hub.folder.is_dir():
         staging = hub.folder  # one more file of a repository that is there; the library renames it in when whole
     _snapshot(hub, staging)
-    if hub.file and not (staging / hub.file).is_file():
-        raise DownloadError(f"{hub}: the repository has no file {hub.file}")
     shutil.rmtree(staging / ".cache", ignore_errors=True)
     if staging != hub.folder:
         os.replace(staging, hub.folder)
@@ -190,7 +188,8 @@ def _snapshot(hub: HubName, folder: Path) -> None:
     # The base of the errors of whichever HTTP client the library's version uses.
     client_error: type[BaseException] = errors.HfHubHTTPError.__bases__[0]
     try:
-        patterns = [hub.file] if hub.file else _patterns(hub, HfApi().list_repo_files(hub.repo, revision=hub.revision))
+        listing = HfApi().model_info(hub.repo, revision=hub.revision).siblings or []
+        patterns = _patterns(hub, [entry.rfilename for entry in listing])
         snapshot_download(hub.repo, revision=hub.revision, local_dir=folder, allow_patterns=patterns)
     except errors.GatedRepoError:
         why = "needs your consent to its terms on the hub, then a token (hf auth login)"
@@ -210,14 +209,19 @@ def _snapshot(hub: HubName, folder: Path) -> None:
 
 
 def _patterns(hub: HubName, files: list[str]) -> list[str]:
-    """What to fetch of a repository: a Hugging Face model, or else its only GGUF file."""
+    """What to fetch of a repository: the file asked for, a Hugging Face model, or else its only GGUF file."""
+    if hub.file:
+        if hub.file not in files:
+            raise DownloadError(f"{hub}: the repository has no file {hub.file}; it has: {', '.join(files)[:300]}")
+        return [hub.file]
     if "config.json" in files and any(file.endswith(".safetensors") for file in files):
         return _PATTERNS
     ggufs = sorted(file for file in files if file.endswith(".gguf"))
     if len(ggufs) == 1:
         return ggufs
     if ggufs:
-        raise DownloadError(f"{hub} has several GGUF files; name one, as in hf:{hub.repo}/{ggufs[0]}: {', '.join(ggufs)}")
+        names = ", ".join(ggufs)[:300]
+        raise DownloadError(f"{hub} has several GGUF files; name one, as in hf:{hub.repo}/{ggufs[0]}; it has: {names}")
     raise DownloadError(f"{hub} has neither config.json with *.safetensors nor *.gguf: not a model that can be loaded")
 
 
