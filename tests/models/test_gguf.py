@@ -68,8 +68,10 @@ def test_metadata_comes_back(sample: Path) -> None:
     got = read_gguf(sample)
     assert got.version == 3
     assert got.metadata == {"general.architecture": "llama", **{k: v for k, (v, _) in METADATA.items()}, **ARRAYS}
-    assert {k: got.value_types[k] for k in METADATA} == {k: (int(kind),) for k, (_, kind) in METADATA.items()}
-    assert got.value_types["test.strings"] == (GGUFValueType.ARRAY, GGUFValueType.STRING)
+    for key, (_, kind) in METADATA.items():
+        assert got.raw_values[key][:4] == struct.pack("<I", kind)
+    strings = b"".join(map(text, ARRAYS["test.strings"]))
+    assert got.raw_values["test.strings"] == struct.pack("<IIQ", ARRAY, STRING, len(ARRAYS["test.strings"])) + strings
 
 
 def test_tensors_equal_the_packages_reader(sample: Path) -> None:

@@ -20,15 +20,15 @@ from farthing.errors import CorruptModel, ModelNotFound, UnsupportedModel
 from farthing.kernels.formats import Format, formats
 from farthing.kernels.plan import QTensor
 
-__all__ = ["GGUFFile", "map_file", "read_gguf"]
+__all__ = ["DEFAULT_ALIGNMENT", "GGUFFile", "map_file", "read_gguf"]
 
 _SCALARS = {
     0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "<u1", 10: "<u8", 11: "<i8", 12: "<f8",
 }  # fmt: skip
-_U32, _BOOL, _STRING, _ARRAY = 4, 7, 8, 9
+_BOOL, _STRING, _ARRAY = 7, 8, 9
 _MAX_ITEMS = 1 << 24  # of an array in the metadata; the largest vocabularies are a fiftieth of it
 _MAX_DEPTH = 4  # of arrays in arrays
-_DEFAULT_ALIGNMENT = 32
+DEFAULT_ALIGNMENT = 32
 _GGML_NAMES = {
     9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 21: "IQ3_S",
     22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0",
@@ -44,7 +44,7 @@ class GGUFFile:
     path: Path
     version: int
     metadata: dict[str, Any] = field(repr=False)
-    value_types: dict[str, tuple[int, ...]] = field(repr=False)  # GGUF's value type; of an array also its items'
+    raw_values: dict[str, memoryview] = field(repr=False)  # type and value of each key, as they lie in the file
     tensors: dict[str, QTensor] = field(repr=False)
     shapes: dict[str, tuple[int, ...]] = field(repr=False)  # innermost (columns) last, as NumPy writes them
 
@@ -71,15 +71,17 @@ def read_gguf(path: str | Path) -> GGUFFile:
     version = reader.version()
     num_tensors, num_keys = reader.count("tensor count", 24), reader.count("key count", 13)
     metadata: dict[str, Any] = {}
-    types: dict[str, tuple[int, ...]] = {}
+    raw_values: dict[str, memoryview] = {}
     for _ in range(num_keys):
         key = reader.string("a key of the metadata")
         if key in metadata:
             raise reader.corrupt(f"key {key!r} appears twice in the metadata")
-        metadata[key], types[key] = reader.value(key, reader.u32(f"the type of key {key!r}"))
+        start = reader.pos
+        metadata[key] = reader.value(key, reader.u32(f"the type of key {key!r}"))
+        raw_values[key] = memoryview(reader.data)[start : reader.pos]
     infos = _tensor_infos(reader, num_tensors)
-    tensors = _map_tensors(reader, infos, _alignment(reader, metadata, types))
-    return GGUFFile(path, version, metadata, types, tensors, {name: shape for name, shape, _, _ in infos})
+    tensors = _map_tensors(reader, infos, _alignment(reader, metadata))
+    return GGUFFile(path, version, metadata, raw_values, tensors, {name: shape for name, shape, _, _ in infos})
 
 
 class _Reader:
@@ -140,12 +142,12 @@ class _Reader:
         except UnicodeDecodeError:
             raise self.corrupt(f"{what} is not UTF-8: {raw[:40]!r}") from None
 
-    def value(self, key: str, kind: int, depth: int = 0) -> tuple[Any, tuple[int, ...]]:
-        """The value of a key and its type; an array is a list and its type is (9, the items' type)."""
+    def value(self, key: str, kind: int, depth: int = 0) -> Any:
+        """The value of a key; an array is a list."""
         if kind == _STRING:
-            return self.string(f"the value of key {key!r}"), (kind,)
+            return self.string(f"the value of key {key!r}")
         if kind != _ARRAY:
-            return self.numbers(key, kind, 1)[0], (kind,)
+            return self.numbers(key, kind, 1)[0]
         if depth == _MAX_DEPTH:
             raise self.corrupt(f"key {key!r} has arrays more than {_MAX_DEPTH} deep")
         items = self.u32(f"the item type of key {key!r}")
@@ -153,10 +155,10 @@ class _Reader:
         if n > _MAX_ITEMS:
             raise self.corrupt(f"key {key!r} has {n} items; at most {_MAX_ITEMS} are believed")
         if items == _STRING:
-            return self.strings(key, n), (kind, items)
+            return self.strings(key, n)
         if items == _ARRAY:
-            return [self.value(key, _ARRAY, depth + 1)[0] for _ in range(n)], (kind, items)
-        return self.numbers(key, items, n), (kind, items)
+            return [self.value(key, _ARRAY, depth + 1) for _ in range(n)]
+        return self.numbers(key, items, n)
 
     def numbers(self, key: str, kind: int, n: int) -> list[Any]:
         if kind not in _SCALARS:
@@ -203,13 +205,11 @@ def _tensor_infos(reader: _Reader, num_tensors: int) -> list[_Info]:
     return list(infos.values())
 
 
-def _alignment(reader: _Reader, metadata: dict[str, Any], types: dict[str, tuple[int, ...]]) -> int:
-    if "general.alignment" not in metadata:
-        return _DEFAULT_ALIGNMENT
-    value = metadata["general.alignment"]
-    if types["general.alignment"] != (_U32,) or value < 1 or value & (value - 1):
-        raise reader.corrupt(f"general.alignment is {value!r}; allowed: a power of two, as an unsigned 32-bit number")
-    return int(value)
+def _alignment(reader: _Reader, metadata: dict[str, Any]) -> int:
+    value = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+    if type(value) is not int or value < 1 or value & (value - 1):
+        raise reader.corrupt(f"general.alignment is {value!r}; allowed: a power of two")
+    return value
 
 
 def _map_tensors(reader: _Reader, infos: list[_Info], alignment: int) -> dict[str, QTensor]:
