@@ -196,9 +196,11 @@ def quantize_activations(x: F32) -> F64:
     In float64 the products of codes are exact, so multiplying these values is multiplying the codes and scaling after.
     """
     blocks = x.reshape(len(x), -1, ACTIVATION_BLOCK)
-    scales = np.abs(blocks).max(axis=2, keepdims=True) / np.float32(127)  # [T, blocks, 1] float32
-    codes = np.rint(np.divide(blocks, scales, out=np.zeros_like(blocks), where=scales > 0))
-    values: F64 = np.multiply(codes, scales, dtype=np.float64).reshape(x.shape)
+    largest = np.abs(blocks).max(axis=2, keepdims=True)  # [T, blocks, 1] float32
+    # By the reciprocal, as native code does: a quotient would round a few codes the other way.
+    inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
+    codes = np.rint(blocks * inverse)
+    values: F64 = np.multiply(codes, largest / np.float32(127), dtype=np.float64).reshape(x.shape)
     return values
 
 

@@ -1,0 +1,137 @@
+"""Law 4: every format, product and instruction set agrees with the NumPy reference within its stated bound.
+
+A plan that embeds rows of a random table, multiplies them by one weight and shows the result through an identity head
+lets a single product be seen. Float32 sums of n terms may differ by n * 2^-24 of the sum of their magnitudes; integer
+products are exact within a block, so the same bound holds for them against the reference's codes.
+"""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from farthing import kernels
+from farthing.kernels.formats import dequantize, format_of, row_bytes
+from farthing.kernels.plan import Batch, Embed, Head, KVSpec, Linear, Plan, QTensor, View
+from farthing.kernels.reference import quantize_activations
+
+VOCAB = 64
+KV = KVSpec(num_layers=1, num_kv_heads=1, head_dim=8, num_pages=16)
+
+
+def f32_tensor(values):
+    return QTensor("f32", *values.shape, np.ascontiguousarray(values, np.float32).view(np.uint8).reshape(-1))
+
+
+def random_weight(rng, name, rows, cols):
+    """Random codes under finite scales: every bit pattern a file could hold, but for infinite scales."""
+    fmt = format_of(name)
+    if fmt.block_size == 1:
+        values = rng.normal(0, 0.1, (rows, cols)).astype(np.float32)
+        if name == "f32":
+            return f32_tensor(values)
+        bits = values.astype(np.float16).view(np.uint8) if name == "f16" else (values.view(np.uint32) >> 16).astype("<u2").view(np.uint8)
+        return QTensor(name, rows, cols, bits.reshape(-1))
+    blocks = rng.integers(0, 256, rows * row_bytes(name, cols), dtype=np.uint8).view(fmt.block)
+    for scale in {"d", "m", "dmin"} & set(fmt.block.names):
+        blocks[scale] = rng.normal(0, 0.01, blocks[scale].shape).astype(np.float16)
+    return QTensor(name, rows, cols, blocks.view(np.uint8).reshape(-1))
+
+
+def linear_plan(table, weight, bias, product):
+    tensors = {"table": f32_tensor(table), "w": weight, "eye": f32_tensor(np.eye(VOCAB, weight.rows))}
+    if bias is not None:
+        tensors["b"] = f32_tensor(bias[None])
+    x, y = View("x", 0, weight.cols), View("y", 0, weight.rows)
+    ops = (
+        Embed(x, "table"),
+        Linear(x, y, ("w",), ("b" if bias is not None else None,), False, product),
+        Head(y, "eye"),
+    )
+    return Plan({"x": weight.cols, "y": weight.rows}, ops, VOCAB, tensors)
+
+
+def batch_of(token_ids):
+    n = len(token_ids)
+    positions = np.arange(n, dtype=np.int32)
+    return Batch(
+        np.asarray(token_ids, np.int32), positions, np.array([0, n], np.int32), np.arange(16, dtype=np.int32)[None], positions
+    )
+
+
+@pytest.mark.parametrize("isa", kernels.instruction_sets())
+@pytest.mark.parametrize("name", sorted(kernels.formats()))
+@settings(max_examples=12, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    num_blocks=st.integers(1, 3),
+    rows=st.sampled_from([1, 7, 8, 9, 16, 31, VOCAB]),
+    num_tokens=st.integers(1, 40),
+    has_bias=st.booleans(),
+    product=st.sampled_from(["f32", "int8"]),
+    num_threads=st.integers(1, 3),
+)
+def test_products(isa, name, seed, num_blocks, rows, num_tokens, has_bias, product, num_threads):
+    rng = np.random.default_rng(seed)
+    cols = num_blocks * max(format_of(name).block_size, 32)
+    table = rng.normal(0, 1, (VOCAB, cols)).astype(np.float32)
+    table[:, rng.integers(0, cols)] *= 50  # outlier columns are what 8-bit activations suffer from
+    weight = random_weight(rng, name, rows, cols)
+    bias = rng.normal(0, 1, rows).astype(np.float32) if has_bias else None
+    token_ids = rng.integers(0, VOCAB, num_tokens)
+
+    program = kernels.load(linear_plan(table, weight, bias, product), KV, num_threads=num_threads, isa=isa)
+    got = kernels.run(program, batch_of(token_ids))[:, :rows].copy()
+
+    w = dequantize(weight.data, name, rows, cols).astype(np.float64)
+    x = table[token_ids]
+    is_int8 = product == "int8" and format_of(name).block_size > 1
+    x64 = quantize_activations(x) if is_int8 else x.astype(np.float64)
+    expected = x64 @ w.T + (0 if bias is None else bias)
+    # Scale and minimum are applied apart: where they nearly cancel, their magnitudes bound the error, not w's.
+    magnitude = np.abs(x64) @ (np.abs(w) + np.abs(w).max()).T + (0 if bias is None else np.abs(bias))
+    np.testing.assert_array_less(np.abs(got - expected), 2 * (cols + 8) * 2.0**-24 * magnitude + 1e-30)
+
+    # The reference interprets the same plan, and a token's result is the same bit for bit in any company.
+    reference = kernels.run(kernels.load(linear_plan(table, weight, bias, product), KV, isa="reference"), batch_of(token_ids))
+    np.testing.assert_array_less(np.abs(got - reference[:, :rows]), 2 * (cols + 8) * 2.0**-24 * magnitude + 1e-30)
+    at = int(rng.integers(0, num_tokens))
+    alone = kernels.run(program, batch_of(token_ids[at : at + 1]))[:, :rows]
+    np.testing.assert_array_equal(alone[0], got[at])
+
+
+@pytest.mark.parametrize("isa", kernels.instruction_sets())
+@pytest.mark.parametrize("name", sorted(kernels.formats()))
+def test_embedding_unpacks_exactly(isa, name):
+    rng = np.random.default_rng(7)
+    cols = max(format_of(name).block_size, 32)
+    weight = random_weight(rng, name, VOCAB, cols)
+    x = View("x", 0, cols)
+    eye = f32_tensor(np.eye(VOCAB, cols))
+    plan = Plan({"x": cols}, (Embed(x, "w", 2.0), Head(x, "eye")), VOCAB, {"w": weight, "eye": eye})
+    got = kernels.run(kernels.load(plan, KV, isa=isa), batch_of(np.arange(VOCAB)))
+    expected = 2 * dequantize(weight.data, name, VOCAB, cols) @ np.eye(VOCAB, cols, dtype=np.float32).T
+    np.testing.assert_allclose(got, expected, rtol=2e-7, atol=1e-12)
+
+
+def test_a_batch_outside_its_bounds_is_refused():
+    rng = np.random.default_rng(1)
+    plan = linear_plan(rng.normal(size=(VOCAB, 32)).astype(np.float32), random_weight(rng, "q4_1", 8, 32), None, "int8")
+    for isa in kernels.instruction_sets():
+        program = kernels.load(plan, KV, isa=isa)
+        good = batch_of([1, 2, 3])
+        for field, values in (
+            ("token_ids", [1, VOCAB, 2]),
+            ("token_ids", [1, -1, 2]),
+            ("positions", [0, 2, 3]),
+            ("positions", [-1, 0, 1]),
+            ("positions", [254, 255, 256]),
+            ("seq_starts", [0, 2]),
+            ("logit_rows", [3]),
+        ):
+            bad = Batch(**{**good.__dict__, field: np.asarray(values, np.int32)})
+            with pytest.raises(ValueError, match=r"\w"):
+                kernels.run(program, bad)
+        with pytest.raises(ValueError, match="page"):
+            kernels.run(program, Batch(**{**good.__dict__, "page_tables": np.full((1, 16), 16, np.int32)}))
+        assert np.isfinite(kernels.run(program, good)).all()
