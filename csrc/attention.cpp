@@ -1,0 +1,217 @@
+// Causal attention over paged keys and values, and the writing of pages.
+//
+//   a tile = some tokens of one sequence x the heads that share one kv head
+//
+//   many tokens:  one member runs a tile over all its segments, left to right, unpacking each segment once
+//   few tokens:   (kv head, segment) pairs are spread over the team, partial sums go to scratch, then one member per
+//                 kv head merges them left to right
+//
+// Both paths call the same functions on the same segments, so which one ran cannot be seen in the result (law 1).
+#include "attention_schedule.h"
+#include "ops.h"
+
+namespace farthing {
+namespace FARTHING_ISA {
+
+namespace {
+
+constexpr int64_t kDirectRows = 2 * kMaxRows;  // up to so many rows, pages are read without unpacking
+constexpr int64_t kPanel = 16;                 // keys or columns side by side in an unpacked segment
+
+// One member's buffers.
+struct Buffers {
+  float *q, *keys, *values, *scores;
+  Partial total, part;
+  int32_t* limits;
+  Buffers(float* at, const Sizes& s) {
+    q = at;
+    keys = q + s.matrix();
+    values = keys + s.segment();
+    scores = values + s.segment();
+    total = partial_at(scores + s.scores(), s);
+    part = partial_at(scores + s.scores() + s.partial(), s);
+    limits = reinterpret_cast<int32_t*>(scores + s.scores() + 2 * s.partial());
+  }
+};
+
+// The keys and values of positions [start, start + num_keys) where they lie in pages.
+template <class CK, class CV>
+void locate_segment(const AttentionArgs& a, const Tile& tile, int64_t start, int64_t num_keys, Segment& out) {
+  const int32_t* table = a.batch.page_tables + tile.sequence->index * a.batch.max_pages;
+  const char* k = static_cast<const char*>(a.layer.k) + tile.kv_head * CK::head_bytes(a.shape);
+  const char* v = static_cast<const char*>(a.layer.v) + tile.kv_head * CV::head_bytes(a.shape);
+  out.num_keys = num_keys;
+  out.k_page_size = a.shape.page_size;
+  out.num_runs = 0;
+  int64_t page = start / a.shape.page_size, slot = start % a.shape.page_size;
+  KeyRef* keys = out.keys;
+  for (int64_t key = 0; key < num_keys; ++page, slot = 0) {
+    const int64_t count = std::min(a.shape.page_size - slot, num_keys - key);
+    const char* k_head = k + table[page] * a.layer.k_page_bytes;
+    for (int64_t i = 0; i < count; i += 8) *keys++ = {k_head, slot + i};
+    out.runs[out.num_runs++] = {v + table[page] * a.layer.v_page_bytes, slot, count};
+    key += count;
+  }
+}
+
+// K as [panel of 16 keys][head_dim][16], V as [panel of 16 columns][256][16]: both are read in the order they lie.
+template <class CK>
+void unpack_keys(const Segment& from, int64_t head_dim, float* dst, Segment& to) {
+  to.num_keys = from.num_keys;
+  to.k_page_size = kPanel;
+  for (int64_t j = 0; j * 8 < from.num_keys; ++j) {
+    float* head = dst + j * 8 / kPanel * kPanel * head_dim;
+    const int64_t slot = j * 8 % kPanel;
+    const typename CK::Keys keys(from.keys[j].head, from.keys[j].slot);
+    for (int64_t d = 0; d < head_dim; ++d) store8(head + d * kPanel + slot, keys.at(d, from.k_page_size));
+    to.keys[j] = {reinterpret_cast<const char*>(head), slot};
+  }
+}
+
+template <class CV>
+void unpack_values(const Segment& from, int64_t head_dim, float* dst) {
+  for (int64_t r = 0; r < from.num_runs; ++r) {
+    const Run& run = from.runs[r];
+    const typename CV::Values values(run.head, run.slot, head_dim);
+    for (int64_t i = 0; i < run.count; ++i, dst += kPanel)
+      for (int64_t d = 0; d < head_dim; d += 8)
+        store8(dst + d / kPanel * kPanel * kSegment + d % kPanel, values.at(i, d, head_dim));
+  }
+}
+
+// One tile against segment number `s`; returns the first row that sees any of it.
+template <class CK, class CV>
+int64_t run_segment(const AttentionArgs& a, const Tile& tile, int64_t s, const Buffers& buf, const Partial& out) {
+  const int64_t group = a.num_heads / a.shape.num_kv_heads, head_dim = a.shape.head_dim;
+  const int64_t start = s * kSegment, past = start - tile.position;
+  const Rows rows{std::max<int64_t>(0, past) * group, tile.num_rows, buf.limits};
+  for (int64_t row = rows.first; row < rows.end; row += group)
+    std::fill_n(buf.limits + row, group, static_cast<int32_t>(std::min(kSegment, row / group + 1 - past)));
+  Segment pages;
+  locate_segment<CK, CV>(a, tile, start, buf.limits[rows.end - 1], pages);
+  if (rows.end - rows.first <= kDirectRows) {
+    scores<CK>(buf.q, head_dim, pages, rows, buf.scores);
+    softmax(rows, buf.scores, out);
+    values<CV>(buf.scores, pages, rows, head_dim, 0, head_dim, out.value, head_dim);
+    return rows.first;
+  }
+  Segment unpacked;
+  unpack_keys<CK>(pages, head_dim, buf.keys, unpacked);
+  scores<CodecF32>(buf.q, head_dim, unpacked, rows, buf.scores);
+  softmax(rows, buf.scores, out);
+  unpack_values<CV>(pages, head_dim, buf.values);
+  unpacked.num_runs = 1;
+  for (int64_t d = 0; d < head_dim; d += kPanel) {
+    unpacked.runs[0] = {reinterpret_cast<const char*>(buf.values + d * kSegment), 0, pages.num_keys};
+    values<CodecF32>(buf.scores, unpacked, rows, kPanel, 0, std::min(kPanel, head_dim - d), out.value + d, head_dim);
+  }
+  return rows.first;
+}
+
+// Calls f(token, head column, row) for the rows of a tile.
+template <class F>
+void for_tile_rows(const AttentionArgs& a, const Tile& tile, F&& f) {
+  const int64_t group = a.num_heads / a.shape.num_kv_heads;
+  for (int64_t row = 0; row < tile.num_rows; ++row)
+    f(tile.first_token + row / group, (tile.kv_head * group + row % group) * a.shape.head_dim, row);
+}
+
+void load_queries(const AttentionArgs& a, const Tile& tile, float* q) {
+  const int64_t head_dim = a.shape.head_dim;
+  for_tile_rows(a, tile, [&](int64_t token, int64_t column, int64_t row) {
+    const float* src = a.q.data + token * a.q.stride + column;
+    for (int64_t d = 0; d < head_dim; d += 8) store8(q + row * head_dim + d, load8(src + d) * splat(a.scale));
+  });
+}
+
+void store_result(const AttentionArgs& a, const Tile& tile, const Partial& total) {
+  const int64_t head_dim = a.shape.head_dim;
+  for_tile_rows(a, tile, [&](int64_t token, int64_t column, int64_t row) {
+    float* dst = a.dst.data + token * a.dst.stride + column;
+    const f32x8 inverse = splat(1.0f / total.sum[row]);
+    for (int64_t d = 0; d < head_dim; d += 8) store8(dst + d, load8(total.value + row * head_dim + d) * inverse);
+  });
+}
+
+template <class CK, class CV>
+void run_whole_tile(const AttentionArgs& a, const Tile& tile, const Buffers& buf) {
+  const int64_t group = a.num_heads / a.shape.num_kv_heads;
+  const int64_t last = tile.position + tile.num_rows / group - 1;
+  run_segment<CK, CV>(a, tile, 0, buf, buf.total);
+  for (int64_t s = 1; s * kSegment <= last; ++s) {
+    const int64_t first = run_segment<CK, CV>(a, tile, s, buf, buf.part);
+    merge(buf.total, buf.part, first, tile.num_rows, a.shape.head_dim);
+  }
+  store_result(a, tile, buf.total);
+}
+
+template <class CK, class CV>
+void run(const AttentionArgs& a, Worker& worker) {
+  const int64_t num_kv_heads = a.shape.num_kv_heads, group = a.num_heads / num_kv_heads;
+  const Schedule schedule(a.batch, a.shape, a.num_heads, worker.count);
+  const Buffers buf(a.scratch + worker.index * schedule.tile.worker(), schedule.tile);
+  worker.for_each(schedule.num_items, [&](int64_t item) {
+    const Sequence& s = schedule.sequence_of(item);
+    const Tile tile = schedule.tile_of(s, item);
+    load_queries(a, tile, buf.q);
+    if (!s.is_split) return run_whole_tile<CK, CV>(a, tile, buf);
+    const int64_t segment = schedule.segment_of(s, item);
+    float* at = a.scratch + schedule.partial(s, segment, tile.kv_head);
+    run_segment<CK, CV>(a, tile, segment, buf, partial_at(at, schedule.split_sizes(s)));
+  });
+  const int64_t num_split = static_cast<int64_t>(schedule.sequences.size()) - schedule.first_split;
+  if (num_split == 0) return;
+  worker.for_each(num_split * num_kv_heads, [&](int64_t i) {
+    const Sequence& s = schedule.sequences[schedule.first_split + i / num_kv_heads];
+    const Tile tile = schedule.tile_of(s, s.first_item + i % num_kv_heads);
+    auto partial = [&](int64_t segment) {
+      return partial_at(a.scratch + schedule.partial(s, segment, tile.kv_head), schedule.split_sizes(s));
+    };
+    for (int64_t segment = 1; segment < s.num_segments; ++segment) {
+      const int64_t first = std::max<int64_t>(0, segment * kSegment - s.position) * group;
+      merge(partial(0), partial(segment), first, tile.num_rows, a.shape.head_dim);
+    }
+    store_result(a, tile, partial(0));
+  });
+}
+
+}  // namespace
+
+void attention(const AttentionArgs& a, Worker& worker) {
+  with_codec(a.layer.k_codec, [&](auto k) {
+    with_codec(a.layer.v_codec, [&](auto v) { run<decltype(k), decltype(v)>(a, worker); });
+  });
+}
+
+int64_t attention_scratch(const BatchView& batch, const KVShape& shape, int64_t num_heads, int num_threads) {
+  return Schedule(batch, shape, num_heads, num_threads).scratch;
+}
+
+void store_kv(const BatchView& batch, const KVShape& shape, const KVLayer& layer, View k, View v, Worker& worker) {
+  constexpr int64_t kTokens = 32;  // of one item: about two pages, so that members seldom write to one cache line
+  with_codec(layer.k_codec, [&](auto kc) {
+    with_codec(layer.v_codec, [&](auto vc) {
+      using CK = decltype(kc);
+      using CV = decltype(vc);
+      worker.for_each((batch.num_tokens + kTokens - 1) / kTokens, [&](int64_t item) {
+        const int64_t first = item * kTokens, end = std::min(batch.num_tokens, first + kTokens);
+        int64_t b = std::upper_bound(batch.seq_starts, batch.seq_starts + batch.num_seqs, first) - batch.seq_starts - 1;
+        for (int64_t t = first; t < end; ++t) {
+          while (t >= batch.seq_starts[b + 1]) ++b;
+          const int64_t slot = batch.positions[t] % shape.page_size;
+          const int64_t page = batch.page_tables[b * batch.max_pages + batch.positions[t] / shape.page_size];
+          char* k_page = static_cast<char*>(layer.k) + page * layer.k_page_bytes;
+          char* v_page = static_cast<char*>(layer.v) + page * layer.v_page_bytes;
+          for (int64_t h = 0; h < shape.num_kv_heads; ++h) {
+            const int64_t column = h * shape.head_dim;
+            CK::encode_k(k_page + h * CK::head_bytes(shape), shape, slot, k.data + t * k.stride + column);
+            CV::encode_v(v_page + h * CV::head_bytes(shape), shape, slot, v.data + t * v.stride + column);
+          }
+        }
+      });
+    });
+  });
+}
+
+}  // namespace FARTHING_ISA
+}  // namespace farthing

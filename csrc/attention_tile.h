@@ -1,0 +1,225 @@
+// The arithmetic of one attention tile against one segment of keys: scores, softmax, weighted sum of values, and the
+// merge of two segments. Rows are (token, head) pairs that share a kv head; a row's result depends on nothing but its
+// own query and keys, because every sum runs in the order of its index whatever stands beside it (law 1).
+#pragma once
+#include "codecs.h"
+
+namespace farthing {
+namespace FARTHING_ISA {
+
+#if defined(FARTHING_ISA_avx2) || defined(__aarch64__)
+constexpr int kAccumulators = 12;  // sums kept in registers
+constexpr int kMaxRows = 6;        // rows of one register tile
+#else
+constexpr int kAccumulators = 6;
+constexpr int kMaxRows = 3;
+#endif
+constexpr int kSegmentVectors = kSegment / 8;
+
+// Vectors beside each other in a register tile of R rows: a power of two.
+constexpr int vectors_for(int rows) {
+  int n = 1;
+  while (n * 2 * rows <= kAccumulators && n < 8) n *= 2;
+  return n;
+}
+
+struct KeyRef {  // eight keys
+  const char* head;
+  int64_t slot;
+};
+struct Run {  // consecutive tokens of one page
+  const char* head;
+  int64_t slot, count;
+};
+// Where a segment's keys and values lie: in pages, or unpacked into the worker's scratch.
+struct Segment {
+  int64_t num_keys;
+  int64_t k_page_size;
+  KeyRef keys[kSegmentVectors];
+  int64_t num_runs;
+  Run runs[kSegment / 8 + 1];
+};
+// Rows [first_row, num_rows) see the first limits[row] >= 1 keys of the segment; limits do not descend.
+struct Rows {
+  int64_t first, end;
+  const int32_t* limits;
+};
+struct Partial {  // softmax over part of the keys, rows padded to a multiple of 8
+  float* max;     // [rows]
+  float* sum;     // [rows], of exp(score - max)
+  float* value;   // [rows, head_dim], sum of exp(score - max) * v
+};
+
+// acc[r][v] += a[r] * b(v) at one index of the sum.
+template <int R, int NV, class B>
+FARTHING_INLINE void multiply_add(f32x8 (&acc)[R][NV], const float* a, int64_t lda, B&& b) {
+  if constexpr (R > NV) {
+    f32x8 bs[NV];
+    for (int v = 0; v < NV; ++v) bs[v] = b(v);
+    for (int r = 0; r < R; ++r) {
+      const f32x8 ar = splat(a[r * lda]);
+      for (int v = 0; v < NV; ++v) acc[r][v] = fmadd(ar, bs[v], acc[r][v]);
+    }
+  } else {
+    f32x8 as[R];
+    for (int r = 0; r < R; ++r) as[r] = splat(a[r * lda]);
+    for (int v = 0; v < NV; ++v) {
+      const f32x8 bv = b(v);
+      for (int r = 0; r < R; ++r) acc[r][v] = fmadd(as[r], bv, acc[r][v]);
+    }
+  }
+}
+
+template <int R, int NV>
+FARTHING_INLINE void store_tile(const f32x8 (&acc)[R][NV], float* dst, int64_t ldd) {
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < NV; ++v) store8(dst + r * ldd + v * 8, acc[r][v]);
+}
+
+// dst[r, 8 j ..] = q[r] . keys[j], for R rows and n vectors of keys.
+template <class C, int R, int NV = vectors_for(R)>
+void score_rows(const float* q, int64_t head_dim, const KeyRef* keys, int64_t n, int64_t page_size, float* dst) {
+  for (; n >= NV; n -= NV, keys += NV, dst += NV * 8) {
+    typename C::Keys k[NV];
+    for (int v = 0; v < NV; ++v) k[v] = typename C::Keys(keys[v].head, keys[v].slot);
+    f32x8 acc[R][NV] = {};
+    for (int64_t d = 0; d < head_dim; ++d)
+      multiply_add<R, NV>(acc, q + d, head_dim, [&](int v) { return k[v].at(d, page_size); });
+    store_tile<R, NV>(acc, dst, kSegment);
+  }
+  if constexpr (NV > 1) {
+    if (n > 0) score_rows<C, R, NV / 2>(q, head_dim, keys, n, page_size, dst);
+  }
+}
+
+// dst[r, d] = sum over the first num_keys tokens of p[r, token] * v[token, d], for R rows and columns [d, end).
+template <class C, int R, int NV = vectors_for(R)>
+void value_rows(const float* p, const Segment& segment, int64_t num_keys, int64_t head_dim, int64_t d, int64_t end,
+                float* dst, int64_t ldd) {
+  for (; end - d >= NV * 8; d += NV * 8, dst += NV * 8) {
+    f32x8 acc[R][NV] = {};
+    const float* pk = p;
+    int64_t left = num_keys;
+    for (const Run* run = segment.runs; left > 0; ++run) {
+      const typename C::Values values(run->head, run->slot, head_dim);
+      const int64_t n = run->count < left ? run->count : left;
+      for (int64_t i = 0; i < n; ++i)
+        multiply_add<R, NV>(acc, pk + i, kSegment, [&](int v) { return values.at(i, d + v * 8, head_dim); });
+      pk += n;
+      left -= n;
+    }
+    store_tile<R, NV>(acc, dst, ldd);
+  }
+  if constexpr (NV > 1) {
+    if (d < end) value_rows<C, R, NV / 2>(p, segment, num_keys, head_dim, d, end, dst, ldd);
+  }
+}
+
+// Calls f(std::integral_constant<int, rows>) for 1 <= rows <= kMaxRows.
+template <int R = kMaxRows, class F>
+FARTHING_INLINE void with_rows(int64_t rows, F&& f) {
+  if constexpr (R > 1) {
+    if (rows < R) return with_rows<R - 1>(rows, f);
+  }
+  f(std::integral_constant<int, R>{});
+}
+
+// Calls f(first, num) for register tiles of nearly equal height that cover the rows.
+template <class F>
+FARTHING_INLINE void for_row_groups(const Rows& rows, F&& f) {
+  const int64_t n = rows.end - rows.first, groups = (n + kMaxRows - 1) / kMaxRows;
+  for (int64_t g = 0; g < groups; ++g) {
+    const int64_t begin = n * g / groups, end = n * (g + 1) / groups;
+    f(rows.first + begin, end - begin);
+  }
+}
+
+// s[row, key] = q[row] . key, up to each row's limit; what stands beyond is undefined.
+template <class C>
+void scores(const float* q, int64_t head_dim, const Segment& segment, const Rows& rows, float* s) {
+  const int64_t num_vectors = (segment.num_keys + 7) / 8;
+  const int64_t step = rows.end - rows.first <= kMaxRows ? num_vectors : 2;
+  for (int64_t j = 0; j < num_vectors; j += step) {
+    for_row_groups(rows, [&](int64_t row, int64_t num) {
+      const int64_t visible = (rows.limits[row + num - 1] + 7) / 8 - j;
+      if (visible <= 0) return;
+      with_rows(num, [&](auto r) {
+        score_rows<C, r>(q + row * head_dim, head_dim, segment.keys + j, visible < step ? visible : step,
+                         segment.k_page_size, s + row * kSegment + j * 8);
+      });
+    });
+  }
+}
+
+// s becomes exp(s - max) up to each row's limit; keys beyond it count as -infinity and are left out by selection, so
+// that whatever the page holds there, NaN included, does not matter.
+inline void softmax(const Rows& rows, float* s, const Partial& out) {
+  const f32x8 lane = {0, 1, 2, 3, 4, 5, 6, 7};
+  const f32x8 low = splat(-__builtin_inff());
+  for (int64_t row = rows.first; row < rows.end; ++row) {
+    float* x = s + row * kSegment;
+    const int64_t last = (rows.limits[row] - 1) / 8 * 8;
+    const f32x8 limit = splat(static_cast<float>(rows.limits[row] - last));
+    const f32x8 tail = load8(x + last);
+    store8(x + last, lane < limit ? tail : low);
+    f32x8 max = low;
+    for (int64_t i = 0; i <= last; i += 8) max = max8(max, load8(x + i));
+    const float m = max_of8(max);
+    f32x8 sum = zero8();
+    for (int64_t i = 0; i <= last; i += 8) {
+      const f32x8 e = exp8(load8(x + i) - splat(m));
+      store8(x + i, e);
+      sum = sum + e;
+    }
+    out.max[row] = m;
+    out.sum[row] = sum8(sum);
+  }
+}
+
+// Columns [d, end) of value[row] = sum of p[row, token] * v[token] over each row's own tokens. Rows of a register tile
+// share the tokens that all of them see; the few that only later rows see follow one by one, in the same order, so
+// that a later token's value, infinite perhaps, cannot reach an earlier row as 0 * inf.
+template <class C>
+void values(const float* p, const Segment& segment, const Rows& rows, int64_t head_dim, int64_t d, int64_t end,
+            float* dst, int64_t ldd) {
+  for_row_groups(rows, [&](int64_t row, int64_t num) {
+    const int64_t common = rows.limits[row], most = rows.limits[row + num - 1];
+    with_rows(num, [&](auto r) {
+      value_rows<C, r>(p + row * kSegment, segment, common, head_dim, d, end, dst + row * ldd, ldd);
+    });
+    int64_t key = 0;
+    for (const Run* run = segment.runs; key < most; key += run->count, ++run) {
+      if (key + run->count <= common) continue;
+      const typename C::Values v(run->head, run->slot, head_dim);
+      for (int64_t i = common > key ? common - key : 0; i < run->count && key + i < most; ++i)
+        for (int64_t r = row; r < row + num; ++r)
+          for (int64_t c = d; rows.limits[r] > key + i && c < end; c += 8) {
+            float* out = dst + r * ldd + c - d;
+            store8(out, fmadd(splat(p[r * kSegment + key + i]), v.at(i, c, head_dim), load8(out)));
+          }
+    }
+  });
+}
+
+// Adds the keys of `from`, which stand right of those of `into`, for rows [first, end).
+inline void merge(const Partial& into, const Partial& from, int64_t first, int64_t end, int64_t head_dim) {
+  float old_weight[8], new_weight[8];
+  for (int64_t row = first; row < end; ++row) {
+    const int64_t lane = (row - first) % 8;
+    if (lane == 0) {
+      const f32x8 a = load8(into.max + row), b = load8(from.max + row), m = max8(a, b);
+      const f32x8 wa = exp8(a - m), wb = exp8(b - m);
+      store8(old_weight, wa);
+      store8(new_weight, wb);
+      store8(into.max + row, m);
+      store8(into.sum + row, fmadd(load8(from.sum + row), wb, load8(into.sum + row) * wa));
+    }
+    const f32x8 wa = splat(old_weight[lane]), wb = splat(new_weight[lane]);
+    float* a = into.value + row * head_dim;
+    const float* b = from.value + row * head_dim;
+    for (int64_t d = 0; d < head_dim; d += 8) store8(a + d, fmadd(load8(b + d), wb, load8(a + d) * wa));
+  }
+}
+
+}  // namespace FARTHING_ISA
+}  // namespace farthing
