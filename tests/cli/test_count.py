@@ -85,6 +85,7 @@ def test_show_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "message"),
     [
         (["x", "--model", "gpt-4o-mnii"], "nearest: gpt-4o-mini"),
+        (["x", "--model", "smollm2-135m-instrukt"], "nearest: smollm2-135m-instruct"),
         (["x", "--model", "/nowhere/model.gguf"], "/nowhere/model.gguf"),
         (["x", "--file", "y"], "not both"),
         (["--file", "no-such-file.txt", "--model", "gpt-4o"], "no-such-file.txt: No such file"),

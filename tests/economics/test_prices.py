@@ -156,7 +156,7 @@ def test_unknown_and_ambiguous_providers() -> None:
         BOOK.find(GEMINI, at=NOW, provider="openrooter")
     with pytest.raises(PriceError, match=r"several providers.*--provider: .*openai"):
         BOOK.find("text-embedding-3-small", at=NOW)
-    with pytest.raises(UnknownModel, match="at groq"):
+    with pytest.raises(UnknownModel, match="at groq; nearest"):
         BOOK.find(GEMINI, at=NOW, provider="groq")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from farthing.cli._output import DEFAULT_MODEL, JsonOption, console, emit, warn
-from farthing.errors import InvalidRequest, ModelNotFound, UnknownModel
+from farthing.errors import InvalidRequest, ModelNotFound
 
 if TYPE_CHECKING:
     from farthing.economics.count import Count
@@ -50,7 +50,7 @@ def count(
         if show:
             _print_tokens([piece for _, piece in tokens])
         ratio = f", {result.characters_per_token:.2f} characters per token" if result.tokens else ""
-        number = f"{result.tokens:,} tokens"
+        number = f"{result.tokens:,} token{'' if result.tokens == 1 else 's'}"
         if result.method == "estimate":
             number = f"about {number} ({result.low:,} to {result.high:,})"
         typer.echo(f"{number}, {result.characters:,} characters{ratio}")
@@ -82,20 +82,16 @@ def _decode(content: bytes, where: str) -> str:
 def _count(text: str, model: str) -> tuple["Count", list[tuple[int, bytes]]]:
     """The count, and the tokens as (id, bytes): of the model's own tokenizer if it is here, else of OpenAI's."""
     from farthing.economics.count import ENCODINGS, count_for_model, tokens_of
-    from farthing.models.hub import known_models
+    from farthing.models.hub import known_models, pulled_models
 
+    known = tuple(entry.name for entry in known_models())
     if model not in ENCODINGS:
         try:
             return _count_locally(text, model)
-        except ModelNotFound as error:
-            is_ours = model.startswith("hf:") or model.endswith(".gguf")
-            if is_ours or any(model == known.name for known in known_models()):
+        except ModelNotFound:
+            if model in known or model.startswith("hf:") or model.endswith(".gguf"):
                 raise
-            not_here = error
-    try:
-        result = count_for_model(text, model)
-    except UnknownModel as error:
-        raise UnknownModel(f"{error}. As a model on this machine: {not_here}") from None
+    result = count_for_model(text, model, (*known, *pulled_models()))
     return result, tokens_of(text, result.encoding)
 
 

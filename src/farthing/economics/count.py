@@ -113,13 +113,13 @@ def tokens_of(text: str, encoding: str) -> list[tuple[int, bytes]]:
     return list(zip(ids, _encoding(encoding).decode_tokens_bytes(ids), strict=True))
 
 
-def count_for_model(text: str, model: str) -> Count:
-    """Count `text` for an encoding's name or a hosted model's.
+def count_for_model(text: str, model: str, other_names: tuple[str, ...] = ()) -> Count:
+    """Count `text` for an encoding's name or a hosted model's; `other_names` may be proposed in an error.
 
     Raises UnknownModel, with the nearest names, for a name that is in no price list and no encoding, and
     InvalidRequest for a model of OpenAI's older encodings, which are not shipped.
     """
-    encoding, family = _method(model.strip())
+    encoding, family = _method(model.strip(), other_names)
     base = count_tokens(text, encoding)
     if family is None:
         return Count(base, len(text), "exact", encoding, base, base, f"{encoding}, counted exactly and offline")
@@ -129,7 +129,7 @@ def count_for_model(text: str, model: str) -> Count:
     return Count(round(tokens), len(text), "estimate", encoding, low, high, basis)
 
 
-def _method(model: str) -> tuple[str, _Family | None]:
+def _method(model: str, other_names: tuple[str, ...]) -> tuple[str, _Family | None]:
     """(encoding, None) where it is exact, (o200k_base, how to scale it) where it is not."""
     if model in ENCODINGS:
         return model, None
@@ -139,7 +139,7 @@ def _method(model: str) -> tuple[str, _Family | None]:
 
     name = model.lower().removeprefix("openai/")
     if name not in tiktoken.model.MODEL_TO_ENCODING:
-        name = known_model(model)  # refuses a typo; tiktoken's prefixes alone would accept gpt-4o-mnii
+        name = known_model(model, other_names)  # refuses a typo; tiktoken's prefixes alone would accept gpt-4o-mnii
     name = name.rpartition("/")[2]
     try:
         # gpt-oss: o200k_harmony differs from o200k_base in its special tokens only

@@ -134,15 +134,15 @@ def _unknown_model(model: str, providers: "tuple[Provider, ...]", other_names: t
     longer = sorted((name for name in names if name.startswith(asked)), key=len)
     near = list(dict.fromkeys([*longer[:2], *get_close_matches(asked, names, n=4, cutoff=0.6)]))[:4]
     where = f" at {providers[0].id}" if len(providers) == 1 else ""
-    hint = f"nearest: {', '.join(near)}" if near else "no name is near; state prices of your own in a TOML file"
-    return UnknownModel(f"unknown model {model!r}: no price is known{where}; {hint}")
+    none = "no known name is near (a model of your own is given by its path, a price of your own in a TOML file)"
+    return UnknownModel(f"unknown model {model!r}{where}; {'nearest: ' + ', '.join(near) if near else none}")
 
 
-def known_model(model: str) -> str:
+def known_model(model: str, other_names: tuple[str, ...] = ()) -> str:
     """The name in lower case if some provider's price list has it. Raises UnknownModel with the nearest names."""
     name = model.strip().lower()
     if not any(_in_provider(provider, name) for provider in _providers()):
-        _find(model, None)
+        _find(model, None, other_names)
     return name
 
 
