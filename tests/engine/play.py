@@ -41,7 +41,7 @@ def scripts(draw, vocab_size: int, max_prompt: int, max_tokens: int, max_request
 
 
 def play(engine: Engine, script: Script) -> Played:
-    """Runs the script to its end; checks that every page is accounted for after every step, and none is held at last."""
+    """Runs the script to its end; checks that pages add up after every step, and none is held at last."""
     played = Played()
     number: dict[int, int] = {}  # request id -> position in the script
     step, last = 0, max(at for at, _ in script.requests)

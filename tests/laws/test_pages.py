@@ -1,4 +1,4 @@
-"""Law 2: pages are conserved after any sequence of operations, each holds what its reader thinks, none is held at idle."""
+"""Law 2: pages are conserved by any operations, each holds what its reader thinks, none is held at idle."""
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -24,7 +24,7 @@ class Pages(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.cache = KVCache(9, PAGE)
-        self.memory = {page: [None] * PAGE for page in range(9)}  # what run() would have stored: (salt, tokens up to here)
+        self.memory = {page: [None] * PAGE for page in range(9)}  # as stored: (salt, tokens so far)
         self.live: list[Holder] = []
 
     def write(self, holder, position):
@@ -50,7 +50,7 @@ class Pages(RuleBasedStateMachine):
 
     @rule(holder=holders, n=st.integers(1, 6), more=prompts)
     def compute(self, holder, n, more):
-        """The next n tokens: of the prompt, then others, as an answer would be. Truncation may have changed the mind."""
+        """The next n tokens: of the prompt, then others, as an answer would be; or others after a truncation."""
         if holder not in self.live:
             return
         holder.tokens += more
