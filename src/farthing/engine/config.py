@@ -1,13 +1,11 @@
 """How an engine is set up, and how many pages that makes."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from farthing.errors import CapacityError, InvalidRequest
 from farthing.kernels.plan import KVSpec
-
-if TYPE_CHECKING:
-    from farthing.models.config import ModelConfig
+from farthing.models import ModelConfig
 
 __all__ = ["EngineConfig", "kv_spec"]
 
@@ -51,7 +49,7 @@ class EngineConfig:
         need(self.product in ("f32", "int8"), "product", "f32, int8")
 
 
-def kv_spec(config: EngineConfig, model: "ModelConfig") -> KVSpec:
+def kv_spec(config: EngineConfig, model: ModelConfig) -> KVSpec:
     """The pages: as many as kv_bytes holds, no more than max_num_seqs sequences of the whole context can use.
 
     Raises CapacityError where kv_bytes does not hold a single page.

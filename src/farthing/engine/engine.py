@@ -4,7 +4,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +19,9 @@ from farthing.engine.sequence import Sequence
 from farthing.errors import CapacityError, InvalidRequest
 from farthing.kernels import Program, Sampled
 from farthing.kernels.plan import Batch, KVSpec, Plan
+from farthing.models import Model
 from farthing.models.tokenizer import Detokenizer
 from farthing.request import Done, Event, Request, Token
-
-if TYPE_CHECKING:
-    from farthing.models import Model
 
 __all__ = ["Engine", "EngineStats"]
 
@@ -57,7 +55,7 @@ class Engine:
 
     def __init__(
         self,
-        model: "Model",
+        model: Model,
         config: EngineConfig | None = None,
         *,
         clock_ns: Callable[[], int] = time.perf_counter_ns,
