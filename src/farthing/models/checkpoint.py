@@ -1,0 +1,175 @@
+"""Opens a model from disk: a GGUF file, a Hugging Face folder, or a known name in the user's cache folder.
+
+Nothing is copied that can stay where it is: matrices are views of the mapped file until a program packs them.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from farthing.errors import CorruptModel, InvalidRequest, ModelNotFound
+from farthing.kernels.formats import dequantize, row_bytes
+from farthing.kernels.plan import Plan, Product, QTensor
+from farthing.models.architectures import architecture_of_gguf, architecture_of_hf
+from farthing.models.config import ModelConfig, config_from_gguf, config_from_hf
+from farthing.models.decoder import build_plan, tensor_shapes
+from farthing.models.fields import Fields
+from farthing.models.gguf import read_gguf
+from farthing.models.hub import find_model
+from farthing.models.safetensors import read_safetensors
+from farthing.models.template import encode_chat
+from farthing.models.tokenizer import Tokenizer, load_tokenizer_gguf, load_tokenizer_json
+from farthing.quant import quantizable, requantize, target_format
+from farthing.request import Message
+
+__all__ = ["Model", "load_model"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that is ready to become a program. `tensors` are named as in `decoder.py`."""
+
+    name: str
+    path: Path
+    config: ModelConfig
+    tokenizer: Tokenizer = field(repr=False)
+    tensors: "Tensors" = field(repr=False)
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """Every token id that ends an answer."""
+        return self.tokenizer.eos_ids
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(rows * cols for _, rows, cols in tensor_shapes(self.config))
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights in the formats they run in."""
+        return self.tensors.num_bytes()
+
+    def plan(self, product: Product = "f32") -> Plan:
+        """The operations that compute this model; see `kernels.plan.Linear` for what product means."""
+        return build_plan(self.config, self.tensors, product)
+
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a conversation in the model's chat template, ready for the model's answer."""
+        return encode_chat(self.tokenizer, messages)
+
+
+class Tensors(Mapping[str, QTensor]):
+    """A checkpoint's tensors under our names, in the formats they run in.
+
+    A matrix that is to be re-blocked is converted each time it is asked for and not kept: a program packs it once, and
+    then two copies of the weights would lie in memory.
+    """
+
+    def __init__(self, tensors: Mapping[str, QTensor], format: str | None = None) -> None:
+        self._tensors = tensors
+        self._format = format
+
+    def __getitem__(self, name: str) -> QTensor:
+        tensor = self._tensors[name]
+        return requantize(tensor, self.format_of(name))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors  # the mixin's would convert the tensor
+
+    def format_of(self, name: str) -> str:
+        """The format that the tensor has when it is asked for."""
+        tensor = self._tensors[name]
+        return tensor.format if self._format is None else target_format(tensor, self._format)
+
+    def num_bytes(self) -> int:
+        """Bytes of all tensors in these formats, without converting any."""
+        return sum(t.rows * row_bytes(self.format_of(name), t.cols) for name, t in self._tensors.items())
+
+
+def load_model(path_or_name: str | Path, *, weights: str | None = None) -> Model:
+    """Open a .gguf file, a folder with config.json, or a name that `farthing pull` has put in the cache folder.
+
+    weights: re-block every matrix to this format (one of `quant.quantizable()`); None keeps the file's formats.
+    Raises ModelNotFound, UnsupportedModel, CorruptModel, and InvalidRequest for an unknown `weights`.
+    """
+    if weights is not None and weights not in quantizable():
+        raise InvalidRequest(f"weights is {weights!r}; allowed: {', '.join(quantizable())}, or none to keep the file's")
+    path = find_model(path_or_name)
+    is_path = Path(path_or_name).expanduser().exists()
+    name = str(path_or_name) if not is_path else path.stem if path.is_file() else path.resolve().name
+    config, tensors, tokenizer = _open_folder(path) if path.is_dir() else _open_gguf(path)
+    return Model(name, path, config, tokenizer, Tensors(tensors, weights))
+
+
+def _open_gguf(path: Path) -> tuple[ModelConfig, dict[str, QTensor], Tokenizer]:
+    file = read_gguf(path)
+    architecture = architecture_of_gguf(Fields(file.metadata, str(path)).text("general.architecture"))
+    config = config_from_gguf(architecture, file.metadata, file.tensors)
+    tensors = _collect(path, config, file.tensors, architecture.gguf_tensors)
+    return config, tensors, load_tokenizer_gguf(file.metadata)
+
+
+def _open_folder(path: Path) -> tuple[ModelConfig, dict[str, QTensor], Tokenizer]:
+    raw = _read_json(path / "config.json")
+    architecture = architecture_of_hf(Fields(raw, f"{path}: config.json").text("model_type"))
+    config = config_from_hf(architecture, raw)
+    tensors = _collect(path, config, read_safetensors(path), architecture.hf_tensors)
+    return config, tensors, load_tokenizer_json(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        raw = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ModelNotFound(f"{path}: cannot be read ({error.strerror}); a model's folder needs it") from error
+    except (ValueError, RecursionError) as error:
+        raise CorruptModel(f"{path} is not JSON ({error})") from None
+    if not isinstance(raw, dict):
+        raise CorruptModel(f"{path} is not a JSON object")
+    return raw
+
+
+def _collect(
+    path: Path, config: ModelConfig, theirs: Mapping[str, QTensor], names: Mapping[str, str]
+) -> dict[str, QTensor]:
+    """The tensors that `config` needs, by our names; vectors as float32 of their own. Raises CorruptModel."""
+    tensors: dict[str, QTensor] = {}
+    for name, rows, cols in tensor_shapes(config):
+        tensors[name] = _checked(path, theirs, _name_in_file(name, names), rows, cols)
+    if names.get("rope_factors") in theirs:
+        factors = _checked(path, theirs, names["rope_factors"], 1, config.head_dim // 2)
+        if not (factors.data.view(np.float32) > 0).all():
+            raise CorruptModel(f"{path}: tensor {names['rope_factors']!r} holds numbers that are not above 0")
+        tensors["rope_factors"] = factors
+    return tensors
+
+
+def _name_in_file(name: str, names: Mapping[str, str]) -> str:
+    """`layers.3.q` -> `blk.3.attn_q.weight`"""
+    layer, _, role = name.rpartition(".")
+    return names[role].format(layer.removeprefix("layers."))
+
+
+def _checked(path: Path, theirs: Mapping[str, QTensor], name: str, rows: int, cols: int) -> QTensor:
+    tensor = theirs.get(name)
+    if tensor is None:
+        raise CorruptModel(f"{path}: tensor {name!r} [{rows}, {cols}] is missing")
+    if (tensor.rows, tensor.cols) != (rows, cols):
+        found = f"[{tensor.rows}, {tensor.cols}]"
+        raise CorruptModel(f"{path}: tensor {name!r} is {found}; its model's sizes say [{rows}, {cols}]")
+    if rows > 1:
+        return tensor
+    values = dequantize(tensor.data, tensor.format, 1, cols)
+    if not np.isfinite(values).all():
+        raise CorruptModel(f"{path}: tensor {name!r} holds values that are not finite numbers")
+    return QTensor("f32", 1, cols, values.reshape(-1).view(np.uint8))
