@@ -76,7 +76,8 @@ def test_llama_cpp_loads_it_and_answers(q8_0: Path) -> None:
     program = llama_cpp()
     assert program is not None
     environment = {**os.environ, "LD_LIBRARY_PATH": str(Path(program).parent)}
-    arguments = ["-m", q8_0, "-p", "The capital of France is", "-n", "2", "--temp", "0", "-no-cnv", "-t", "1", "-c", "64"]
+    options = ["-n", "2", "--temp", "0", "-no-cnv", "-t", "1", "-c", "64"]
+    arguments = ["-m", q8_0, "-p", "The capital of France is", *options]
     done = subprocess.run(
         [program, *arguments], capture_output=True, text=True, timeout=120, env=environment, stdin=subprocess.DEVNULL
     )
