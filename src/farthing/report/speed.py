@@ -22,6 +22,7 @@ __all__ = ["SpeedRow", "Work", "default_works", "measure_speed"]
 PAGE_SIZE = 16
 CHUNK = 512  # tokens of a prompt in one step, as in the engine
 BYTES_PER_VALUE = {"f32": 4, "f16": 2}
+MIN_PROBE_BYTES = 1 << 20
 MIN_S = 0.5  # each row is repeated for at least this long
 
 
@@ -68,7 +69,7 @@ def measure_speed(
     plan = model.plan(product)
     counts = _Counts.of(plan, kv)
     program = kernels.load(plan, kv, num_threads=num_threads)
-    limits = kernels.probe(num_threads, counts.weight_bytes)
+    limits = kernels.probe(num_threads, max(counts.weight_bytes, MIN_PROBE_BYTES))
     gop_s = limits.int8_gop_s if product == "int8" and counts.has_codes else limits.f32_gflop_s
     rows = []
     for work in works:
