@@ -71,7 +71,7 @@ def _choose(raw: npt.NDArray[np.float64], seen: npt.NDArray[np.int32], p: dict[s
         order = order[: int(np.searchsorted(cumulative, p["top_p"])) + 1]
     if p["min_p"] > 0:
         order = order[np.exp(x[order]) >= p["min_p"]]
-    weights = np.exp(x[order])
-    cumulative = np.cumsum(weights)
+    order = np.sort(order)  # the draw runs through the survivors by id, as native code does, which never sorts them
+    cumulative = np.cumsum(np.exp(x[order]))
     target = uniform(int(p["seed"]), int(p["step"])) * cumulative[-1]
     return int(order[min(int(np.searchsorted(cumulative, target, side="right")), len(order) - 1)])
