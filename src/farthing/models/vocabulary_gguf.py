@@ -105,11 +105,11 @@ def vocabulary_from_gguf(metadata: Mapping[str, Any]) -> Vocabulary:
 
 def _pre(metadata: Mapping[str, Any]) -> str:
     given = metadata.get("tokenizer.ggml.pre", "default")
-    name = _SAME_AS.get(given, given)
+    name = _SAME_AS.get(given, given) if isinstance(given, str) else None
     if name not in PATTERNS:
         known = ", ".join(sorted([*PATTERNS, *_SAME_AS]))
         raise UnsupportedModel(f"tokenizer.ggml.pre {given!r} is not supported; supported: {known}")
-    return str(name)
+    return name
 
 
 def _byte_level(ids: dict[str, int], merges: list[tuple[str, str]], pre: str, space_prefix: bool) -> Backend:
