@@ -226,6 +226,27 @@ def test_without_kv_cache_every_token_computes_the_whole_sequence():
     assert engine.stats().num_computed_tokens == 2 * (50 + 51 + 52 + 53)
 
 
+def test_an_interrupted_step_can_be_taken_again():
+    engine = make_engine()
+    id = engine.submit(greedy(*PROMPT, max_tokens=12))
+    engine.step()
+    program, run_batch = engine.program, engine.program.run
+
+    def interrupted(batch):
+        run_batch(batch)
+        program.run = run_batch
+        raise KeyboardInterrupt
+
+    program.run = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        engine.step()
+    events = []
+    while engine.has_work:
+        events += engine.step()
+    assert events[-1].request_id == id
+    assert list(events[-1].token_ids) == naive(PROMPT, SamplingParams(temperature=0, max_tokens=12))
+
+
 def test_messages_become_the_models_chat():
     message = Message("user", "abc")
     params = SamplingParams(temperature=0, max_tokens=5)

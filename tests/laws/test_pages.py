@@ -1,8 +1,9 @@
 """Law 2: pages are conserved by any operations, each holds what its reader thinks, none is held at idle."""
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule, run_state_machine_as_test
 
 from farthing.cache import KVCache, UnderWay
 
@@ -112,5 +113,10 @@ class Pages(RuleBasedStateMachine):
         assert self.cache.num_available == self.cache.num_pages
 
 
-Pages.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 TestPages = Pages.TestCase
+TestPages.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+
+
+@pytest.mark.torture
+def test_pages_at_length():
+    run_state_machine_as_test(Pages, settings=settings(max_examples=5000, stateful_step_count=100, deadline=None))

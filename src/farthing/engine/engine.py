@@ -131,14 +131,15 @@ class Engine:
             return []
         batch, rows = self._batches.build(scheduled)
         logits = self._kernels.run(self.program, batch)  # [len(rows), V]
+        sampled = self._kernels.sample(self.program, logits, **self._sample_arrays.of(rows)) if rows else None
+        # Nothing has changed so far: a step that was interrupted can be taken again.
         for seq in scheduled:
             assert seq.lease is not None
             seq.is_answering = seq.num_output_tokens > 0
             seq.num_computed_tokens += seq.num_scheduled_tokens
             self.cache.commit(seq.lease, seq.token_ids[: seq.num_computed_tokens])
         events: list[Event] = []
-        if rows:
-            sampled = self._kernels.sample(self.program, logits, **self._sample_arrays.of(rows))
+        if sampled is not None:
             self._append(rows, sampled, events)
         self._share_time(scheduled, self._clock_ns() - started_ns, len(batch.token_ids))
         events += [self._finish(seq) for seq in rows if seq.finish_reason is not None]
