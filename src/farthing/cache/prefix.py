@@ -110,17 +110,15 @@ class PrefixTree:
         return node
 
     def withdraw(self, last: Node) -> None:
-        """Forget the pages under way, from `last` upwards: their owner has given up, or another was quicker."""
-        node: Node | None = last
-        owner = last.owner
-        while node is not None and owner is not None and node.owner is owner:
+        """Forget the pages under way, from `last` up to the node that their owner pins: it gave up, or was late."""
+        node, owner = last, last.owner
+        assert owner is not None
+        while node.owner is owner:
             assert node.parent is not None
             assert not node.children
             del node.parent.children[node.key]
             node.owner = None
             node = node.parent
-        if node is not None:
-            self._settle(node)
 
     def evict(self) -> int:
         """The page of the warm leaf used longest ago; there must be a warm page."""

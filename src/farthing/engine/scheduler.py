@@ -119,4 +119,3 @@ class Scheduler:
         assert seq.lease is not None
         self._cache.release(seq.lease)
         seq.lease = None
-        seq.num_computed_tokens = 0
