@@ -1,5 +1,7 @@
 """Where a number was measured: the machine, the commit, and how much memory a stretch of work took at most."""
 
+import ctypes
+import gc
 import os
 import platform
 import subprocess
@@ -9,7 +11,7 @@ from pathlib import Path
 
 import farthing
 
-__all__ = ["Machine", "commit", "peak_bytes", "reset_peak", "this_machine"]
+__all__ = ["Machine", "commit", "free_memory", "peak_bytes", "reset_peak", "this_machine"]
 
 PROC = Path("/proc/self")
 
@@ -51,6 +53,17 @@ def commit() -> str:
     except (OSError, subprocess.SubprocessError):
         return version
     return f"{head}+changes" if changes else head
+
+
+def free_memory() -> None:
+    """Give back what is no longer used, so that one row's weights do not count in the next row's peak.
+
+    glibc keeps freed arrays for later unless it is told; other C libraries have no such call and need none.
+    """
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
 
 
 def reset_peak() -> bool:

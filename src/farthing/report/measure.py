@@ -3,7 +3,6 @@
     for each lever:  free the last engine -> reset the memory mark -> load -> warm up -> TIME THE WORKLOAD -> quality
 """
 
-import gc
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from farthing.kernels.plan import Product
 from farthing.models import Model, load_model
 from farthing.report.document import LeverResult, Quality, Sample
 from farthing.report.levers import Lever, is_four_bit, levers, linear_formats
-from farthing.report.machine import peak_bytes, reset_peak
+from farthing.report.machine import free_memory, peak_bytes, reset_peak
 from farthing.report.quality import divergence, pieces_without_repeats
 from farthing.report.score import Scorer
 from farthing.report.workload import Workload
@@ -115,7 +114,7 @@ class _Session:
     def _run(self, lever: Lever, requests: Sequence[Request]) -> _Run:
         if self.weights != lever.weights:
             self.model = None  # before the next one is loaded
-        gc.collect()
+        free_memory()
         has_mark = reset_peak()
         if self.model is None:
             self.model, self.weights = load_model(self.path, weights=lever.weights), lever.weights

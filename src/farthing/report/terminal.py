@@ -13,6 +13,7 @@ from farthing.report.words import headline, hosted_sentence, mib, rate, times, u
 __all__ = ["bar", "print_report"]
 
 BAR_CELLS = 24
+WIDTH = 120
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
@@ -24,10 +25,12 @@ def print_report(report: Report, console: Console) -> None:
         console.print(f"PARTIAL: interrupted. Not measured: {', '.join(report.missing)}")
     if report.rows:
         console.print()
-        console.print(_money(report))
-        console.print()
-        console.print(_measured(report))
-        console.print()
+        for table in (_money(report), _measured(report)):
+            # Where there is no terminal, or a narrow one, lines are long rather than cut.
+            console.print(table, width=max(console.width, WIDTH), crop=False)
+            console.print()
+        if any(result.sample for result in report.results):
+            console.print("* run on a sample of the requests")
     console.print(headline(report))
     for hosted in report.hosted:
         console.print(f"• {hosted_sentence(hosted)}")
@@ -52,7 +55,7 @@ def _full(rows: Sequence[Row]) -> Decimal:
 
 def _money(report: Report) -> Table:
     full = _full(report.rows)
-    table = _table("lever", f"blended $/Mtok, full bar {usd(full)}", num_text=2)
+    table = _table("lever", f"$/Mtok, full: {usd(full)}", num_text=2)
     for name in ("blended", "input", "output", "×above", "×first"):
         table.add_column(name, justify="right", no_wrap=True)
     if report.host.watts is not None:
