@@ -28,10 +28,17 @@ def pull(
     """
     from farthing.models.download import pull_model
 
-    with progress() as bar:
-        task = bar.add_task(f"pulling {model}", total=None, visible=not model.startswith("hf:"))
-        note(f"farthing: pulling {model}")
-        pulled = pull_model(model, lambda done, total: bar.update(task, completed=done, total=total))
+    note(f"farthing: pulling {model}")
+    if model.startswith("hf:"):
+        pulled = pull_model(model)  # the hub's library shows its own bars, one per file
+    else:
+        with progress() as bar:
+            task = bar.add_task("megabytes", total=None)
+
+            def show(done: int, total: int) -> None:
+                bar.update(task, completed=done // 10**6, total=total // 10**6)
+
+            pulled = pull_model(model, show)
 
     def render() -> None:
         state = "pulled" if pulled.fresh else "already there"

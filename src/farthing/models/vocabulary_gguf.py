@@ -153,9 +153,10 @@ def _merges(metadata: Mapping[str, Any], ids: Mapping[str, int], control: Mappin
     merges: list[tuple[str, str]] = []
     for number, line in enumerate(_strings(metadata, "merges")):
         left, _, right = line.partition(" ")
-        if left in control or right in control or left + right in control:
+        whole = left + right
+        if left in control or right in control or whole in control:
             continue
-        if not (left and right) or left not in ids or right not in ids or left + right not in ids:
+        if not (left and right) or left not in ids or right not in ids or whole not in ids:
             raise CorruptModel(
                 f"tokenizer.ggml.merges[{number}] is {line[:60]!r}, which does not join two tokens into a third; "
                 "take the file anew"
@@ -175,7 +176,7 @@ def _array(metadata: Mapping[str, Any], name: str) -> Sequence[Any]:
 
 def _strings(metadata: Mapping[str, Any], name: str) -> Sequence[str]:
     value = _array(metadata, name)
-    if not all(isinstance(item, str) for item in value):
+    if not set(map(type, value)) <= {str}:
         raise CorruptModel(f"tokenizer.ggml.{name} is not an array of strings; take the file anew")
     return value
 
@@ -184,7 +185,7 @@ def _numbers(metadata: Mapping[str, Any], name: str, length: int) -> Sequence[in
     if f"tokenizer.ggml.{name}" not in metadata:
         return None
     value = _array(metadata, name)
-    if len(value) != length or not all(isinstance(item, int | float) for item in value):
+    if len(value) != length or not set(map(type, value)) <= {int, float}:
         raise CorruptModel(f"tokenizer.ggml.{name} has {len(value)} entries for {length} tokens, or is not numeric")
     return value
 
