@@ -51,6 +51,7 @@ def perplexity(
     from farthing.engine import EngineConfig
     from farthing.models import load_model
     from farthing.report import quality
+    from farthing.report.levers import effective_product
     from farthing.report.score import Scorer
 
     config = EngineConfig(num_threads=usable_threads(threads))
@@ -72,7 +73,7 @@ def perplexity(
         "window": window,
         "model": loaded.name,
         "weights": weights or "file",
-        "product": product,
+        "product": effective_product(loaded.plan(product), product),
     }
     if found.divergence is not None:
         document |= {

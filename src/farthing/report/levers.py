@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from farthing.engine import EngineConfig
 from farthing.kernels.plan import Linear, Plan, Product
 
-__all__ = ["Lever", "is_four_bit", "levers", "linear_formats"]
+__all__ = ["Lever", "effective_product", "is_four_bit", "levers", "linear_formats"]
 
 FOUR_BIT = ("q4_0", "q4_1")
 BATCH = EngineConfig().max_num_seqs
@@ -61,6 +61,12 @@ def linear_formats(plan: Plan) -> frozenset[str]:
     """Formats of the matrices in the layers (embedding and head are often kept finer)."""
     names = [name for op in plan.ops if isinstance(op, Linear) for name in op.weights]
     return frozenset(plan.tensors[name].format for name in names)
+
+
+def effective_product(plan: Plan, product: Product) -> Product:
+    """What the layers multiply in: weights without integer codes are multiplied in f32 whatever is asked for."""
+    has_codes = any(name.startswith(("q", "iq")) for name in linear_formats(plan))
+    return product if has_codes else "f32"
 
 
 def is_four_bit(file_formats: frozenset[str]) -> bool:

@@ -11,14 +11,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from farthing import kernels
 from farthing.kernels import Limits, Program
 from farthing.kernels.plan import Batch, Head, KVSpec, Linear, Plan, Product
 from farthing.models import Model
+from farthing.report.levers import effective_product
 
 __all__ = ["SpeedRow", "Work", "default_works", "measure_speed"]
 
+I32 = npt.NDArray[np.int32]
 PAGE_SIZE = 16
 CHUNK = 512  # tokens of a prompt in one step, as in the engine
 BYTES_PER_VALUE = {"f32": 4, "f16": 2}
@@ -70,7 +73,7 @@ def measure_speed(
     counts = _Counts.of(plan, kv)
     program = kernels.load(plan, kv, num_threads=num_threads)
     limits = kernels.probe(num_threads, max(counts.weight_bytes, MIN_PROBE_BYTES))
-    gop_s = limits.int8_gop_s if product == "int8" and counts.has_codes else limits.f32_gflop_s
+    gop_s = limits.int8_gop_s if effective_product(plan, product) == "int8" else limits.f32_gflop_s
     rows = []
     for work in works:
         rows.append(_row(work, counts, _seconds(program, work, pages_per_seq[work], config.vocab_size), limits, gop_s))
@@ -86,7 +89,6 @@ class _Counts:
     head_ops: int
     weight_bytes: int
     kv_bytes: int
-    has_codes: bool
 
     @classmethod
     def of(cls, plan: Plan, kv: KVSpec) -> "_Counts":
@@ -98,7 +100,6 @@ class _Counts:
             head_ops=sum(2 * t.rows * t.cols for t in head),
             weight_bytes=sum(t.data.nbytes for t in (*linear, *head)),
             kv_bytes=kv.num_layers * kv.num_kv_heads * kv.head_dim * per_value,
-            has_codes=all(t.format.startswith("q") for t in linear),
         )
 
 
@@ -130,11 +131,13 @@ def _seconds(program: Program, work: Work, num_pages: int, vocab_size: int) -> f
     tables = np.arange(work.batch * num_pages, dtype=np.int32).reshape(work.batch, num_pages)  # [batch, num_pages]
     for seq in range(work.batch):
         _prefill(program, ids[: work.context], tables[seq : seq + 1])
-    step = (
-        (lambda: _prefill(program, ids[: work.context], tables))
-        if work.kind == "prefill"
-        else (lambda: _decode(program, ids[-1], work, tables))
-    )
+
+    def step() -> None:
+        if work.kind == "prefill":
+            _prefill(program, ids[: work.context], tables)
+        else:
+            _decode(program, ids[-1], work, tables)
+
     step()
     times: list[float] = []
     while sum(times) < MIN_S or len(times) < 3:
@@ -144,12 +147,12 @@ def _seconds(program: Program, work: Work, num_pages: int, vocab_size: int) -> f
     return statistics.median(times)
 
 
-def _prefill(program: Program, ids: np.ndarray, table: np.ndarray) -> None:
+def _prefill(program: Program, ids: I32, table: I32) -> None:
     for batch in _chunks(ids, table):
         kernels.run(program, batch)
 
 
-def _chunks(ids: np.ndarray, table: np.ndarray) -> Iterator[Batch]:
+def _chunks(ids: I32, table: I32) -> Iterator[Batch]:
     for start in range(0, len(ids), CHUNK):
         part = ids[start : start + CHUNK]
         is_last = start + CHUNK >= len(ids)
@@ -162,7 +165,7 @@ def _chunks(ids: np.ndarray, table: np.ndarray) -> Iterator[Batch]:
         )
 
 
-def _decode(program: Program, token_id: np.int32, work: Work, tables: np.ndarray) -> None:
+def _decode(program: Program, token_id: np.int32, work: Work, tables: I32) -> None:
     batch = Batch(
         token_ids=np.full(work.batch, token_id, np.int32),
         positions=np.full(work.batch, work.context, np.int32),
