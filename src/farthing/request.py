@@ -47,7 +47,8 @@ class SamplingParams:
         need(self.top_k is None or self.top_k >= 1, "top_k", "1 or more, or none for all tokens")
         need(0 < self.top_p <= 1, "top_p", "above 0, at most 1 (1 keeps all)")
         need(0 <= self.min_p <= 1, "min_p", "0 (keeps all) to 1")
-        need(math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0, "repetition_penalty", "above 0 (1 is off)")
+        penalty = self.repetition_penalty
+        need(math.isfinite(penalty) and penalty > 0, "repetition_penalty", "above 0 (1 is off)")
         need(self.seed is None or 0 <= self.seed < 2**64, "seed", "0 to 2**64 - 1, or none for a fresh one")
         need(self.max_tokens >= 1, "max_tokens", "1 or more")
         need(self.logprobs is None or 0 <= self.logprobs <= 20, "logprobs", "0 to 20, or none")

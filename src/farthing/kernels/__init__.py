@@ -59,7 +59,8 @@ def load(plan: Plan, kv: KVSpec, *, num_threads: int = 2, isa: str = "auto") -> 
     if isa == "reference":
         return ReferenceProgram(plan, kv)
     if isa not in available:
-        raise InvalidRequest(f"instruction set {isa!r} is not available; allowed: {', '.join((*available, 'reference'))}")
+        allowed = ", ".join(("auto", *available, "reference"))
+        raise InvalidRequest(f"instruction set {isa!r} is not available here; allowed: {allowed}")
     return NativeProgram(plan, kv, num_threads, isa)
 
 
@@ -106,7 +107,10 @@ def sample(
     """Chooses one token per row: repetition penalty, temperature, top-k, top-p, min-p, then a draw by (seed, step)."""
     n = logits.shape[0]
     out = Sampled(
-        np.zeros(n, np.int32), np.zeros(n, np.float32), np.zeros((n, num_top), np.int32), np.zeros((n, num_top), np.float32)
+        token=np.zeros(n, np.int32),
+        logprob=np.zeros(n, np.float32),
+        top_token=np.zeros((n, num_top), np.int32),
+        top_logprob=np.zeros((n, num_top), np.float32),
     )
     arrays: dict[str, Any] = {
         "logits": logits,

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from farthing import _native
+import farthing._native as _native
 from farthing.kernels.formats import dequantize
 from farthing.kernels.plan import (
     Add,

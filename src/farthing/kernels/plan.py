@@ -64,7 +64,7 @@ class Embed:
 
 @dataclass(frozen=True)
 class RmsNorm:
-    """dst = src / sqrt(mean(src^2) + eps) * weight, over groups of `group` columns (hidden_size, or head_dim for QK-norm)."""
+    """dst = src / sqrt(mean(src^2) + eps) * weight, over groups of columns: hidden_size, or head_dim for QK-norm."""
 
     src: View
     dst: View

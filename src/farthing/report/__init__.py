@@ -1,0 +1,1 @@
+"""Runs the measurements and shows them: terminal, HTML, JSON."""
