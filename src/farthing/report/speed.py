@@ -58,7 +58,7 @@ def default_works(max_context: int) -> tuple[Work, ...]:
     works = [Work("prefill", 1, 512), Work("prefill", 1, 2048)]
     works += [Work("decode", 1, 16), Work("decode", 1, 512), Work("decode", 1, 2048)]
     works += [Work("decode", 4, 16), Work("decode", 8, 16), Work("decode", 16, 16)]
-    return tuple(work for work in works if work.context < max_context)
+    return tuple(work for work in works if work.context + (work.kind == "decode") <= max_context)
 
 
 def measure_speed(
