@@ -29,7 +29,7 @@ class RopeScaling:
     original_max_position_embeddings: int = 8192
 
     def __post_init__(self) -> None:
-        _need(math.isfinite(self.factor) and self.factor > 0, "rope_scaling.factor", self.factor, "above 0")
+        _need(1 <= self.factor < math.inf, "rope_scaling.factor", self.factor, "1 or more")
         if self.kind == "llama3":
             _need(self.low_freq_factor > 0, "rope_scaling.low_freq_factor", self.low_freq_factor, "above 0")
             above = f"above low_freq_factor ({self.low_freq_factor})"
@@ -182,11 +182,12 @@ def _hf_rope(fields: Fields) -> tuple[float, RopeScaling | None]:
 
 def _gguf_rope_scaling(fields: Fields) -> RopeScaling | None:
     """GGUF knows "linear" by name; Llama 3's scaling comes as a tensor of divisors, rope_freqs.weight."""
-    kind = fields.text("rope.scaling.type", "none")
-    factor = fields.number("rope.scaling.factor", fields.number("rope.scale_linear", 1.0))
+    legacy = fields.number("rope.scale_linear", 1.0)  # what older files write instead of a type and a factor
+    kind = fields.text("rope.scaling.type", "linear" if legacy != 1.0 else "none")
+    factor = fields.number("rope.scaling.factor", legacy)
     if kind not in ("none", "linear"):
         raise UnsupportedModel(f"{fields.prefix}rope.scaling.type is {kind!r}; supported: none, linear")
-    return RopeScaling("linear", factor) if factor not in (0.0, 1.0) and kind == "linear" else None
+    return RopeScaling("linear", factor) if kind == "linear" else None
 
 
 def _need(ok: bool, name: str, value: object, allowed: str) -> None:

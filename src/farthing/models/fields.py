@@ -1,12 +1,14 @@
 """Typed reading of keys from a model's description: a wrong type or a missing key is an error that names the key."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from farthing.errors import CorruptModel, UnsupportedModel
 
 __all__ = ["Fields"]
+
+MAX_INTEGER = 2**40  # far above every real size, far below where arithmetic on sizes gets odd
+MAX_NUMBER = 1e30  # numbers are used in float32
 
 
 class Fields:
@@ -24,14 +26,14 @@ class Fields:
         value = self._get(key, default)
         if isinstance(value, list | tuple):
             raise UnsupportedModel(f"{self.place}: {self.prefix}{key} differs per layer; supported: one value for all")
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise self._wrong(key, value, "a whole number")
+        if isinstance(value, bool) or not isinstance(value, int) or not -MAX_INTEGER <= value <= MAX_INTEGER:
+            raise self._wrong(key, value, f"a whole number up to {MAX_INTEGER}")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
         value = self._get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise self._wrong(key, value, "a finite number")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_NUMBER:
+            raise self._wrong(key, value, f"a number up to {MAX_NUMBER:g}")
         return float(value)
 
     def flag(self, key: str, default: bool | None = None) -> bool:
