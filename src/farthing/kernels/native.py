@@ -1,6 +1,5 @@
 """Hands a plan to the native code, operation by operation, and one batch per step."""
 
-import mmap
 from typing import Any
 
 import numpy as np
@@ -8,6 +7,7 @@ import numpy.typing as npt
 
 import farthing._native as _native
 from farthing.kernels.formats import dequantize
+from farthing.kernels.mapped import forget_mapped
 from farthing.kernels.plan import (
     Add,
     Attention,
@@ -38,23 +38,6 @@ def probe(isa: str, num_threads: int, num_bytes: int, passes: int) -> tuple[floa
     """Measured limits: reading GB/s, float32 GFLOP/s, u4 x s8 integer GOP/s (best of `passes`)."""
     read, f32, int8 = _native.probe(isa, num_threads, num_bytes, passes)
     return read, f32, int8
-
-
-def _forget_mapped(array: npt.NDArray[Any]) -> None:
-    """Gives back the memory of a packed tensor's source where it is a view of a mapped file.
-
-    The packed copy is what runs; without this the file's pages would count as resident beside it.
-    """
-    base: Any = array
-    while isinstance(base, np.ndarray | memoryview):
-        base = base.base if isinstance(base, np.ndarray) else base.obj
-    if not isinstance(base, mmap.mmap) or not hasattr(base, "madvise"):
-        return
-    start = array.__array_interface__["data"][0] - np.frombuffer(base, np.uint8).__array_interface__["data"][0]
-    first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
-    length = (start + array.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE - first
-    if length > 0:
-        base.madvise(mmap.MADV_DONTNEED, first, length)
 
 
 class NativeProgram:
@@ -106,7 +89,7 @@ class NativeProgram:
         if name not in self._matrices:
             t: QTensor = self.plan.tensors[name]
             self._matrices[name] = self._program.add_matrix(t.format, t.rows, t.cols, t.data)
-            _forget_mapped(t.data)
+            forget_mapped(t.data)
         return self._matrices[name]
 
     def _vector(self, name: str | None) -> int:

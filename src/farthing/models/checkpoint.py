@@ -13,6 +13,7 @@ import numpy as np
 
 from farthing.errors import CorruptModel, InvalidRequest, ModelNotFound
 from farthing.kernels.formats import dequantize, row_bytes
+from farthing.kernels.mapped import forget_mapped
 from farthing.kernels.plan import Plan, Product, QTensor
 from farthing.models.architectures import architecture_of_gguf, architecture_of_hf
 from farthing.models.config import ModelConfig, config_from_gguf, config_from_hf
@@ -75,7 +76,10 @@ class Tensors(Mapping[str, QTensor]):
 
     def __getitem__(self, name: str) -> QTensor:
         tensor = self._tensors[name]
-        return requantize(tensor, self.format_of(name))
+        result = requantize(tensor, self.format_of(name))
+        if result is not tensor:
+            forget_mapped(tensor.data)
+        return result
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)

@@ -68,10 +68,10 @@ def build_plan(config: ModelConfig, tensors: Mapping[str, QTensor], product: Pro
 
     An optional tensor `rope_factors` [1, head_dim / 2] divides the rotary frequencies (Llama-3 GGUFs).
     """
-    config_freq = rope_inv_freq(config)  # [head_dim / 2]
+    radians = rope_inv_freq(config)  # [head_dim / 2]
     if "rope_factors" in tensors:
-        config_freq /= tensors["rope_factors"].data.view(np.float32)
-    inv_freq = QTensor("f32", 1, len(config_freq), config_freq.view(np.uint8))
+        radians /= tensors["rope_factors"].data.view(np.float32)
+    inv_freq = QTensor("f32", 1, len(radians), radians.view(np.uint8))
     q_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     buffers = {
         "hidden": config.hidden_size,  # the residual stream
@@ -87,8 +87,24 @@ def build_plan(config: ModelConfig, tensors: Mapping[str, QTensor], product: Pro
         ops += _layer(config, layer, product)
     ops.append(RmsNorm(hidden, normed, "final_norm", config.rms_norm_eps, config.hidden_size))
     ops.append(Head(normed, "embed" if config.is_tied_head else "head", product=product))
-    used = {name: tensors[name] for name, _, _ in tensor_shapes(config)}
-    return Plan(buffers, tuple(ops), config.vocab_size, {**used, "rope_inv_freq": inv_freq})
+    return Plan(buffers, tuple(ops), config.vocab_size, _Overlay({"rope_inv_freq": inv_freq}, tensors))
+
+
+class _Overlay(Mapping[str, QTensor]):
+    """`tensors` and a few more; nothing is read, and so nothing re-blocked, before it is asked for."""
+
+    def __init__(self, more: Mapping[str, QTensor], tensors: Mapping[str, QTensor]) -> None:
+        self._more, self._tensors = more, tensors
+
+    def __getitem__(self, name: str) -> QTensor:
+        return self._more[name] if name in self._more else self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._more
+        yield from self._tensors
+
+    def __len__(self) -> int:
+        return len(self._more) + len(self._tensors)
 
 
 def _layer(config: ModelConfig, layer: int, product: Product) -> Iterator[Op]:
