@@ -42,7 +42,9 @@ def logits_of(program: kernels.Program, ids: Sequence[int] | I32) -> F32:
     return step(program, [ids], [0], all_rows=True)
 
 
-def step(program: kernels.Program, pieces: Sequence[Sequence[int] | I32], firsts: Sequence[int], *, all_rows: bool) -> F32:
+def step(
+    program: kernels.Program, pieces: Sequence[Sequence[int] | I32], firsts: Sequence[int], *, all_rows: bool
+) -> F32:
     """One batch: sequence b continues with pieces[b] at position firsts[b]. Logits of all rows, or of the last each."""
     lengths = [len(piece) for piece in pieces]
     starts = np.cumsum([0, *lengths]).astype(np.int32)
@@ -72,10 +74,13 @@ def greedy(program: kernels.Program, prompts: Sequence[I32], num_new: int) -> li
     return new
 
 
-def write_as_gguf(name: str, path: Path, *, without: str = "", **changes: Any) -> None:
+def write_as_gguf(
+    name: str, path: Path, *, without: str = "", rope_factors: F32 | None = None, **changes: Any
+) -> None:
     """The golden checkpoint `name` as a float32 GGUF, written by the gguf package under its own names.
 
-    `changes` replace metadata (key with __ for each dot; None leaves it out), `without` leaves a tensor out.
+    `changes` replace metadata (key with __ for each dot; None leaves it out), `without` leaves a tensor out,
+    `rope_factors` replace those that the checkpoint's scaling makes.
     """
     config = load_model(GOLDEN / name).config
     writer = gguf.GGUFWriter(path, name)
@@ -112,8 +117,10 @@ def write_as_gguf(name: str, path: Path, *, without: str = "", **changes: Any) -
         new_name = names.get_name(theirs, try_suffixes=(".weight", ".bias"))
         if new_name != without:
             writer.add_tensor(new_name, array[0] if tensor.rows == 1 else array)
-    if config.rope_scaling is not None and without != "rope_freqs.weight":
-        writer.add_tensor("rope_freqs.weight", llama3_factors(config.head_dim, config.rope_theta))
+    if config.rope_scaling is not None and rope_factors is None:
+        rope_factors = llama3_factors(config.head_dim, config.rope_theta)
+    if rope_factors is not None and without != "rope_freqs.weight":
+        writer.add_tensor("rope_freqs.weight", rope_factors)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -1,6 +1,7 @@
 """config.json and GGUF metadata become one ModelConfig; what cannot be is an error that names the field."""
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -105,24 +106,20 @@ def test_impossible_values_are_named(changes: dict[str, Any], words: str) -> Non
         from_hf("llama", **changes)
 
 
-JUNK = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.lists(st.integers(), max_size=2)
+JUNK = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.lists(st.integers()))
 
 
 @given(st.sampled_from(SMALL), st.data())
 def test_any_value_makes_a_config_or_a_model_error(name: str, data: st.DataObject) -> None:
     key = data.draw(st.sampled_from(sorted(HF[name])))
-    try:
+    with suppress(ModelError):
         assert isinstance(from_hf(name, **{key: data.draw(JUNK)}), ModelConfig)
-    except ModelError as error:
-        assert str(error)
 
 
 @given(st.sampled_from(sorted(GGUF.keys() - {"general.architecture"})), JUNK)
 def test_any_metadata_makes_a_config_or_a_model_error(key: str, value: Any) -> None:
-    try:
+    with suppress(ModelError):
         assert isinstance(from_gguf(**{key: value}), ModelConfig)
-    except ModelError as error:
-        assert str(error)
 
 
 def test_gguf_sizes_and_defaults() -> None:
