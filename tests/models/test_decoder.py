@@ -116,7 +116,7 @@ def test_rope_frequencies() -> None:
 
 def test_llama3_frequencies_keep_blend_and_stretch() -> None:
     """original 200 puts the wavelengths 6.3, 63, 628, 6283 above (kept), between (blended) and below (stretched)."""
-    scaling = RopeScaling("llama3", 8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=200)
+    scaling = RopeScaling("llama3", 8.0, 1.0, 4.0, original_max_position_embeddings=200)
     found = rope_inv_freq(replace(TINY, rope_scaling=scaling))
     share = (200 / (2 * np.pi * 10) - 1) / 3
     blended = (1 - share) * 0.1 / 8 + share * 0.1
