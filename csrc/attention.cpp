@@ -79,6 +79,26 @@ void unpack_values(const Segment& from, int64_t head_dim, float* dst) {
   }
 }
 
+// What to fetch while a segment's keys are scored, two pieces per vector of keys: keys further on, and the values.
+template <class CK, class CV>
+void look_ahead(const Segment& pages, int64_t head_dim, const char** ahead) {
+  constexpr int64_t kDistance = 8;  // vectors
+  const int64_t num_vectors = (pages.num_keys + 7) / 8;
+  int64_t next = 0;
+  auto add_values = [&](const Run& run) {
+    for (int64_t i = 0; i < run.count; i += 8, next += 2)
+      ahead[next] = run.head + (run.slot + i) * head_dim * CV::kBytes;
+  };
+  for (int64_t r = 0; r < pages.num_runs; ++r) add_values(pages.runs[r]);
+  for (int64_t j = 0; j < num_vectors; ++j) {
+    const KeyRef& k = pages.keys[std::min(j + kDistance, num_vectors - 1)];
+    ahead[2 * j + 1] = k.head + k.slot * head_dim * CK::kBytes;
+  }
+  for (int64_t j = 0; j < std::min(kDistance, num_vectors); ++j)
+    for (int64_t d = 0; d < head_dim; d += 8 / CK::kBytes)
+      __builtin_prefetch(pages.keys[j].head + (pages.keys[j].slot * head_dim + d * 8) * CK::kBytes);
+}
+
 // One tile against segment number `s`; returns the first row that sees any of it.
 template <class CK, class CV>
 int64_t run_segment(const AttentionArgs& a, const Tile& tile, int64_t s, const Buffers& buf, const Partial& out) {
@@ -90,7 +110,9 @@ int64_t run_segment(const AttentionArgs& a, const Tile& tile, int64_t s, const B
   Segment pages;
   locate_segment<CK, CV>(a, tile, start, buf.limits[rows.end - 1], pages);
   if (rows.end - rows.first <= kDirectRows) {
-    scores<CK>(buf.q, head_dim, pages, rows, buf.scores);
+    const char* ahead[2 * kSegmentVectors];
+    look_ahead<CK, CV>(pages, head_dim, ahead);
+    scores<CK>(buf.q, head_dim, pages, rows, buf.scores, ahead);
     softmax(rows, buf.scores, out);
     values<CV>(buf.scores, pages, rows, head_dim, 0, head_dim, out.value, head_dim);
     return rows.first;

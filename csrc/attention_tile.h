@@ -76,19 +76,34 @@ FARTHING_INLINE void store_tile(const f32x8 (&acc)[R][NV], float* dst, int64_t l
     for (int v = 0; v < NV; ++v) store8(dst + r * ldd + v * 8, acc[r][v]);
 }
 
-// dst[r, 8 j ..] = q[r] . keys[j], for R rows and n vectors of keys.
+// dst[r, 8 j ..] = q[r] . keys[j], for R rows and n vectors of keys. `ahead`, if any, are two pieces of memory per
+// vector that are needed soon, as large as its keys: pages lie anywhere, and the hardware's own prefetching stops at the
+// end of each.
 template <class C, int R, int NV = vectors_for(R)>
-void score_rows(const float* q, int64_t head_dim, const KeyRef* keys, int64_t n, int64_t page_size, float* dst) {
+void score_rows(const float* q, int64_t head_dim, const KeyRef* keys, int64_t n, int64_t page_size, float* dst,
+                const char* const* ahead) {
+  constexpr int64_t kStep = 8 * C::kBytes;     // bytes of eight keys' column
+  constexpr int64_t kColumns = 8 / C::kBytes;  // columns to a cache line
   for (; n >= NV; n -= NV, keys += NV, dst += NV * 8) {
     typename C::Keys k[NV];
     for (int v = 0; v < NV; ++v) k[v] = typename C::Keys(keys[v].head, keys[v].slot);
     f32x8 acc[R][NV] = {};
-    for (int64_t d = 0; d < head_dim; ++d)
+    auto column = [&](int64_t d) {
       multiply_add<R, NV>(acc, q + d, head_dim, [&](int v) { return k[v].at(d, page_size); });
+    };
+    if (ahead) {
+      for (int64_t d = 0; d < head_dim; d += kColumns) {
+        for (int v = 0; v < 2 * NV; ++v) __builtin_prefetch(ahead[v] + d * kStep);
+        for (int64_t i = 0; i < kColumns; ++i) column(d + i);
+      }
+      ahead += 2 * NV;
+    } else {
+      for (int64_t d = 0; d < head_dim; ++d) column(d);
+    }
     store_tile<R, NV>(acc, dst, kSegment);
   }
   if constexpr (NV > 1) {
-    if (n > 0) score_rows<C, R, NV / 2>(q, head_dim, keys, n, page_size, dst);
+    if (n > 0) score_rows<C, R, NV / 2>(q, head_dim, keys, n, page_size, dst, ahead);
   }
 }
 
@@ -136,7 +151,8 @@ FARTHING_INLINE void for_row_groups(const Rows& rows, F&& f) {
 
 // s[row, key] = q[row] . key, up to each row's limit; what stands beyond is undefined.
 template <class C>
-void scores(const float* q, int64_t head_dim, const Segment& segment, const Rows& rows, float* s) {
+void scores(const float* q, int64_t head_dim, const Segment& segment, const Rows& rows, float* s,
+            const char* const* ahead = nullptr) {
   const int64_t num_vectors = (segment.num_keys + 7) / 8;
   const int64_t step = rows.end - rows.first <= kMaxRows ? num_vectors : 2;
   for (int64_t j = 0; j < num_vectors; j += step) {
@@ -145,7 +161,7 @@ void scores(const float* q, int64_t head_dim, const Segment& segment, const Rows
       if (visible <= 0) return;
       with_rows(num, [&](auto r) {
         score_rows<C, r>(q + row * head_dim, head_dim, segment.keys + j, visible < step ? visible : step,
-                         segment.k_page_size, s + row * kSegment + j * 8);
+                         segment.k_page_size, s + row * kSegment + j * 8, ahead ? ahead + 2 * j : nullptr);
       });
     });
   }
@@ -161,13 +177,13 @@ inline void softmax(const Rows& rows, float* s, const Partial& out) {
     const int64_t last = (rows.limits[row] - 1) / 8 * 8;
     const f32x8 limit = splat(static_cast<float>(rows.limits[row] - last));
     const f32x8 tail = load8(x + last);
-    store8(x + last, lane < limit ? tail : low);
+    store8(x + last, select8(less8(lane, limit), tail, low));
     f32x8 max = low;
     for (int64_t i = 0; i <= last; i += 8) max = max8(max, load8(x + i));
     const float m = max_of8(max);
     f32x8 sum = zero8();
     for (int64_t i = 0; i <= last; i += 8) {
-      const f32x8 e = exp8(load8(x + i) - splat(m));
+      const f32x8 e = exp8_bounded(load8(x + i) - splat(m));
       store8(x + i, e);
       sum = sum + e;
     }
@@ -208,7 +224,7 @@ inline void merge(const Partial& into, const Partial& from, int64_t first, int64
     const int64_t lane = (row - first) % 8;
     if (lane == 0) {
       const f32x8 a = load8(into.max + row), b = load8(from.max + row), m = max8(a, b);
-      const f32x8 wa = exp8(a - m), wb = exp8(b - m);
+      const f32x8 wa = exp8_bounded(a - m), wb = exp8_bounded(b - m);
       store8(old_weight, wa);
       store8(new_weight, wb);
       store8(into.max + row, m);

@@ -25,6 +25,7 @@ struct HalfCode {
 template <class Code>
 struct Plain {
   using Type = typename Code::Type;
+  static constexpr int64_t kBytes = sizeof(Type);  // of one element
 
   static int64_t head_bytes(const KVShape& s) { return s.head_dim * s.page_size * static_cast<int64_t>(sizeof(Type)); }
 

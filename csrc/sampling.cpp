@@ -1,8 +1,8 @@
 // The next token of each row: penalty, temperature, top-k, top-p, min-p, then the inverse of the cumulative sum.
 //
 // Every filter keeps a prefix of the tokens in order (likeliest first, ties by lowest id), so none needs a full sort:
-// the largest logit of each block of 64 gives cheap lower bounds that leave few candidates, and a radix selection on
-// the bits of their logits finds where the prefix ends. A NaN counts as -infinity everywhere.
+// the largest logit of each block of 64 gives cheap lower bounds that leave few candidates, and bisection over their
+// logits finds where the prefix ends. A NaN counts as -infinity everywhere.
 #include <algorithm>
 #include <cfloat>
 #include <cmath>
@@ -28,6 +28,12 @@ FARTHING_INLINE f32x8 logits8(const float* x, int64_t i, int64_t n) {
   float padded[8];
   for (int64_t j = 0; j < 8; ++j) padded[j] = i + j < n ? x[i + j] : kLow;
   return max8(load8(padded), splat(kLow));
+}
+
+FARTHING_INLINE bool is_any(i32x8 mask) {
+  int64_t halves[4];
+  memcpy(halves, &mask, 32);
+  return (halves[0] | halves[1] | halves[2] | halves[3]) != 0;
 }
 
 struct Row {
@@ -65,34 +71,65 @@ struct Row {
     return largest[k - 1];
   }
 
-  // Sum of exp((x - max) / temperature) over all tokens.
-  double mass(float temperature) const {
+  FARTHING_INLINE f32x8 weights8(int64_t i, float temperature) const {
+    return exp8_bounded((logits8(x, i, size) - splat(max)) / splat(temperature));
+  }
+
+  // Sums of exp((x - max) / temperature) over each block, and over all tokens.
+  double mass(float temperature, std::vector<double>& blocks) const {
     double total = 0;
+    blocks.assign(block_max.size(), 0.0);
     for (int64_t b = 0; b < blocks_of(size); ++b) {
       if ((block_max[b] - max) / temperature < -87.0f) continue;  // where exp8 is 0
       f32x8 sum = zero8();
-      for (int64_t i = b * kBlock; i < std::min(size, (b + 1) * kBlock); i += 8)
-        sum = sum + exp8((logits8(x, i, size) - splat(max)) / splat(temperature));
-      total += sum8(sum);
+      for (int64_t i = b * kBlock; i < std::min(size, (b + 1) * kBlock); i += 8) sum = sum + weights8(i, temperature);
+      total += blocks[b] = sum8(sum);
     }
     return total;
   }
 };
 
-// Bits that ascend with the logit.
-uint32_t order_of(float x) {
-  uint32_t bits;
-  x += 0.0f;  // -0 and +0 are one logit
-  memcpy(&bits, &x, 4);
-  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+// The index at which the cumulative weight passes `target`; weights8(i) are the weights of i .. i + 7, 0 from n on.
+template <class F>
+int64_t index_at(double target, const std::vector<double>& blocks, int64_t n, F&& weights8) {
+  size_t b = 0;
+  for (; b + 1 < blocks.size() && target >= blocks[b]; ++b) target -= blocks[b];
+  int64_t last = -1;
+  for (int64_t i = b * kBlock; i < n; i += 8) {
+    const f32x8 w = weights8(i);
+    for (int64_t j = 0; j < 8; ++j) {
+      if (w[j] == 0) continue;
+      last = i + j;
+      if ((target -= w[j]) < 0) return last;
+    }
+  }
+  for (int64_t i = b * kBlock; last < 0; i -= 8) {  // rounding ran off the end: the last that has any weight
+    const f32x8 w = weights8(i);
+    for (int64_t j = 0; j < 8; ++j) last = w[j] == 0 ? last : i + j;
+  }
+  return last;
 }
 
-// Tokens that may still be drawn, by ascending id.
+// Integers that ascend with the logit, and back.
+int32_t order_of(float x) {
+  int32_t bits;
+  x += 0.0f;  // -0 and +0 are one logit
+  memcpy(&bits, &x, 4);
+  return bits < 0 ? static_cast<int32_t>(0x80000000u - static_cast<uint32_t>(bits)) : bits;
+}
+float logit_of(int32_t order) {
+  const uint32_t bits = order < 0 ? 0x80000000u - static_cast<uint32_t>(order) : static_cast<uint32_t>(order);
+  float x;
+  memcpy(&x, &bits, 4);
+  return x;
+}
+
+// Tokens that may still be drawn, by ascending id, padded to whole blocks with logit -infinity and weight 0.
 struct Candidates {
-  std::unique_ptr<float[]> x, weight;  // weight: exp((x - max) / temperature)
+  std::unique_ptr<float[]> x, weight;  // weight: exp((x - max) / temperature), 0 once a filter has dropped the token
   std::unique_ptr<int32_t[]> id;
   int64_t size = 0, capacity = 0;
-  std::vector<int32_t> pool;
+  float least;  // no logit is below
 
   void reserve(int64_t n) {
     n = blocks_of(n) * kBlock + kBlock;
@@ -103,9 +140,12 @@ struct Candidates {
     id.reset(new int32_t[n]);
   }
 
+  int64_t padded() const { return blocks_of(size) * kBlock; }
+
   void gather(const Row& row, float bound) {
     reserve(row.size);
     size = 0;
+    least = bound;
     for (int64_t b = 0; b < blocks_of(row.size); ++b) {
       if (row.block_max[b] < bound) continue;
       for (int64_t i = b * kBlock; i < std::min(row.size, (b + 1) * kBlock); ++i) {
@@ -115,85 +155,97 @@ struct Candidates {
         size += logit >= bound;
       }
     }
+    std::fill(x.get() + size, x.get() + padded(), kLow);
   }
 
   void weigh(float max, float temperature) {
-    const int64_t end = blocks_of(size) * kBlock;
-    std::fill(x.get() + size, x.get() + end, kLow);
-    for (int64_t i = 0; i < end; i += 8)
-      store8(weight.get() + i, exp8((load8(x.get() + i) - splat(max)) / splat(temperature)));
+    for (int64_t i = 0; i < padded(); i += 8)
+      store8(weight.get() + i, exp8_bounded((load8(x.get() + i) - splat(max)) / splat(temperature)));
   }
 
-  template <class Keep>
-  void keep_if(Keep&& keep) {
-    int64_t n = 0;
-    for (int64_t i = 0; i < size; ++i) {
-      x[n] = x[i];
-      weight[n] = weight[i];
-      id[n] = id[i];
-      n += keep(n) ? 1 : 0;
+  void drop_below(float least_weight) {
+    for (int64_t i = 0; i < padded(); i += 8) {
+      const f32x8 w = load8(weight.get() + i);
+      store8(weight.get() + i, select8(less8(w, splat(least_weight)), zero8(), w));
     }
-    size = n;
-    std::fill(weight.get() + n, weight.get() + blocks_of(n) * kBlock, 0.0f);
   }
 
-  // Keeps the smallest prefix, likeliest first, whose share(i) sum to `target` or more; everything if none does.
-  template <class Share>
-  void keep_prefix(double target, Share&& share) {
-    double need = std::max(target, DBL_MIN);  // at least one token
-    uint32_t threshold = 0;
-    pool.resize(size);
-    for (int64_t i = 0; i < size; ++i) pool[i] = static_cast<int32_t>(i);
-    for (const int shift : {21, 10, 0}) {
-      const uint32_t num_digits = shift ? 2048 : 1024;
-      double sums[2048] = {};
-      for (const int32_t i : pool) sums[order_of(x[i]) >> shift & (num_digits - 1)] += share(i);
-      int64_t digit = num_digits - 1;
-      while (digit >= 0 && sums[digit] < need) need -= sums[digit--];
-      if (digit < 0) {
-        if (shift == 21) return;
-        while (sums[++digit] == 0) {}  // only rounding between two levels kept the sum below: the last token has it
-        need = sums[digit];
+  struct Sum {
+    double share = 0;
+    int64_t count = 0;
+  };
+
+  // What share8(i) gives for the candidates whose logit is `least` or more, summed.
+  template <class F>
+  Sum sum_from(float least, F&& share8) const {
+    Sum sum;
+    i32x8 skipped = {};
+    for (int64_t b = 0; b < padded(); b += kBlock) {
+      f32x8 s = zero8();
+      for (int64_t i = b; i < b + kBlock; i += 8) {
+        const i32x8 is_below = less8(load8(x.get() + i), splat(least));
+        s = s + select8(is_below, zero8(), share8(i));
+        skipped += is_below;
       }
-      threshold |= static_cast<uint32_t>(digit) << shift;
-      pool.erase(std::remove_if(pool.begin(), pool.end(),
-                                [&](int32_t i) { return order_of(x[i]) >> shift != threshold >> shift; }),
-                 pool.end());
+      sum.share += sum8(s);
     }
-    int64_t ties = 0;
-    for (const int32_t i : pool) {
-      if (need <= 0) break;
-      need -= share(i);
-      ++ties;
-    }
-    keep_if([&](int64_t i) {
-      const uint32_t key = order_of(x[i]);
-      return key > threshold || (key == threshold && ties-- > 0);
-    });
+    sum.count = padded();
+    for (int j = 0; j < 8; ++j) sum.count += skipped[j];
+    return sum;
   }
 
-  // Sums of each block of weights, and their total.
-  double sum(std::vector<double>& blocks) const {
+  // Keeps the smallest prefix, likeliest first, whose shares sum to `target` or more; everything if none does.
+  // share8(i) are the shares of i .. i + 7, not negative.
+  template <class F>
+  void keep_prefix(double target, float max, F&& share8) {
+    constexpr int64_t kFew = 32;
+    target = std::max(target, DBL_MIN);  // at least one token
+    int32_t low = order_of(least), high = order_of(max) + 1;
+    Sum from_low = sum_from(least, share8), from_high;  // the first reaches the target, the second does not
+    if (from_low.share < target) return;
+    // By logit, which splits evenly; then by the bits, which is sure to end.
+    for (int pass = 0; high - static_cast<int64_t>(low) > 1 && from_low.count - from_high.count > kFew; ++pass) {
+      int32_t middle = order_of(logit_of(low) / 2 + logit_of(high) / 2);
+      if (pass >= 20 || middle <= low || middle >= high)
+        middle = static_cast<int32_t>((static_cast<int64_t>(low) + high) / 2);
+      const Sum sum = sum_from(logit_of(middle), share8);
+      (sum.share < target ? high : low) = middle;
+      (sum.share < target ? from_high : from_low) = sum;
+    }
+    cut(logit_of(low), logit_of(high), target - from_high.share, share8);
+  }
+
+  // Drops, among the candidates with a logit in [low, high), those after the prefix whose shares reach `need`, and all
+  // candidates below.
+  template <class F>
+  void cut(float low, float high, double need, F&& share8) {
+    std::vector<std::pair<float, int64_t>> window;  // (-logit, index): ascending is the order of tokens
+    for (int64_t i = 0; i < padded(); i += 8) {
+      const f32x8 v = load8(x.get() + i);
+      const i32x8 is_above = ~less8(v, splat(high)), is_in = ~(less8(v, splat(low)) | is_above);
+      if (is_any(is_in)) {
+        for (int64_t j = 0; j < 8; ++j)
+          if (is_in[j]) window.emplace_back(-x[i + j], i + j);
+      }
+      store8(weight.get() + i, select8(is_above | is_in, load8(weight.get() + i), zero8()));
+    }
+    std::sort(window.begin(), window.end());
+    for (const auto& [logit, i] : window) {
+      const double share = share8(i / 8 * 8)[i % 8];
+      if (need <= 0) weight[i] = 0;
+      need -= share;
+    }
+  }
+
+  int32_t draw(double uniform) const {
+    std::vector<double> blocks(blocks_of(size));
     double total = 0;
-    blocks.resize(blocks_of(size));
     for (size_t b = 0; b < blocks.size(); ++b) {
       f32x8 s = zero8();
       for (int64_t i = 0; i < kBlock; i += 8) s = s + load8(weight.get() + b * kBlock + i);
       total += blocks[b] = sum8(s);
     }
-    return total;
-  }
-
-  // The token where the cumulative weight passes `uniform` of the total.
-  int32_t draw(double uniform) const {
-    std::vector<double> blocks;
-    double left = uniform * sum(blocks);
-    size_t b = 0;
-    for (; b + 1 < blocks.size() && left >= blocks[b]; ++b) left -= blocks[b];
-    int64_t i = b * kBlock;
-    while (i < size && (left -= weight[i]) >= 0) ++i;
-    for (i = std::min(i, size - 1); weight[i] == 0; --i) {}  // rounding may run off the end
-    return id[i];
+    return id[index_at(uniform * total, blocks, size, [&](int64_t i) { return load8(weight.get() + i); })];
   }
 };
 
@@ -207,38 +259,39 @@ uint64_t mix(uint64_t z) {
 
 double uniform(uint64_t seed, uint64_t step) { return static_cast<double>(mix(mix(seed) + step) >> 11) * 0x1p-53; }
 
-int32_t draw(const SampleArgs& a, int64_t r, const Row& row, Candidates& candidates) {
+int32_t draw(const SampleArgs& a, int64_t r, const Row& row, Candidates& candidates, std::vector<double>& blocks) {
   const float temperature = a.temperature[r], top_p = a.top_p[r], min_p = std::min(a.min_p[r], 1.0f);
   const int64_t top_k = a.top_k[r] > 0 && a.top_k[r] < row.size ? a.top_k[r] : 0;
-  const bool has_top_p = top_p < 1.0f;
-  double total = 0;
-  float bound = -FLT_MAX;
-  // exp(share) of the largest weight, as a logit, and a little lower: the exact comparison comes after.
+  const bool has_top_p = top_p < 1.0f, has_min_p = min_p > 0.0f;
+  const double random = uniform(a.seed[r], a.step[r]);
+  double total = (has_top_p && !top_k) || !(has_top_p || top_k || has_min_p) ? row.mass(temperature, blocks) : 0.0;
+  if (!(top_k || has_top_p || has_min_p))
+    return static_cast<int32_t>(
+        index_at(random * total, blocks, row.size, [&](int64_t i) { return row.weights8(i, temperature); }));
+  float bound = top_k ? std::max(row.bound(top_k), -FLT_MAX) : -FLT_MAX;
+  // The logit of a share of the largest weight, and a little lower: the exact comparison comes after.
   auto at_least = [&](double share) {
     const double logit = row.max + temperature * (std::log(share) - 1e-3) - std::fabs(row.max) * 1e-6;
     bound = std::max(bound, static_cast<float>(logit));
   };
-  if (top_k) bound = std::max(bound, row.bound(top_k));
-  if (has_top_p && !top_k) {  // tokens below this have less than 1 - top_p together
-    total = row.mass(temperature);
+  if (has_top_p && !top_k)  // tokens below this have less than 1 - top_p together
     at_least((1.0 - std::max(top_p, 0.0f)) * total / static_cast<double>(row.size));
-  }
-  if (min_p > 0.0f && !(has_top_p && top_k)) at_least(min_p);
+  if (has_min_p && !(has_top_p && top_k)) at_least(min_p);
   candidates.gather(row, bound);
   candidates.weigh(row.max, temperature);
-  if (top_k) candidates.keep_prefix(static_cast<double>(top_k), [](int64_t) { return 1.0; });
-  if (has_top_p) {
-    std::vector<double> blocks;
-    if (top_k) total = candidates.sum(blocks);
-    candidates.keep_prefix(top_p * total, [&](int64_t i) { return candidates.weight[i]; });
+  auto weights8 = [&](int64_t i) { return load8(candidates.weight.get() + i); };
+  if (top_k) {
+    candidates.keep_prefix(static_cast<double>(top_k), row.max, [](int64_t) { return splat(1.0f); });
+    if (has_top_p) total = candidates.sum_from(-FLT_MAX, weights8).share;
   }
-  if (min_p > 0.0f) candidates.keep_if([&](int64_t i) { return candidates.weight[i] >= min_p; });
-  return candidates.draw(uniform(a.seed[r], a.step[r]));
+  if (has_top_p) candidates.keep_prefix(top_p * total, row.max, weights8);
+  if (has_min_p) candidates.drop_below(min_p);
+  return candidates.draw(random);
 }
 
 // Natural logarithms of softmax(logits): of the chosen token, and of the likeliest ones.
-void report(const SampleArgs& a, int64_t r, const Row& row, Candidates& candidates) {
-  const double log_mass = std::isinf(row.max) ? 0.0 : std::log(row.mass(1.0f));
+void report(const SampleArgs& a, int64_t r, const Row& row, Candidates& candidates, std::vector<double>& blocks) {
+  const double log_mass = std::isinf(row.max) ? 0.0 : std::log(row.mass(1.0f, blocks));
   auto logprob = [&](float x) {
     if (x == row.max) return static_cast<float>(-log_mass);
     return std::isinf(row.max) || std::isnan(x) ? kLow : static_cast<float>(x - row.max - log_mass);
@@ -276,17 +329,18 @@ void sample(const SampleArgs& a, Worker& worker) {
   Row row;
   Candidates candidates;
   std::vector<float> copy;
+  std::vector<double> blocks;
   worker.for_each(a.num_rows, [&](int64_t r) {
     const float* logits = a.logits + r * a.vocab_size;
     row.look_at(penalized(a, r, logits, copy), a.vocab_size);
     const bool is_greedy = !(a.temperature[r] > 0.0f) || std::isinf(row.max);
-    a.token[r] = is_greedy ? row.argmax() : draw(a, r, row, candidates);
+    a.token[r] = is_greedy ? row.argmax() : draw(a, r, row, candidates, blocks);
     a.logprob[r] = 0.0f;
     std::fill_n(a.top_token + r * a.num_top, a.num_top, 0);
     std::fill_n(a.top_logprob + r * a.num_top, a.num_top, 0.0f);
     if (!a.wants_logprob[r]) return;
     if (row.x != logits) row.look_at(logits, a.vocab_size);
-    report(a, r, row, candidates);
+    report(a, r, row, candidates, blocks);
   });
 }
 

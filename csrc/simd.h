@@ -40,13 +40,41 @@ FARTHING_INLINE f32x8 fmadd(f32x8 a, f32x8 b, f32x8 c) {
 #endif
 }
 
-FARTHING_INLINE f32x8 max8(f32x8 a, f32x8 b) {
 #if defined(FARTHING_ISA_avx2)
-  return _mm256_max_ps(a, b);
+FARTHING_INLINE i32x8 less8(f32x8 a, f32x8 b) { return a < b; }
+FARTHING_INLINE f32x8 select8(i32x8 mask, f32x8 a, f32x8 b) { return mask ? a : b; }
+FARTHING_INLINE f32x8 max8(f32x8 a, f32x8 b) { return _mm256_max_ps(a, b); }
 #else
-  return a > b ? a : b;
-#endif
+// Where the CPU has vectors of four, GCC splits sums and products of eight by itself but takes comparisons and
+// selections apart into scalars, so those are written in halves.
+typedef float f32x4 __attribute__((vector_size(16)));
+typedef int32_t i32x4 __attribute__((vector_size(16)));
+struct FloatHalves {
+  f32x4 low, high;
+};
+struct IntHalves {
+  i32x4 low, high;
+};
+template <class To, class From>
+FARTHING_INLINE To recast(const From& from) {
+  static_assert(sizeof(To) == sizeof(From), "");
+  To to;
+  memcpy(&to, &from, sizeof to);
+  return to;
 }
+FARTHING_INLINE i32x8 less8(f32x8 a, f32x8 b) {
+  const FloatHalves x = recast<FloatHalves>(a), y = recast<FloatHalves>(b);
+  return recast<i32x8>(IntHalves{x.low < y.low, x.high < y.high});
+}
+FARTHING_INLINE f32x8 select8(i32x8 mask, f32x8 a, f32x8 b) {
+  const i32x8 x = recast<i32x8>(a), y = recast<i32x8>(b);
+  return recast<f32x8>((mask & x) | (~mask & y));
+}
+FARTHING_INLINE f32x8 max8(f32x8 a, f32x8 b) {
+  const FloatHalves x = recast<FloatHalves>(a), y = recast<FloatHalves>(b);
+  return recast<f32x8>(FloatHalves{x.low > y.low ? x.low : y.low, x.high > y.high ? x.high : y.high});
+}
+#endif
 
 FARTHING_INLINE float f16_to_f32(uint16_t h) {
 #if defined(FARTHING_ISA_avx2)
@@ -118,14 +146,11 @@ FARTHING_INLINE float max_of8(f32x8 v) {
   return v[0];
 }
 
-// e^x to about 1 ulp for x in [-87, 88]; 0 below -87 (so exp8(-inf) == 0), inf above 88.3 (2^127.4).
+// e^x to about 1 ulp for x in [-87, 88.3]; 0 below -87, so that -infinity gives 0. Not for x > 88.3.
 // Cody-Waite reduction and the degree-6 minimax polynomial of the Cephes library.
-FARTHING_INLINE f32x8 exp8(f32x8 x) {
-  const i32x8 is_low = x < splat(-87.0f);
-  const f32x8 high = splat(88.3f);
-  const i32x8 is_high = x > high;
+FARTHING_INLINE f32x8 exp8_bounded(f32x8 x) {
+  const i32x8 is_low = less8(x, splat(-87.0f));
   x = max8(x, splat(-87.0f));
-  x = is_high ? high : x;
   const f32x8 magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to the nearest integer
   const f32x8 shifted = fmadd(x, splat(1.44269504088896341f), magic);
   const f32x8 n = shifted - magic;
@@ -143,9 +168,14 @@ FARTHING_INLINE f32x8 exp8(f32x8 x) {
   const i32x8 scale_bits = (exponent << 23) + (127 << 23);  // the magic's own low bits are shifted out
   f32x8 scale;
   memcpy(&scale, &scale_bits, 32);
-  p = p * scale;
-  p = is_high ? splat(__builtin_inff()) : p;
-  return is_low ? zero8() : p;
+  return select8(is_low, zero8(), p * scale);
+}
+
+// The same for every x; infinity above 88.3 (2^127.4).
+FARTHING_INLINE f32x8 exp8(f32x8 x) {
+  const f32x8 high = splat(88.3f);
+  const i32x8 is_high = less8(high, x);
+  return select8(is_high, splat(__builtin_inff()), exp8_bounded(select8(is_high, high, x)));
 }
 
 }  // namespace FARTHING_ISA
