@@ -18,7 +18,8 @@ EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
 def print_report(report: Report, console: Console) -> None:
-    """Print the whole report."""
+    """Print the whole report; where there is no terminal, or a narrow one, its lines are long rather than cut."""
+    console.width = max(console.width, WIDTH)
     console.print(f"Model {report.model}, workload {report.workload}: {report.num_requests} requests")
     console.print(f"Machine {report.machine}, {usd(report.host.usd_per_hour)} an hour ({report.host.source})")
     if report.is_partial:
@@ -26,8 +27,7 @@ def print_report(report: Report, console: Console) -> None:
     if report.rows:
         console.print()
         for table in (_money(report), _measured(report)):
-            # Where there is no terminal, or a narrow one, lines are long rather than cut.
-            console.print(table, width=max(console.width, WIDTH), crop=False)
+            console.print(table)
             console.print()
         if any(result.sample for result in report.results):
             console.print("* run on a sample of the requests")
