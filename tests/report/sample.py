@@ -8,7 +8,12 @@ from farthing.economics.waterfall import Measured
 from farthing.report.document import LeverResult, Quality, Report, Sample
 from farthing.report.machine import Machine
 
-LEVERS = (("old <way> of many words, all long", 400.0, 100.0), ("cache", 40.0, 60.0), ("batching", 40.0, 10.0), ("eight bits", 45.0, 10.0))
+LEVERS = (
+    ("old <way> of many words, all long", 400.0, 100.0),
+    ("cache", 40.0, 60.0),
+    ("batching", 40.0, 10.0),
+    ("eight bits", 45.0, 10.0),
+)
 
 
 def report(num_rows: int = len(LEVERS), watts: Decimal | None = None) -> Report:
