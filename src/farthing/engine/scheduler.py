@@ -89,7 +89,7 @@ class Scheduler:
                 continue
             num_new_pages = -(-seq.num_tokens // self._cache.page_size) - found.num_pages
             # A page more for everyone who runs: else a newcomer would soon be put out again for a page of theirs.
-            is_room = num_new_pages + len(self.running) <= self._cache.num_available or not self.running
+            is_room = num_new_pages + len(self.running) <= self._cache.num_available
             if not is_room or not self._cache.grow(found, seq.num_tokens - found.num_tokens):
                 self._cache.release(found)
                 return
