@@ -78,17 +78,17 @@ def test_rope_factors_matter(tmp_path: Path) -> None:
     assert np.abs(found - expected["logits_4"]).max() > BOUND
 
 
-@pytest.mark.parametrize("isa", ["auto", "reference"])
-def test_real_model_logits(real: Model, isa: str) -> None:
+@pytest.mark.parametrize(("isa", "num_prompts"), [("auto", NUM_PROMPTS), ("reference", 3)])  # the last one is long
+def test_real_model_logits(real: Model, isa: str, num_prompts: int) -> None:
     expected = golden(f"{REAL}.npz")
     program = program_of(real, isa, num_tokens=400)
-    for i in range(NUM_PROMPTS):
+    for i in range(num_prompts):
         found = logits_of(program, expected[f"prompt_{i}"])  # [T, V]
         rows, columns = expected[f"rows_{i}"], expected[f"columns_{i}"]
         assert np.abs(found[np.ix_(rows, columns)] - expected[f"logits_{i}"]).max() < BOUND
         assert np.abs(found.max(axis=1) - expected[f"max_{i}"]).max() < BOUND
-        wide = found.astype(np.float64)
-        logsumexp = np.log(np.exp(wide - wide.max(axis=1, keepdims=True)).sum(axis=1)) + wide.max(axis=1)
+        highest = found.max(axis=1, keepdims=True)
+        logsumexp = np.log(np.exp(found - highest).sum(axis=1, dtype=np.float64)) + highest[:, 0]
         assert np.abs(logsumexp - expected[f"logsumexp_{i}"]).max() < BOUND
         assert (found.argmax(axis=1) == expected[f"argmax_{i}"]).all()
 
