@@ -59,12 +59,16 @@ template <class CK>
 void unpack_keys(const Segment& from, int64_t head_dim, float* dst, Segment& to) {
   to.num_keys = from.num_keys;
   to.k_page_size = kPanel;
-  for (int64_t j = 0; j * 8 < from.num_keys; ++j) {
-    float* head = dst + j * 8 / kPanel * kPanel * head_dim;
-    const int64_t slot = j * 8 % kPanel;
-    const typename CK::Keys keys(from.keys[j].head, from.keys[j].slot);
-    for (int64_t d = 0; d < head_dim; ++d) store8(head + d * kPanel + slot, keys.at(d, from.k_page_size));
-    to.keys[j] = {reinterpret_cast<const char*>(head), slot};
+  const int64_t last = (from.num_keys - 1) / 8;
+  for (int64_t j = 0; j <= last; j += 2, dst += kPanel * head_dim) {
+    const KeyRef &a = from.keys[j], &b = from.keys[std::min(j + 1, last)];
+    const typename CK::Keys low(a.head, a.slot), high(b.head, b.slot);
+    for (int64_t d = 0; d < head_dim; ++d) {
+      store8(dst + d * kPanel, low.at(d, from.k_page_size));
+      store8(dst + d * kPanel + 8, high.at(d, from.k_page_size));
+    }
+    to.keys[j] = {reinterpret_cast<const char*>(dst), 0};
+    to.keys[j + 1] = {reinterpret_cast<const char*>(dst), 8};
   }
 }
 
@@ -142,7 +146,7 @@ void load_queries(const AttentionArgs& a, const Tile& tile, float* q) {
   const int64_t head_dim = a.shape.head_dim;
   for_tile_rows(a, tile, [&](int64_t token, int64_t column, int64_t row) {
     const float* src = a.q.data + token * a.q.stride + column;
-    for (int64_t d = 0; d < head_dim; d += 8) store8(q + row * head_dim + d, load8(src + d) * splat(a.scale));
+    for (int64_t d = 0; d < head_dim; d += 8) store8(q + row * head_dim + d, load8(src + d) * splat(a.scale * kLog2E));
   });
 }
 

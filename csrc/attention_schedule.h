@@ -9,7 +9,8 @@
 namespace farthing {
 namespace FARTHING_ISA {
 
-constexpr int64_t kTileRows = 96;   // rows that share one unpacking of a segment
+// Rows that share one unpacking of a segment: more make it cheaper, until tile and segment no longer fit in 512 KB.
+inline int64_t tile_rows(int64_t head_dim) { return std::clamp<int64_t>(12288 / head_dim, 48, 192); }
 constexpr int64_t kSplitRows = 24;  // up to so many rows, segments are spread over the team
 constexpr int64_t kItemsPerThread = 4;
 
@@ -49,7 +50,7 @@ class Schedule {
 
   Schedule(const BatchView& batch, const KVShape& shape, int64_t num_heads, int64_t num_threads)
       : num_kv_heads_(shape.num_kv_heads), group_(num_heads / shape.num_kv_heads) {
-    tile = {round_up(std::max(kTileRows, group_), 8), shape.head_dim};
+    tile = {round_up(std::max(tile_rows(shape.head_dim), group_), 8), shape.head_dim};
     scratch = num_threads * tile.worker();
     sequences.reserve(batch.num_seqs);
     for (const bool is_split : {false, true}) {
@@ -99,7 +100,7 @@ class Schedule {
     } else {
       const int64_t tiles = std::max<int64_t>(1, kItemsPerThread * num_threads / num_kv_heads_);
       const int64_t fair = std::max<int64_t>((s.num_tokens + tiles - 1) / tiles, kSplitRows / group_);
-      s.tile_tokens = std::max<int64_t>(1, std::min<int64_t>(kTileRows / group_, fair));
+      s.tile_tokens = std::max<int64_t>(1, std::min<int64_t>(tile_rows(tile.head_dim) / group_, fair));
       s.num_items = num_kv_heads_ * ((s.num_tokens + s.tile_tokens - 1) / s.tile_tokens);
     }
     num_items += s.num_items;

@@ -46,9 +46,32 @@ struct Rows {
 };
 struct Partial {  // softmax over part of the keys, rows padded to a multiple of 8
   float* max;     // [rows]
-  float* sum;     // [rows], of exp(score - max)
-  float* value;   // [rows, head_dim], sum of exp(score - max) * v
+  float* sum;     // [rows], of 2^(score - max)
+  float* value;   // [rows, head_dim], sum of 2^(score - max) * v
 };
+
+constexpr float kLog2E = 1.44269504088896341f;  // scores are in units of log 2: queries are scaled by it
+
+// 2^x for x <= 0 to 2e-7, exactly 1 for 0; everything below -126 counts as -126, which is as good as 0 beside a sum of 1
+// or more. The polynomial is a minimax fit of (2^f - 1) / f on [-1/2, 1/2], made for this file.
+FARTHING_INLINE f32x8 exp2_8(f32x8 x) {
+  const f32x8 magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to the nearest integer
+  x = max8(x, splat(-126.0f));
+  const f32x8 shifted = x + magic;
+  const f32x8 f = x - (shifted - magic);
+  f32x8 p = splat(1.326472731307149e-3f);
+  p = fmadd(p, f, splat(9.671512991189957e-3f));
+  p = fmadd(p, f, splat(5.550733581185341e-2f));
+  p = fmadd(p, f, splat(0.24022242426872253f));
+  p = fmadd(p, f, splat(0.6931470036506653f));
+  p = fmadd(p, f, splat(1.0f));
+  i32x8 bits, exponent;
+  memcpy(&bits, &p, 32);
+  memcpy(&exponent, &shifted, 32);
+  bits = bits + (exponent << 23);  // the magic's own bits are shifted out
+  memcpy(&p, &bits, 32);
+  return p;
+}
 
 // acc[r][v] += a[r] * b(v) at one index of the sum.
 template <int R, int NV, class B>
@@ -167,7 +190,7 @@ void scores(const float* q, int64_t head_dim, const Segment& segment, const Rows
   }
 }
 
-// s becomes exp(s - max) up to each row's limit; keys beyond it count as -infinity and are left out by selection, so
+// s becomes 2^(s - max) up to each row's limit; keys beyond it count as -infinity and are left out by selection, so
 // that whatever the page holds there, NaN included, does not matter.
 inline void softmax(const Rows& rows, float* s, const Partial& out) {
   const f32x8 lane = {0, 1, 2, 3, 4, 5, 6, 7};
@@ -183,7 +206,7 @@ inline void softmax(const Rows& rows, float* s, const Partial& out) {
     const float m = max_of8(max);
     f32x8 sum = zero8();
     for (int64_t i = 0; i <= last; i += 8) {
-      const f32x8 e = exp8_bounded(load8(x + i) - splat(m));
+      const f32x8 e = exp2_8(load8(x + i) - splat(m));
       store8(x + i, e);
       sum = sum + e;
     }
@@ -224,7 +247,7 @@ inline void merge(const Partial& into, const Partial& from, int64_t first, int64
     const int64_t lane = (row - first) % 8;
     if (lane == 0) {
       const f32x8 a = load8(into.max + row), b = load8(from.max + row), m = max8(a, b);
-      const f32x8 wa = exp8_bounded(a - m), wb = exp8_bounded(b - m);
+      const f32x8 wa = exp2_8(a - m), wb = exp2_8(b - m);
       store8(old_weight, wa);
       store8(new_weight, wb);
       store8(into.max + row, m);
