@@ -52,8 +52,8 @@ struct Partial {  // softmax over part of the keys, rows padded to a multiple of
 
 constexpr float kLog2E = 1.44269504088896341f;  // scores are in units of log 2: queries are scaled by it
 
-// 2^x for x <= 0 to 2e-7, exactly 1 for 0; everything below -126 counts as -126, which is as good as 0 beside a sum of 1
-// or more. The polynomial is a minimax fit of (2^f - 1) / f on [-1/2, 1/2], made for this file.
+// 2^x for x <= 0 to 2e-7, exactly 1 for 0; everything below -126 counts as -126, as good as 0 beside a sum of 1 or
+// more. The polynomial is a minimax fit of (2^f - 1) / f on [-1/2, 1/2], made for this file.
 FARTHING_INLINE f32x8 exp2_8(f32x8 x) {
   const f32x8 magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to the nearest integer
   x = max8(x, splat(-126.0f));
@@ -100,8 +100,8 @@ FARTHING_INLINE void store_tile(const f32x8 (&acc)[R][NV], float* dst, int64_t l
 }
 
 // dst[r, 8 j ..] = q[r] . keys[j], for R rows and n vectors of keys. `ahead`, if any, are two pieces of memory per
-// vector that are needed soon, as large as its keys: pages lie anywhere, and the hardware's own prefetching stops at the
-// end of each.
+// vector that are needed soon, as large as its keys: pages lie anywhere, and the hardware's own prefetching stops at
+// the end of each.
 template <class C, int R, int NV = vectors_for(R)>
 void score_rows(const float* q, int64_t head_dim, const KeyRef* keys, int64_t n, int64_t page_size, float* dst,
                 const char* const* ahead) {
