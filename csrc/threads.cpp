@@ -17,12 +17,12 @@ inline void pause() {
 #endif
 }
 
-// Spins for the usual wait (well under a millisecond), then gives the core away, so that more threads than cores, or a
-// busy neighbour, cost a time slice and not a stall.
+// Spins for the usual wait (a few microseconds), then gives the core away: where other programs want it too, the member
+// that is waited for may be waiting for this very core. Spinning longer cost 20 ms a step on a loaded machine.
 template <class Ready>
 inline void spin_until(Ready&& ready) {
   for (int i = 0; !ready(); ++i) {
-    if (i < 4000)
+    if (i < 300)
       pause();
     else
       std::this_thread::yield();
