@@ -26,7 +26,7 @@ __all__ = ["Findings", "Progress", "measure", "run_requests", "sample_of"]
 NUM_QUALITY_TOKENS = 2_000
 # Without a KV cache an answer of m tokens to a prompt of n computes about m * (n + m / 2) tokens; the sample is cut so
 # that all its answers together stay below this many.
-MAX_SAMPLE_TOKENS = 27_000
+MAX_SAMPLE_TOKENS = 16_000
 CHARS_PER_TOKEN = 4  # only to choose the sample, before anything is tokenized
 
 
