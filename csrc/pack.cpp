@@ -180,7 +180,7 @@ void put(Packed kind, uint8_t* block, int r, const Codes& codes, int first, int 
 }
 
 void pack_panel(const Source& source, const std::string& name, const PackedMatrix& m, const uint8_t* data, int64_t panel) {
-  uint8_t* out = m.data.get() + panel * m.panel_bytes;
+  uint8_t* out = m.data + panel * m.panel_bytes;
   const PackedShape shape = packed_shape(m.kind);
   const int64_t source_row = m.cols / source.block * source.bytes;
   memset(out, 0, static_cast<size_t>(m.panel_bytes));
@@ -209,7 +209,7 @@ int64_t row_bytes(const std::string& format, int64_t cols) {
   return cols / source->block * source->bytes;
 }
 
-PackedMatrix pack(const std::string& format, int64_t rows, int64_t cols, const uint8_t* data, Team& team) {
+PackedMatrix pack(const std::string& format, int64_t rows, int64_t cols, const uint8_t* data, Arena& arena, Team& team) {
   const Source* source = find_source(format);
   if (!source) throw std::invalid_argument("unknown weight format " + format);
   if (rows < 1 || cols < 1 || cols % source->block)
@@ -221,9 +221,7 @@ PackedMatrix pack(const std::string& format, int64_t rows, int64_t cols, const u
   m.cols = cols;
   const PackedShape shape = packed_shape(m.kind);
   m.panel_bytes = cols / shape.block * shape.block_bytes;
-  const size_t bytes = (m.num_bytes() + 63) / 64 * 64;
-  m.data = {static_cast<uint8_t*>(std::aligned_alloc(64, bytes)), std::free};
-  if (!m.data) throw std::bad_alloc();
+  m.data = arena.allocate(m.num_bytes());
   team.run([&](Worker& w) { w.for_each(m.num_panels(), [&](int64_t p) { pack_panel(*source, format, m, data, p); }); });
   return m;
 }

@@ -15,10 +15,10 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <string>
 
 #include "kernels.h"
+#include "memory.h"
 
 namespace farthing {
 
@@ -31,19 +31,19 @@ struct PackedMatrix {
   Packed kind;
   int64_t rows, cols;
   int64_t panel_bytes;
-  std::unique_ptr<uint8_t, void (*)(void*)> data{nullptr, nullptr};  // 64-byte aligned, whole panels; missing rows are zero
+  uint8_t* data;  // 64-byte aligned, whole panels; missing rows are zero
 
   int64_t num_panels() const { return (rows + kPanel - 1) / kPanel; }
   size_t num_bytes() const { return static_cast<size_t>(num_panels() * panel_bytes); }
   bool has_codes() const { return kind >= Packed::q4_0; }
-  const uint8_t* panel(int64_t p) const { return data.get() + p * panel_bytes; }
+  const uint8_t* panel(int64_t p) const { return data + p * panel_bytes; }
 };
 
 // Bytes of one row in the named GGUF format, or 0 when the format is unknown or cols is no multiple of its block.
 int64_t row_bytes(const std::string& format, int64_t cols);
 
 // data: rows * row_bytes(format, cols) bytes. Throws std::invalid_argument for an unknown format or a bad size.
-PackedMatrix pack(const std::string& format, int64_t rows, int64_t cols, const uint8_t* data, Team& team);
+PackedMatrix pack(const std::string& format, int64_t rows, int64_t cols, const uint8_t* data, Arena& arena, Team& team);
 
 // Activations in 8 bits: 32 columns of 12 tokens, x about scale * code, scale = max|x| / 127. Tokens of a group stand
 // side by side so that a tile reaches all it needs at fixed distances from one pointer; 12 is a multiple of every tile.

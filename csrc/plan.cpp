@@ -37,9 +37,7 @@ Program::Program(const Kernels& kernels, int num_threads, const KVSpec& kv, int6
   const int64_t values = kv.shape.num_kv_heads * kv.shape.head_dim * kv.shape.page_size;
   k_page_bytes_ = values * codec_bytes(kv.k_codec);
   v_page_bytes_ = values * codec_bytes(kv.v_codec);
-  // calloc, so that pages cost memory only once they are written.
-  pages_.reset(static_cast<uint8_t*>(std::calloc(kv_bytes(), 1)));
-  if (!pages_) throw std::bad_alloc();
+  pages_ = map_region(kv_bytes());
 }
 
 size_t Program::kv_bytes() const {
@@ -64,7 +62,7 @@ int Program::add_matrix(const std::string& format, int64_t rows, int64_t cols, c
   if (expected && num_bytes != static_cast<size_t>(rows * expected))
     fail("a " + format + " matrix of " + std::to_string(rows) + " x " + std::to_string(cols) + " has " +
          std::to_string(rows * expected) + " bytes, not " + std::to_string(num_bytes));
-  matrices_.push_back(pack(format, rows, cols, data, team_));
+  matrices_.push_back(pack(format, rows, cols, data, arena_, team_));
   return static_cast<int>(matrices_.size()) - 1;
 }
 
@@ -104,8 +102,10 @@ View Program::view(Columns c) const {
 }
 
 KVLayer Program::layer(int64_t index) const {
-  uint8_t* k = pages_.get() + index * kv_.num_pages * (k_page_bytes_ + v_page_bytes_);
-  return {k, k + kv_.num_pages * k_page_bytes_, k_page_bytes_, v_page_bytes_, kv_.k_codec, kv_.v_codec};
+  // A page's layers lie side by side, so that a short conversation touches little memory however many pages there are.
+  const int64_t layer_bytes = k_page_bytes_ + v_page_bytes_, page_bytes = kv_.num_layers * layer_bytes;
+  uint8_t* k = pages_.get() + index * layer_bytes;
+  return {k, k + k_page_bytes_, page_bytes, page_bytes, kv_.k_codec, kv_.v_codec};
 }
 
 void Program::embed(Columns dst, int weight, float scale) {
@@ -318,7 +318,7 @@ void Program::sample(const SampleArgs& args) {
 }
 
 Limits probe(const Kernels& kernels, Team& team, int64_t num_bytes, int passes) {
-  std::unique_ptr<uint8_t, void (*)(void*)> buffer(static_cast<uint8_t*>(allocate(static_cast<size_t>(num_bytes))), std::free);
+  const Region buffer = map_region(static_cast<size_t>(num_bytes));
   memset(buffer.get(), 1, static_cast<size_t>(num_bytes));
   Limits best{};
   auto timed = [&](double work, auto&& body) {

@@ -87,7 +87,8 @@ class Program {
   KVSpec kv_;
   int64_t vocab_size_;
   int64_t k_page_bytes_, v_page_bytes_;
-  std::unique_ptr<uint8_t, Free> pages_;
+  Region pages_;
+  Arena arena_;
   std::vector<PackedMatrix> matrices_;
   std::vector<Vector> vectors_;
   std::vector<int64_t> widths_;
