@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from farthing.economics.waterfall import split_seconds
+from farthing.errors import CapacityError
 from farthing.report.levers import is_four_bit, levers
 from farthing.report.machine import peak_bytes, reset_peak, this_machine
 from farthing.report.measure import Findings, measure, sample_of
@@ -141,3 +142,11 @@ def test_the_machine_is_described() -> None:
     assert machine.cpu
     assert machine.num_cores >= 1
     assert "avx2" in str(machine)
+
+
+def test_a_request_too_long_is_refused_before_anything_is_measured():
+    ticks = Ticks()
+    too_long = Request((Message("user", "abc" * 9000),), params=SamplingParams(0.0, max_tokens=6))
+    with pytest.raises(CapacityError, match=r"w: request 3 has \d+ tokens; llama takes at most \d+"):
+        measure(GOLDEN, Workload("w", (*requests(2), too_long)), 1, ticks)
+    assert not ticks.titles

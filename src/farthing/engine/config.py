@@ -10,6 +10,7 @@ from farthing.models import ModelConfig
 __all__ = ["EngineConfig", "kv_spec"]
 
 BYTES_PER_VALUE = {"f32": 4, "f16": 2}
+PAGE_SIZES = (8, 16, 32, 64, 128, 256)  # whole vectors of keys, whole pages to a segment of 256 positions
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class EngineConfig:
         need(self.max_num_batched_tokens >= 1, "max_num_batched_tokens", "1 or more")
         need(self.kv_bytes >= 1, "kv_bytes", "1 or more")
         need(self.num_pages is None or self.num_pages >= 1, "num_pages", "1 or more, or none to follow from kv_bytes")
-        need(self.page_size >= 8 and self.page_size % 8 == 0, "page_size", "a multiple of 8")
+        need(self.page_size in PAGE_SIZES, "page_size", ", ".join(map(str, PAGE_SIZES)))
         need(self.k_codec in BYTES_PER_VALUE, "k_codec", ", ".join(BYTES_PER_VALUE))
         need(self.v_codec in BYTES_PER_VALUE, "v_codec", ", ".join(BYTES_PER_VALUE))
         need(self.product in ("f32", "int8"), "product", "f32, int8")

@@ -11,6 +11,7 @@ from typing import Protocol
 from farthing.economics.usage import Usage
 from farthing.economics.waterfall import Measured, scaled, split_seconds
 from farthing.engine import Engine
+from farthing.errors import CapacityError
 from farthing.kernels.plan import Product
 from farthing.models import Model, load_model
 from farthing.report.document import LeverResult, Quality, Sample
@@ -26,7 +27,7 @@ __all__ = ["Findings", "Progress", "measure", "run_requests", "sample_of"]
 NUM_QUALITY_TOKENS = 2_000
 # Without a KV cache an answer of m tokens to a prompt of n computes about m * (n + m / 2) tokens; the sample is cut so
 # that all its answers together stay below this many.
-MAX_SAMPLE_TOKENS = 16_000
+MAX_SAMPLE_TOKENS = 10_000
 CHARS_PER_TOKEN = 4  # only to choose the sample, before anything is tokenized
 
 
@@ -79,7 +80,9 @@ class _Session:
     def __init__(
         self, model: str, workload: Workload, num_threads: int, progress: Progress, findings: Findings
     ) -> None:
-        file_formats = linear_formats(load_model(model).plan("f32"))
+        opened = load_model(model)
+        _check_lengths(opened, workload)  # here, and not in the middle of a measurement of minutes
+        file_formats = linear_formats(opened.plan("f32"))
         self.path = model
         self.workload = workload
         self.num_threads = num_threads
@@ -209,6 +212,18 @@ def run_requests(engine: Engine, requests: Sequence[Request], progress: Progress
         if num_ticks:
             progress.advance(num_ticks)
     return [done[id] for id in ids], time.perf_counter() - started
+
+
+def _check_lengths(model: Model, workload: Workload) -> None:
+    """Raises CapacityError naming the first request that leaves no room for an answer."""
+    context = model.config.max_position_embeddings
+    for number, request in enumerate(workload.requests, start=1):
+        num_tokens = len(model.encode_chat(request.messages))
+        if num_tokens >= context:
+            raise CapacityError(
+                f"{workload.name}: request {number} has {num_tokens} tokens; {model.name} takes at most {context - 1} "
+                "and an answer: shorten it or choose another model"
+            )
 
 
 def sample_of(requests: Sequence[Request]) -> list[int]:
