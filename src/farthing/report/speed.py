@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from farthing import kernels
+from farthing.engine.config import BYTES_PER_VALUE
 from farthing.kernels import Limits, Program
 from farthing.kernels.plan import Batch, Head, KVSpec, Linear, Plan, Product
 from farthing.models import Model
@@ -24,7 +25,6 @@ __all__ = ["SpeedRow", "Work", "default_works", "measure_speed"]
 I32 = npt.NDArray[np.int32]
 PAGE_SIZE = 16
 CHUNK = 512  # tokens of a prompt in one step, as in the engine
-BYTES_PER_VALUE = {"f32": 4, "f16": 2}
 MIN_PROBE_BYTES = 1 << 20
 MIN_S = 0.5  # each row is repeated for at least this long
 

@@ -1,0 +1,152 @@
+// How packed weights are read: what a block of each kind looks like, its codes in vectors, its values as float32.
+#pragma once
+#include "pack.h"
+#include "simd.h"
+
+namespace farthing {
+namespace FARTHING_ISA {
+
+#if defined(FARTHING_ISA_avx2)
+
+typedef __m256i Codes32;  // 32 unsigned codes: 8 rows x 4 columns
+typedef __m256i Sums16;   // int16 sums of pairs of products
+
+FARTHING_INLINE Codes32 load_codes(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+FARTHING_INLINE Codes32 low_half(Codes32 v) { return _mm256_and_si256(v, _mm256_set1_epi8(15)); }
+FARTHING_INLINE Codes32 high_half(Codes32 v) { return _mm256_and_si256(_mm256_srli_epi16(v, 4), _mm256_set1_epi8(15)); }
+FARTHING_INLINE Sums16 dot4(Codes32 w, const int8_t* x) {
+  int32_t four;
+  memcpy(&four, x, 4);
+  return _mm256_maddubs_epi16(w, _mm256_set1_epi32(four));
+}
+// The empty asm keeps each sum in its register: gcc would otherwise reassociate the unrolled sums and spill products.
+FARTHING_INLINE void add16(Sums16& sum, Sums16 v) {
+  sum = _mm256_add_epi16(sum, v);
+  asm volatile("" : "+x"(sum));
+}
+template <int kWeight>
+FARTHING_INLINE i32x8 widen(Sums16 s) {
+  return reinterpret_cast<i32x8>(_mm256_madd_epi16(s, _mm256_set1_epi16(kWeight)));
+}
+
+#else
+
+typedef uint8_t Codes32 __attribute__((vector_size(32)));
+typedef int16_t Sums16 __attribute__((vector_size(64)));
+
+FARTHING_INLINE Codes32 load_codes(const uint8_t* p) {
+  Codes32 v;
+  memcpy(&v, p, 32);
+  return v;
+}
+FARTHING_INLINE Codes32 low_half(Codes32 v) { return v & 15; }
+FARTHING_INLINE Codes32 high_half(Codes32 v) { return v >> 4; }
+FARTHING_INLINE Sums16 dot4(Codes32 w, const int8_t* x) {
+  const int16_t a = x[0], b = x[1], c = x[2], d = x[3];
+  const Sums16 four = {a, b, c, d, a, b, c, d, a, b, c, d, a, b, c, d, a, b, c, d, a, b, c, d, a, b, c, d, a, b, c, d};
+  return __builtin_convertvector(w, Sums16) * four;
+}
+FARTHING_INLINE void add16(Sums16& sum, Sums16 v) { sum += v; }
+template <int kWeight>
+FARTHING_INLINE i32x8 widen(Sums16 s) {
+  i32x8 out;
+  for (int r = 0; r < 8; ++r) out[r] = (s[4 * r] + s[4 * r + 1] + s[4 * r + 2] + s[4 * r + 3]) * kWeight;
+  return out;
+}
+
+#endif
+
+FARTHING_INLINE f32x8 load8_bf16(const uint16_t* p) {
+  uint16_t half[8];
+  memcpy(half, p, 16);
+  i32x8 bits;
+  for (int i = 0; i < 8; ++i) bits[i] = static_cast<int32_t>(static_cast<uint32_t>(half[i]) << 16);
+  f32x8 v;
+  memcpy(&v, &bits, 32);
+  return v;
+}
+
+// What a packed block looks like, for each kind with codes.
+template <Packed K>
+struct Block;
+template <>
+struct Block<Packed::q4_0> {
+  static constexpr int kBits = 4, kCols = 32, kHeader = 16, kZero = 8;
+  static constexpr bool kHasMinimum = false, kIsF16 = true;
+};
+template <>
+struct Block<Packed::q4_1> {
+  static constexpr int kBits = 4, kCols = 32, kHeader = 32, kZero = 0;
+  static constexpr bool kHasMinimum = true, kIsF16 = true;
+};
+template <>
+struct Block<Packed::q4_k> {
+  static constexpr int kBits = 4, kCols = 32, kHeader = 64, kZero = 0;
+  static constexpr bool kHasMinimum = true, kIsF16 = false;
+};
+template <>
+struct Block<Packed::q8_0> {
+  static constexpr int kBits = 8, kCols = 32, kHeader = 16, kZero = 128;
+  static constexpr bool kHasMinimum = false, kIsF16 = true;
+};
+template <>
+struct Block<Packed::q8_16> {
+  static constexpr int kBits = 8, kCols = 16, kHeader = 64, kZero = 128;
+  static constexpr bool kHasMinimum = true, kIsF16 = false;
+};
+template <Packed K>
+constexpr int kBlockBytes = Block<K>::kHeader + Block<K>::kCols * Block<K>::kBits;
+
+template <Packed K>
+FARTHING_INLINE f32x8 block_scale(const uint8_t* p) {
+  if constexpr (Block<K>::kIsF16)
+    return load8_f16(reinterpret_cast<const uint16_t*>(p));
+  else
+    return load8(reinterpret_cast<const float*>(p));
+}
+template <Packed K>
+FARTHING_INLINE f32x8 block_minimum(const uint8_t* p) {
+  if constexpr (!Block<K>::kHasMinimum)
+    return zero8();
+  else if constexpr (Block<K>::kIsF16)
+    return load8_f16(reinterpret_cast<const uint16_t*>(p + 16));
+  else
+    return load8(reinterpret_cast<const float*>(p + 32));
+}
+
+// Unpacks columns [first, first + n) of a panel to out [n][8]; both multiples of the block.
+template <Packed K>
+void unpack(const uint8_t* panel, int64_t first, int64_t n, float* out) {
+  if constexpr (K == Packed::f32) {
+    memcpy(out, panel + first * 32, static_cast<size_t>(n) * 32);
+  } else if constexpr (K == Packed::f16 || K == Packed::bf16) {
+    const uint16_t* p = reinterpret_cast<const uint16_t*>(panel) + first * 8;
+    for (int64_t c = 0; c < n; ++c, p += 8) store8(out + 8 * c, K == Packed::f16 ? load8_f16(p) : load8_bf16(p));
+  } else {
+    typedef Block<K> B;
+    const uint8_t* p = panel + first / B::kCols * kBlockBytes<K>;
+    for (int64_t b = 0; b < n / B::kCols; ++b, p += kBlockBytes<K>, out += 8 * B::kCols) {
+      const f32x8 scale = block_scale<K>(p), minimum = block_minimum<K>(p);
+      const uint8_t* w = p + B::kHeader;
+      auto put = [&](int column, i32x8 code) {
+        store8(out + 8 * column, fmadd(__builtin_convertvector(code - B::kZero, f32x8), scale, minimum));
+      };
+      for (int s = 0; s < B::kCols / 4 * B::kBits / 8; ++s) {
+        i32x8 v;
+        memcpy(&v, w + 32 * s, 32);
+        for (int c = 0; c < 4; ++c) {
+          const i32x8 byte = (v >> (8 * c)) & 255;
+          if constexpr (B::kBits == 4) {
+            put(4 * s + c, byte & 15);
+            put(4 * (s + 4) + c, byte >> 4);
+          } else {
+            put(4 * s + c, byte);
+          }
+        }
+      }
+    }
+  }
+}
+
+}  // namespace FARTHING_ISA
+}  // namespace farthing
