@@ -5,6 +5,7 @@
 
 #include "ops.h"
 #include "product_tiles.h"
+#include "token_tiles.h"
 
 namespace farthing {
 namespace FARTHING_ISA {
@@ -29,28 +30,81 @@ FARTHING_INLINE void write_row(const LinearArgs& a, const PackedMatrix& m, const
   }
 }
 
-// Panels [begin, end) for tokens [t0, t1), integer codes.
-template <Packed K>
-void int8_panels(const LinearArgs& a, const PackedMatrix& m, const float* bias, int64_t first, const ActivationBlock* x,
-                 int64_t begin, int64_t end, int64_t t0, int64_t t1) {
-  constexpr int kTile = Block<K>::kBits == 4 ? kTokens4 : kTokens8;
+// Panels [begin, end) for tokens [t0, t1), t0 a multiple of the group, rows across the lanes.
+template <Packed K, int G>
+void row_panels(const LinearArgs& a, const PackedMatrix& m, const float* bias, int64_t first, const uint8_t* x,
+                int64_t begin, int64_t end, int64_t t0, int64_t t1) {
+  const ActivationBlock<G>* blocks = reinterpret_cast<const ActivationBlock<G>*>(x);
+  constexpr int kMost = Block<K>::kBits == 4 ? kRowTokens4 : kRowTokens8;
   for (int64_t p = begin; p < end; ++p) {
     auto tile = [&](auto num_tokens, int64_t t) {
       constexpr int T = decltype(num_tokens)::value;
       f32x8 sums[T];
-      int8_tile<K, T>(m.panel(p), m.cols, x + t / kGroup * (m.cols / kQuantBlock), t % kGroup, sums);
+      row_tile<K, T, G>(m.panel(p), m.cols, from_token(blocks + t / G * (m.cols / kQuantBlock), t % G), sums);
       for (int i = 0; i < T; ++i) write_row(a, m, bias, first, p, t + i, sums[i]);
     };
-    int64_t t = t0;
-    for (; t + kTile <= t1; t += kTile) tile(std::integral_constant<int, kTile>(), t);
-    switch (t1 - t) {
-      case 5: tile(std::integral_constant<int, kTile == 6 ? 5 : 1>(), t); break;
-      case 4: tile(std::integral_constant<int, kTile == 6 ? 4 : 1>(), t); break;
-      case 3: tile(std::integral_constant<int, 3>(), t); break;
-      case 2: tile(std::integral_constant<int, 2>(), t); break;
-      case 1: tile(std::integral_constant<int, 1>(), t); break;
-      default: break;
+    for (int64_t t = t0; t < t1;) {
+      const int64_t n = std::min<int64_t>(kMost, t1 - t);
+      if constexpr (G == 1) {
+        tile(std::integral_constant<int, 1>(), t);
+      } else {
+        switch (n) {
+          case 6: tile(std::integral_constant<int, std::min(6, std::min(kMost, G))>(), t); break;
+          case 5: tile(std::integral_constant<int, std::min(5, std::min(kMost, G))>(), t); break;
+          case 4: tile(std::integral_constant<int, 4>(), t); break;
+          case 3: tile(std::integral_constant<int, 3>(), t); break;
+          case 2: tile(std::integral_constant<int, 2>(), t); break;
+          default: tile(std::integral_constant<int, 1>(), t); break;
+        }
+      }
+      t += n;
     }
+  }
+}
+
+// Panels [begin, end) for tokens [t0, t1), t0 a multiple of 8, tokens across the lanes; a last vector may stick out.
+template <Packed K>
+void token_panels(const LinearArgs& a, const PackedMatrix& m, const float* bias, int64_t first, const uint8_t* x,
+                  int64_t begin, int64_t end, int64_t t0, int64_t t1, uint8_t* scratch) {
+  const TokenBlock* blocks = reinterpret_cast<const TokenBlock*>(x);
+  Expanded<K>* w = reinterpret_cast<Expanded<K>*>(scratch);
+  const int64_t num_blocks = m.cols / kQuantBlock;
+  constexpr int kMost = Block<K>::kBits == 4 ? 3 : 2;
+  alignas(64) float acc[kPanelsPerTile * kPanel * kMost * kLanes];
+  for (int64_t p = begin; p < end; p += kPanelsPerTile) {
+    const int64_t num_panels = std::min(kPanelsPerTile, end - p);
+    for (int64_t i = 0; i < num_panels; ++i) expand<K>(m.panel(p + i), m.cols, w + i * num_blocks);
+    auto tiles = [&](auto num_vectors, int64_t t) {
+      constexpr int V = decltype(num_vectors)::value;
+      const TokenBlock* groups[V];
+      for (int v = 0; v < V; ++v) groups[v] = blocks + (t / kLanes + v) * num_blocks;
+      token_tiles<K, V>(w, num_panels, groups, num_blocks, acc);
+      for (int v = 0; v < V; ++v) {
+        f32x8 rows[kPanelsPerTile][kLanes];
+        for (int64_t i = 0; i < num_panels; ++i)
+          transpose8(acc + i * kPanel * V * kLanes + v * kLanes, V * kLanes, rows[i]);
+        const int64_t n = std::min<int64_t>(kLanes, t1 - t - v * kLanes);
+        for (int64_t lane = 0; lane < n; ++lane)  // panel beside panel: whole cache lines
+          for (int64_t i = 0; i < num_panels; ++i) write_row(a, m, bias, first, p + i, t + v * kLanes + lane, rows[i][lane]);
+      }
+    };
+    int64_t t = t0;
+    for (; t1 - t > (kMost - 1) * kLanes; t += kMost * kLanes) tiles(std::integral_constant<int, kMost>(), t);
+    if (t1 - t > kLanes)
+      tiles(std::integral_constant<int, 2>(), t);
+    else if (t1 > t)
+      tiles(std::integral_constant<int, 1>(), t);
+  }
+}
+
+template <Packed K>
+void int8_panels(const LinearArgs& a, const PackedMatrix& m, const float* bias, int64_t first, const uint8_t* x,
+                 int64_t begin, int64_t end, int64_t t0, int64_t t1, uint8_t* scratch) {
+  switch (group_size(a.num_tokens)) {
+    case 1: return row_panels<K, 1>(a, m, bias, first, x, begin, end, t0, t1);
+    case 4: return row_panels<K, 4>(a, m, bias, first, x, begin, end, t0, t1);
+    case 12: return row_panels<K, 12>(a, m, bias, first, x, begin, end, t0, t1);
+    default: return token_panels<K>(a, m, bias, first, x, begin, end, t0, t1, scratch);
   }
 }
 
@@ -124,27 +178,49 @@ int64_t total_panels(const LinearArgs& a) {
   return n;
 }
 
+// Tokens [t0, t1) of one group.
+void quantize(const LinearArgs& a, uint8_t* x, int64_t t0, int64_t t1) {
+  const int64_t cols = a.src.width;
+  auto rows = [&](auto size) {
+    constexpr int G = decltype(size)::value;
+    auto* group = reinterpret_cast<ActivationBlock<G>*>(x) + t0 / G * (cols / kQuantBlock);
+    for (int64_t t = t0; t < t1; ++t) quantize_row(a.src.data + t * a.src.stride, cols, group, t % G);
+  };
+  switch (group_size(a.num_tokens)) {
+    case 1: return rows(std::integral_constant<int, 1>());
+    case 4: return rows(std::integral_constant<int, 4>());
+    case 12: return rows(std::integral_constant<int, 12>());
+    default: return rows(std::integral_constant<int, 8>());
+  }
+}
+
 }  // namespace
 
 void linear(const LinearArgs& a, Worker& worker) {
   const int64_t cols = a.weights[0]->cols, num_tokens = a.num_tokens;
-  uint8_t* own = a.scratch + activation_bytes(num_tokens, cols) + worker.index * a.scratch_per_worker;
-  float* own_f32 = reinterpret_cast<float*>(own + activation_bytes(kTokensQuantizedByEach, cols));
+  const LinearScratch sizes = linear_scratch(num_tokens, cols);
+  uint8_t* own = a.scratch + sizes.shared + worker.index * a.scratch_per_worker;
+  uint8_t* expanded = own + (activation_bytes(kTokensQuantizedByEach, cols) + 63) / 64 * 64;
+  float* own_f32 = reinterpret_cast<float*>(expanded);
   bool has_codes = false;
   for (int i = 0; i < a.num_weights; ++i) has_codes |= a.weights[i]->has_codes();
   const bool is_int8 = a.is_int8 && has_codes;
-  ActivationBlock* x = nullptr;
+  const uint8_t* x = a.scratch;
   if (is_int8) {
-    const bool is_own = num_tokens <= kTokensQuantizedByEach;
-    x = reinterpret_cast<ActivationBlock*>(is_own ? own : a.scratch);
-    auto quantize = [&](int64_t t) { quantize_row(a.src.data + t * a.src.stride, cols, x, t); };
-    if (is_own)
-      for (int64_t t = 0; t < num_tokens; ++t) quantize(t);
-    else
-      worker.for_each(num_tokens, quantize);
+    if (num_tokens <= kTokensQuantizedByEach) {
+      quantize(a, own, 0, num_tokens);
+      x = own;
+    } else {
+      const int64_t g = group_size(num_tokens);
+      worker.for_each((num_tokens + g - 1) / g, [&](int64_t i) {
+        quantize(a, a.scratch, i * g, std::min(num_tokens, (i + 1) * g));
+      });
+    }
   }
   // Tokens per pass: what one worker's second-level cache holds beside the weights, in whole tiles.
-  const int64_t per_pass = is_int8 ? std::max<int64_t>(2 * kGroup, 192 * 1024 / cols / kGroup * kGroup) : kTokensPerPass;
+  constexpr int64_t kTile = 3 * kLanes, kPassBytes = 256 * 1024;
+  const int64_t fitting = kPassBytes / (cols * static_cast<int64_t>(sizeof(ActivationBlock<1>)) / kQuantBlock);
+  const int64_t per_pass = is_int8 ? std::max(kTile, fitting / kTile * kTile) : kTokensPerPass;
   const int64_t passes = (num_tokens + per_pass - 1) / per_pass;
   const int64_t share = total_panels(a) / (worker.count * (num_tokens > 8 ? 32 : 8)) / 2 * 2;
   const Chunks chunks{std::min<int64_t>(std::max<int64_t>(share, 2), 64), a};
@@ -155,7 +231,7 @@ void linear(const LinearArgs& a, Worker& worker) {
       with_kind(m.kind, [&](auto kind) {
         constexpr Packed K = decltype(kind)::value;
         if constexpr (K >= Packed::q4_0) {
-          if (is_int8) return int8_panels<K>(a, m, bias, first, x, begin, end, t0, t1);
+          if (is_int8) return int8_panels<K>(a, m, bias, first, x, begin, end, t0, t1, expanded);
         }
         for (int64_t s = t0; s < t1; s += kTokensPerPass) {
           const int64_t e = std::min(s + kTokensPerPass, t1);

@@ -1,5 +1,6 @@
 #include "pack.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -228,8 +229,12 @@ PackedMatrix pack(const std::string& format, int64_t rows, int64_t cols, const u
 
 LinearScratch linear_scratch(int64_t num_tokens, int64_t max_cols) {
   const int64_t cols = (max_cols + kQuantBlock - 1) / kQuantBlock * kQuantBlock;
+  auto whole_lines = [](int64_t n) { return (n + 63) / 64 * 64; };
   const int64_t unpacked = 2 * kPanel * kColsPerPass * 4, running = kTokensPerPass * 2 * kPanel * 4;
-  return {activation_bytes(num_tokens, cols), activation_bytes(kTokensQuantizedByEach, cols) + unpacked + running};
+  const int64_t expanded = kPanelsPerTile * cols / kQuantBlock * kExpandedBytes;
+  const int64_t shared = activation_bytes(num_tokens, cols);  // fewer tokens never need more
+  const int64_t own = activation_bytes(kTokensQuantizedByEach, cols);
+  return {whole_lines(shared), whole_lines(own) + whole_lines(std::max(unpacked + running, expanded))};
 }
 
 }  // namespace farthing

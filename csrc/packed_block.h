@@ -14,10 +14,28 @@ typedef __m256i Sums16;   // int16 sums of pairs of products
 FARTHING_INLINE Codes32 load_codes(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
 FARTHING_INLINE Codes32 low_half(Codes32 v) { return _mm256_and_si256(v, _mm256_set1_epi8(15)); }
 FARTHING_INLINE Codes32 high_half(Codes32 v) { return _mm256_and_si256(_mm256_srli_epi16(v, 4), _mm256_set1_epi8(15)); }
+// Pairs of products of 8 times 4 codes: the same 4 activations for 8 rows, or the same 4 weights for 8 tokens.
 FARTHING_INLINE Sums16 dot4(Codes32 w, const int8_t* x) {
   int32_t four;
   memcpy(&four, x, 4);
   return _mm256_maddubs_epi16(w, _mm256_set1_epi32(four));
+}
+FARTHING_INLINE Codes32 splat4(const uint8_t* four) {
+  int32_t v;
+  memcpy(&v, four, 4);
+  return _mm256_set1_epi32(v);
+}
+FARTHING_INLINE Sums16 dot32(Codes32 w, const int8_t* x) {
+  return _mm256_maddubs_epi16(w, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));
+}
+FARTHING_INLINE void store_codes(uint8_t* p, Codes32 v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
+// 32 integers from -127 to 127 as bytes, in order.
+FARTHING_INLINE void pack32(const i32x8* q, int8_t* out) {
+  const __m256i a = _mm256_packs_epi32(reinterpret_cast<__m256i>(q[0]), reinterpret_cast<__m256i>(q[1]));
+  const __m256i b = _mm256_packs_epi32(reinterpret_cast<__m256i>(q[2]), reinterpret_cast<__m256i>(q[3]));
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  const __m256i v = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(a, b), order);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), v);
 }
 // The empty asm keeps each sum in its register: gcc would otherwise reassociate the unrolled sums and spill products.
 FARTHING_INLINE void add16(Sums16& sum, Sums16 v) {
@@ -45,6 +63,20 @@ FARTHING_INLINE Sums16 dot4(Codes32 w, const int8_t* x) {
   const int16_t a = x[0], b = x[1], c = x[2], d = x[3];
   const Sums16 four = {a, b, c, d, a, b, c, d, a, b, c, d, a, b, c, d, a, b, c, d, a, b, c, d, a, b, c, d, a, b, c, d};
   return __builtin_convertvector(w, Sums16) * four;
+}
+FARTHING_INLINE Codes32 splat4(const uint8_t* four) {
+  const uint8_t a = four[0], b = four[1], c = four[2], d = four[3];
+  return Codes32{a, b, c, d, a, b, c, d, a, b, c, d, a, b, c, d, a, b, c, d, a, b, c, d, a, b, c, d, a, b, c, d};
+}
+FARTHING_INLINE Sums16 dot32(Codes32 w, const int8_t* x) {
+  typedef int8_t i8x32 __attribute__((vector_size(32)));
+  i8x32 v;
+  memcpy(&v, x, 32);
+  return __builtin_convertvector(w, Sums16) * __builtin_convertvector(v, Sums16);
+}
+FARTHING_INLINE void store_codes(uint8_t* p, Codes32 v) { memcpy(p, &v, 32); }
+FARTHING_INLINE void pack32(const i32x8* q, int8_t* out) {
+  for (int i = 0; i < 32; ++i) out[i] = static_cast<int8_t>(q[i / 8][i % 8]);
 }
 FARTHING_INLINE void add16(Sums16& sum, Sums16 v) { sum += v; }
 template <int kWeight>

@@ -96,9 +96,13 @@ const Program::Vector& Program::vector(int id) const {
   return vectors_[static_cast<size_t>(id)];
 }
 
+// Floats from one token's row to the next: an odd number of cache lines, so that the same columns of many tokens do not
+// fall on the few places of the cache that a multiple of 4 KiB shares.
+int64_t Program::stride_of(int64_t width) { return ((width + 15) / 16 | 1) * 16; }
+
 View Program::view(Columns c) const {
   const size_t b = static_cast<size_t>(c.buffer);
-  return {activations_.get() + offsets_[b] * token_capacity_ + c.offset, widths_[b], c.width};
+  return {activations_.get() + offsets_[b] * token_capacity_ + c.offset, stride_of(widths_[b]), c.width};
 }
 
 KVLayer Program::layer(int64_t index) const {
@@ -272,7 +276,7 @@ void Program::reserve(int64_t num_tokens, int64_t num_logits, int64_t scratch_by
     offsets_.clear();
     for (int64_t w : widths_) {
       offsets_.push_back(width);
-      width += (w + 15) / 16 * 16;
+      width += stride_of(w);
     }
     activations_.reset();
     activations_.reset(static_cast<float*>(allocate(static_cast<size_t>(width * token_capacity_) * sizeof(float))));

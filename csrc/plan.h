@@ -73,6 +73,7 @@ class Program {
   };
 
   void append(const char* kind, std::function<void(const Run&, Worker&)> body);
+  static int64_t stride_of(int64_t width);
   View view(Columns c) const;
   void check(Columns c, const char* what) const;
   const PackedMatrix& matrix(int id) const;
