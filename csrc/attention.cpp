@@ -4,9 +4,9 @@
 //
 //   many tokens:  one member runs a tile over all its segments, left to right, unpacking each segment once
 //   few tokens:   (kv head, segment) pairs are spread over the team, partial sums go to scratch, then one member per
-//                 kv head merges them left to right
+//                 kv head merges them left to right; sequences whose pages of a segment are the same read it together
 //
-// Both paths call the same functions on the same segments, so which one ran cannot be seen in the result (law 1).
+// All paths call the same functions on the same segments, so which one ran cannot be seen in the result (law 1).
 #include "attention_schedule.h"
 #include "ops.h"
 
@@ -34,12 +34,17 @@ struct Buffers {
   }
 };
 
+// Whole vectors: what stands beyond count belongs to keys that nobody sees.
+inline void copy_scales(const float* from, int64_t count, float* to) {
+  for (int64_t i = 0; i < count; i += 8) store8(to + i, load8(from + i));
+}
+
 // The keys and values of positions [start, start + num_keys) where they lie in pages.
 template <class CK, class CV>
 void locate_segment(const AttentionArgs& a, const Tile& tile, int64_t start, int64_t num_keys, Segment& out) {
   const int32_t* table = a.batch.page_tables + tile.sequence->index * a.batch.max_pages;
-  const char* k = static_cast<const char*>(a.layer.k) + tile.kv_head * CK::head_bytes(a.shape);
-  const char* v = static_cast<const char*>(a.layer.v) + tile.kv_head * CV::head_bytes(a.shape);
+  const char* k = static_cast<const char*>(a.layer.k) + tile.kv_head * codec_head_bytes(a.layer.k_codec, a.shape);
+  const char* v = static_cast<const char*>(a.layer.v) + tile.kv_head * codec_head_bytes(a.layer.v_codec, a.shape);
   out.num_keys = num_keys;
   out.k_page_size = a.shape.page_size;
   out.num_runs = 0;
@@ -48,8 +53,11 @@ void locate_segment(const AttentionArgs& a, const Tile& tile, int64_t start, int
   for (int64_t key = 0; key < num_keys; ++page, slot = 0) {
     const int64_t count = std::min(a.shape.page_size - slot, num_keys - key);
     const char* k_head = k + table[page] * a.layer.k_page_bytes;
+    const char* v_head = v + table[page] * a.layer.v_page_bytes;
     for (int64_t i = 0; i < count; i += 8) *keys++ = {k_head, slot + i};
-    out.runs[out.num_runs++] = {v + table[page] * a.layer.v_page_bytes, slot, count};
+    out.runs[out.num_runs++] = {v_head, slot, count};
+    if constexpr (CK::kHasScale) copy_scales(CK::scales(k_head, a.shape) + slot, count, out.k_scale + key);
+    if constexpr (CV::kHasScale) copy_scales(CV::scales(v_head, a.shape) + slot, count, out.v_scale + key);
     key += count;
   }
 }
@@ -103,34 +111,40 @@ void look_ahead(const Segment& pages, int64_t head_dim, const char** ahead) {
       __builtin_prefetch(pages.keys[j].head + (pages.keys[j].slot * head_dim + d * 8) * CK::kBytes);
 }
 
-// One tile against segment number `s`; returns the first row that sees any of it.
+// Rows against the segment that `pages` shows.
 template <class CK, class CV>
-int64_t run_segment(const AttentionArgs& a, const Tile& tile, int64_t s, const Buffers& buf, const Partial& out) {
-  const int64_t group = a.num_heads / a.shape.num_kv_heads, head_dim = a.shape.head_dim;
-  const int64_t start = s * kSegment, past = start - tile.position;
-  const Rows rows{std::max<int64_t>(0, past) * group, tile.num_rows, buf.limits};
-  for (int64_t row = rows.first; row < rows.end; row += group)
-    std::fill_n(buf.limits + row, group, static_cast<int32_t>(std::min(kSegment, row / group + 1 - past)));
-  Segment pages;
-  locate_segment<CK, CV>(a, tile, start, buf.limits[rows.end - 1], pages);
+void attend(int64_t head_dim, const Segment& pages, const Rows& rows, const Buffers& buf, const Partial& out) {
   if (rows.end - rows.first <= kDirectRows) {
     const char* ahead[2 * kSegmentVectors];
     look_ahead<CK, CV>(pages, head_dim, ahead);
     scores<CK>(buf.q, head_dim, pages, rows, buf.scores, ahead);
-    softmax(rows, buf.scores, out);
+    softmax<CK, CV>(rows, pages, buf.scores, out);
     values<CV>(buf.scores, pages, rows, head_dim, 0, head_dim, out.value, head_dim);
-    return rows.first;
+    return;
   }
   Segment unpacked;
   unpack_keys<CK>(pages, head_dim, buf.keys, unpacked);
   scores<CodecF32>(buf.q, head_dim, unpacked, rows, buf.scores);
-  softmax(rows, buf.scores, out);
+  softmax<CK, CV>(rows, pages, buf.scores, out);
   unpack_values<CV>(pages, head_dim, buf.values);
   unpacked.num_runs = 1;
   for (int64_t d = 0; d < head_dim; d += kPanel) {
     unpacked.runs[0] = {reinterpret_cast<const char*>(buf.values + d * kSegment), 0, pages.num_keys};
     values<CodecF32>(buf.scores, unpacked, rows, kPanel, 0, std::min(kPanel, head_dim - d), out.value + d, head_dim);
   }
+}
+
+// One tile against segment number `s`; returns the first row that sees any of it.
+template <class CK, class CV>
+int64_t run_segment(const AttentionArgs& a, const Tile& tile, int64_t s, const Buffers& buf, const Partial& out) {
+  const int64_t group = a.num_heads / a.shape.num_kv_heads;
+  const int64_t start = s * kSegment, past = start - tile.position;
+  const Rows rows{std::max<int64_t>(0, past) * group, tile.num_rows, buf.limits};
+  for (int64_t row = rows.first; row < rows.end; row += group)
+    std::fill_n(buf.limits + row, group, static_cast<int32_t>(std::min(kSegment, row / group + 1 - past)));
+  Segment pages;
+  locate_segment<CK, CV>(a, tile, start, buf.limits[rows.end - 1], pages);
+  attend<CK, CV>(a.shape.head_dim, pages, rows, buf, out);
   return rows.first;
 }
 
@@ -142,6 +156,7 @@ void for_tile_rows(const AttentionArgs& a, const Tile& tile, F&& f) {
     f(tile.first_token + row / group, (tile.kv_head * group + row % group) * a.shape.head_dim, row);
 }
 
+// q: [rows of the tile][head_dim]
 void load_queries(const AttentionArgs& a, const Tile& tile, float* q) {
   const int64_t head_dim = a.shape.head_dim;
   for_tile_rows(a, tile, [&](int64_t token, int64_t column, int64_t row) {
@@ -171,28 +186,58 @@ void run_whole_tile(const AttentionArgs& a, const Tile& tile, const Buffers& buf
   store_result(a, tile, buf.total);
 }
 
+// A segment that several sequences share: the rows of all of them side by side, the pages read once.
+template <class CK, class CV>
+void run_shared(const AttentionArgs& a, const Schedule& schedule, const Shared& shared, int64_t kv_head, const Buffers& buf) {
+  const int64_t head_dim = a.shape.head_dim;
+  const Rows rows{0, shared.num_rows, buf.limits};
+  std::fill_n(buf.limits, rows.end, static_cast<int32_t>(kSegment));
+  int64_t row = 0;
+  for (int64_t i = 0; i < shared.num_members; ++i) {
+    const Tile tile = schedule.whole(schedule.member(shared, i), kv_head);
+    load_queries(a, tile, buf.q + row * head_dim);
+    row += tile.num_rows;
+  }
+  Segment pages;
+  locate_segment<CK, CV>(a, schedule.whole(schedule.member(shared, 0), kv_head), shared.segment * kSegment, kSegment, pages);
+  attend<CK, CV>(head_dim, pages, rows, buf, buf.part);
+  row = 0;
+  for (int64_t i = 0; i < shared.num_members; ++i) {
+    const Sequence& s = schedule.member(shared, i);
+    const int64_t num = schedule.whole(s, kv_head).num_rows;
+    const Partial out = schedule.partial_of(a.scratch, s, shared.segment, kv_head);
+    std::copy_n(buf.part.max + row, num, out.max);
+    std::copy_n(buf.part.sum + row, num, out.sum);
+    std::copy_n(buf.part.value + row * head_dim, num * head_dim, out.value);
+    row += num;
+  }
+}
+
 template <class CK, class CV>
 void run(const AttentionArgs& a, Worker& worker) {
   const int64_t num_kv_heads = a.shape.num_kv_heads, group = a.num_heads / num_kv_heads;
   const Schedule schedule(a.batch, a.shape, a.num_heads, worker.count);
   const Buffers buf(a.scratch + worker.index * schedule.tile.worker(), schedule.tile);
   worker.for_each(schedule.num_items, [&](int64_t item) {
-    const Sequence& s = schedule.sequence_of(item);
-    const Tile tile = schedule.tile_of(s, item);
+    if (item < schedule.num_whole_items) {
+      const Tile tile = schedule.tile_of(item);
+      load_queries(a, tile, buf.q);
+      return run_whole_tile<CK, CV>(a, tile, buf);
+    }
+    const int64_t i = item - schedule.num_whole_items, kv_head = i % num_kv_heads;
+    const Shared& shared = schedule.shared[i / num_kv_heads];
+    if (shared.num_members > 1) return run_shared<CK, CV>(a, schedule, shared, kv_head, buf);
+    const Sequence& s = schedule.member(shared, 0);
+    const Tile tile = schedule.whole(s, kv_head);
     load_queries(a, tile, buf.q);
-    if (!s.is_split) return run_whole_tile<CK, CV>(a, tile, buf);
-    const int64_t segment = schedule.segment_of(s, item);
-    float* at = a.scratch + schedule.partial(s, segment, tile.kv_head);
-    run_segment<CK, CV>(a, tile, segment, buf, partial_at(at, schedule.split_sizes(s)));
+    run_segment<CK, CV>(a, tile, shared.segment, buf, schedule.partial_of(a.scratch, s, shared.segment, kv_head));
   });
   const int64_t num_split = static_cast<int64_t>(schedule.sequences.size()) - schedule.first_split;
   if (num_split == 0) return;
   worker.for_each(num_split * num_kv_heads, [&](int64_t i) {
     const Sequence& s = schedule.sequences[schedule.first_split + i / num_kv_heads];
-    const Tile tile = schedule.tile_of(s, s.first_item + i % num_kv_heads);
-    auto partial = [&](int64_t segment) {
-      return partial_at(a.scratch + schedule.partial(s, segment, tile.kv_head), schedule.split_sizes(s));
-    };
+    const Tile tile = schedule.whole(s, i % num_kv_heads);
+    auto partial = [&](int64_t segment) { return schedule.partial_of(a.scratch, s, segment, tile.kv_head); };
     for (int64_t segment = 1; segment < s.num_segments; ++segment) {
       const int64_t first = std::max<int64_t>(0, segment * kSegment - s.position) * group;
       merge(partial(0), partial(segment), first, tile.num_rows, a.shape.head_dim);
@@ -230,8 +275,8 @@ void store_kv(const BatchView& batch, const KVShape& shape, const KVLayer& layer
           char* v_page = static_cast<char*>(layer.v) + page * layer.v_page_bytes;
           for (int64_t h = 0; h < shape.num_kv_heads; ++h) {
             const int64_t column = h * shape.head_dim;
-            CK::encode_k(k_page + h * CK::head_bytes(shape), shape, slot, k.data + t * k.stride + column);
-            CV::encode_v(v_page + h * CV::head_bytes(shape), shape, slot, v.data + t * v.stride + column);
+            CK::encode_k(k_page + h * codec_head_bytes(layer.k_codec, shape), shape, slot, k.data + t * k.stride + column);
+            CV::encode_v(v_page + h * codec_head_bytes(layer.v_codec, shape), shape, slot, v.data + t * v.stride + column);
           }
         }
       });

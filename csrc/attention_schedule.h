@@ -30,10 +30,10 @@ inline Partial partial_at(float* at, const Sizes& s) { return {at, at + s.column
 
 struct Sequence {
   int64_t index, first_token, num_tokens, position, num_segments;
-  bool is_split;         // items are (segment, kv head); otherwise (tile, kv head)
+  bool is_split;           // its segments are items of their own; otherwise its tiles are
   int64_t tile_tokens;
-  int64_t first_item, num_items;
-  int64_t first_partial;  // of a split sequence: offset of its partials in scratch, one per item
+  int64_t first_item, num_items;  // of one that is not split
+  int64_t first_partial;   // of a split one: offset of its partials in scratch, [num_segments][num_kv_heads]
 };
 
 struct Tile {
@@ -41,10 +41,17 @@ struct Tile {
   int64_t kv_head, first_token, position, num_rows;  // position: that of its first token
 };
 
+// One segment of split sequences that have the same pages there and see all of it; or of one alone.
+struct Shared {
+  int64_t segment, num_rows, first_member, num_members;
+  int64_t next;  // another one of the same segment, or -1
+};
+
 class Schedule {
  public:
   std::vector<Sequence> sequences;  // those that are not split first: their items are the long ones
-  int64_t num_items = 0, first_split = 0;
+  std::vector<Shared> shared;
+  int64_t num_items = 0, num_whole_items = 0, first_split = 0;
   int64_t scratch = 0;  // floats
   Sizes tile;           // of the largest tile
 
@@ -54,32 +61,40 @@ class Schedule {
     scratch = num_threads * tile.worker();
     sequences.reserve(batch.num_seqs);
     for (const bool is_split : {false, true}) {
-      if (is_split) first_split = sequences.size();
+      if (is_split) {
+        first_split = sequences.size();
+        num_whole_items = num_items;
+      }
       for (int64_t b = 0; b < batch.num_seqs; ++b) add(batch, b, is_split, num_threads);
     }
+    share_segments(batch, kSegment / shape.page_size);
+    num_items += num_kv_heads_ * static_cast<int64_t>(shared.size());
   }
 
-  // Offset of the sequence's partial for (segment, kv head).
-  int64_t partial(const Sequence& s, int64_t segment, int64_t kv_head) const {
-    return s.first_partial + (segment * num_kv_heads_ + kv_head) * split_sizes(s).partial();
+  // The sequence's partial for (segment, kv head).
+  Partial partial_of(float* scratch_at, const Sequence& s, int64_t segment, int64_t kv_head) const {
+    const Sizes sizes{s.num_tokens * group_, tile.head_dim};
+    return partial_at(scratch_at + s.first_partial + (segment * num_kv_heads_ + kv_head) * sizes.partial(), sizes);
   }
-  Sizes split_sizes(const Sequence& s) const { return {s.num_tokens * group_, tile.head_dim}; }
+  const Sequence& member(const Shared& s, int64_t i) const { return sequences[members_[s.first_member + i]]; }
+  Tile whole(const Sequence& s, int64_t kv_head) const {
+    return {&s, kv_head, s.first_token, s.position, s.num_tokens * group_};
+  }
 
-  const Sequence& sequence_of(int64_t item) const {
-    return *std::prev(std::upper_bound(sequences.begin(), sequences.end(), item,
-                                       [](int64_t i, const Sequence& s) { return i < s.first_item; }));
-  }
-  // Kv heads lie beside each other; the tiles with the most keys come first.
-  Tile tile_of(const Sequence& s, int64_t item) const {
+  // Of sequences that are not split. Kv heads lie beside each other; the tiles with the most keys come first.
+  Tile tile_of(int64_t item) const {
+    const auto end = sequences.begin() + first_split;
+    const Sequence& s = *std::prev(
+        std::upper_bound(sequences.begin(), end, item, [](int64_t i, const Sequence& x) { return i < x.first_item; }));
     const int64_t i = item - s.first_item;
-    const int64_t skipped = s.is_split ? 0 : (s.num_items - 1 - i) / num_kv_heads_ * s.tile_tokens;
+    const int64_t skipped = (s.num_items - 1 - i) / num_kv_heads_ * s.tile_tokens;
     return {&s, i % num_kv_heads_, s.first_token + skipped, s.position + skipped,
             std::min(s.tile_tokens, s.num_tokens - skipped) * group_};
   }
-  int64_t segment_of(const Sequence& s, int64_t item) const { return (item - s.first_item) / num_kv_heads_; }
 
  private:
   int64_t num_kv_heads_, group_;
+  std::vector<int64_t> members_;  // indices of sequences, those of a Shared side by side
 
   void add(const BatchView& batch, int64_t b, bool is_split, int64_t num_threads) {
     Sequence s{};
@@ -91,20 +106,65 @@ class Schedule {
     s.num_segments = (s.position + s.num_tokens - 1) / kSegment + 1;
     s.is_split = s.num_segments > 1 && s.num_tokens * group_ <= std::max(kSplitRows, group_);
     if (s.is_split != is_split) return;
-    s.first_item = num_items;
     if (is_split) {
-      s.tile_tokens = s.num_tokens;
-      s.num_items = num_kv_heads_ * s.num_segments;
       s.first_partial = scratch;
-      scratch += s.num_items * split_sizes(s).partial();
+      scratch += num_kv_heads_ * s.num_segments * Sizes{s.num_tokens * group_, tile.head_dim}.partial();
     } else {
       const int64_t tiles = std::max<int64_t>(1, kItemsPerThread * num_threads / num_kv_heads_);
       const int64_t fair = std::max<int64_t>((s.num_tokens + tiles - 1) / tiles, kSplitRows / group_);
       s.tile_tokens = std::max<int64_t>(1, std::min<int64_t>(tile_rows(tile.head_dim) / group_, fair));
+      s.first_item = num_items;
       s.num_items = num_kv_heads_ * ((s.num_tokens + s.tile_tokens - 1) / s.tile_tokens);
+      num_items += s.num_items;
     }
-    num_items += s.num_items;
     sequences.push_back(s);
+  }
+
+  // Puts every segment of the split sequences into a Shared: an earlier one with the same pages, or one of its own.
+  void share_segments(const BatchView& batch, int64_t pages_per_segment) {
+    struct Choice {
+      int64_t sequence, shared;
+    };
+    std::vector<Choice> choices;
+    std::vector<int64_t> newest;  // [segments], of each: the Shared that was made last
+    for (int64_t i = first_split; i < static_cast<int64_t>(sequences.size()); ++i) {
+      const Sequence& s = sequences[i];
+      for (int64_t segment = 0; segment < s.num_segments; ++segment) {
+        const bool is_seen_whole = (segment + 1) * kSegment <= s.position + 1;
+        if (segment == static_cast<int64_t>(newest.size())) newest.push_back(-1);
+        int64_t at = is_seen_whole ? find(batch, s, newest[segment], pages_per_segment) : -1;
+        if (at < 0) {
+          at = shared.size();
+          shared.push_back({segment, 0, i, 0, newest[segment]});  // first_member: for now the one whose pages count
+          if (is_seen_whole) newest[segment] = at;
+        }
+        if (is_seen_whole) shared[at].num_rows += s.num_tokens * group_;
+        ++shared[at].num_members;
+        choices.push_back({i, at});
+      }
+    }
+    int64_t next = 0;
+    std::vector<int64_t> places;
+    for (Shared& s : shared) {
+      s.first_member = next;
+      places.push_back(next);
+      next += s.num_members;
+    }
+    members_.resize(choices.size());
+    for (const Choice& c : choices) members_[places[c.shared]++] = c.sequence;
+  }
+
+  // Of `at` and its next ones, that with the same pages and room for the sequence's rows; -1 if there is none.
+  int64_t find(const BatchView& batch, const Sequence& s, int64_t at, int64_t pages_per_segment) const {
+    for (; at >= 0; at = shared[at].next) {
+      const Shared& other = shared[at];
+      if (other.num_rows + s.num_tokens * group_ > tile.rows) continue;
+      const int64_t offset = other.segment * pages_per_segment;
+      const int32_t* pages = batch.page_tables + s.index * batch.max_pages + offset;
+      const int32_t* others = batch.page_tables + sequences[other.first_member].index * batch.max_pages + offset;
+      if (std::equal(pages, pages + pages_per_segment, others)) return at;
+    }
+    return -1;
   }
 };
 

@@ -38,6 +38,7 @@ struct Segment {
   KeyRef keys[kSegmentVectors];
   int64_t num_runs;
   Run runs[kSegment / 8 + 1];
+  alignas(32) float k_scale[kSegment], v_scale[kSegment];  // of codecs that have them; zero up to a whole vector
 };
 // Rows [first_row, num_rows) see the first limits[row] >= 1 keys of the segment; limits do not descend.
 struct Rows {
@@ -191,24 +192,33 @@ void scores(const float* q, int64_t head_dim, const Segment& segment, const Rows
 }
 
 // s becomes 2^(s - max) up to each row's limit; keys beyond it count as -infinity and are left out by selection, so
-// that whatever the page holds there, NaN included, does not matter.
-inline void softmax(const Rows& rows, float* s, const Partial& out) {
+// that whatever the page holds there, NaN included, does not matter. Scales of keys multiply their scores, those of values
+// the weights, after they were summed.
+template <class CK, class CV>
+void softmax(const Rows& rows, const Segment& segment, float* s, const Partial& out) {
   const f32x8 lane = {0, 1, 2, 3, 4, 5, 6, 7};
   const f32x8 low = splat(-__builtin_inff());
   for (int64_t row = rows.first; row < rows.end; ++row) {
     float* x = s + row * kSegment;
     const int64_t last = (rows.limits[row] - 1) / 8 * 8;
     const f32x8 limit = splat(static_cast<float>(rows.limits[row] - last));
-    const f32x8 tail = load8(x + last);
-    store8(x + last, select8(less8(lane, limit), tail, low));
     f32x8 max = low;
-    for (int64_t i = 0; i <= last; i += 8) max = max8(max, load8(x + i));
+    for (int64_t i = 0; i <= last; i += 8) {
+      f32x8 score = load8(x + i);
+      if constexpr (CK::kHasScale) score = score * load8(segment.k_scale + i);
+      if (i == last) score = select8(less8(lane, limit), score, low);
+      if (CK::kHasScale || i == last) store8(x + i, score);
+      max = max8(max, score);
+    }
     const float m = max_of8(max);
     f32x8 sum = zero8();
     for (int64_t i = 0; i <= last; i += 8) {
       const f32x8 e = exp2_8(load8(x + i) - splat(m));
-      store8(x + i, e);
       sum = sum + e;
+      if constexpr (CV::kHasScale)
+        store8(x + i, e * load8(segment.v_scale + i));
+      else
+        store8(x + i, e);
     }
     out.max[row] = m;
     out.sum[row] = sum8(sum);

@@ -32,6 +32,7 @@ const Kernels& kernels_named(const std::string& isa) {
 Codec codec_named(const std::string& name) {
   if (name == "f32") return Codec::f32;
   if (name == "f16") return Codec::f16;
+  if (name == "q8") return Codec::q8;
   throw std::invalid_argument("KV codec " + name + " is not known");
 }
 

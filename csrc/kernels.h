@@ -17,9 +17,9 @@ struct View {       // [T, width]
   int64_t width;
 };
 
-enum class Codec : int { f32 = 0, f16 = 1 };
+enum class Codec : int { f32 = 0, f16 = 1, q8 = 2 };
 
-// One layer's K or V of the whole pool. A page holds page_size tokens of every kv head:
+// One layer's K or V of the whole pool. A page holds page_size tokens of every kv head, codec_head_bytes() each:
 //   K page: [num_kv_heads][head_dim][page_size]   keys transposed, so that a vector holds one column of several keys
 //   V page: [num_kv_heads][page_size][head_dim]
 struct KVLayer {
@@ -42,6 +42,17 @@ struct BatchView {
 struct KVShape {
   int64_t num_kv_heads, head_dim, page_size;  // page_size a multiple of 8, head_dim a multiple of 8
 };
+
+// Bytes of one kv head of a page.
+inline int64_t codec_head_bytes(Codec codec, const KVShape& s) {
+  const int64_t values = s.head_dim * s.page_size;
+  switch (codec) {
+    case Codec::f32: return 4 * values;
+    case Codec::f16: return 2 * values;
+    case Codec::q8: return values + 4 * s.page_size;  // codes, scales
+  }
+  return 0;
+}
 
 // Scratch that an operation asks for once per run, before the team starts.
 struct AttentionArgs {

@@ -19,8 +19,6 @@ void* allocate(size_t bytes) {
   return p;
 }
 
-int64_t codec_bytes(Codec codec) { return codec == Codec::f32 ? 4 : 2; }
-
 double now_s() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
@@ -34,9 +32,8 @@ Program::Program(const Kernels& kernels, int num_threads, const KVSpec& kv, int6
     fail("head_dim must be a multiple of 8 up to 256, not " + std::to_string(kv.shape.head_dim));
   if (kv.shape.page_size < 8 || kSegment % kv.shape.page_size || kv.shape.page_size % 8)
     fail("page_size must be 8, 16, 32, 64, 128 or 256, not " + std::to_string(kv.shape.page_size));
-  const int64_t values = kv.shape.num_kv_heads * kv.shape.head_dim * kv.shape.page_size;
-  k_page_bytes_ = values * codec_bytes(kv.k_codec);
-  v_page_bytes_ = values * codec_bytes(kv.v_codec);
+  k_page_bytes_ = kv.shape.num_kv_heads * codec_head_bytes(kv.k_codec, kv.shape);
+  v_page_bytes_ = kv.shape.num_kv_heads * codec_head_bytes(kv.v_codec, kv.shape);
   pages_ = map_region(kv_bytes());
 }
 

@@ -135,6 +135,29 @@ FARTHING_INLINE void store8_f16(uint16_t* p, f32x8 v) {
 #endif
 }
 
+FARTHING_INLINE f32x8 load8_s8(const int8_t* p) {
+#if defined(FARTHING_ISA_avx2)
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+#else
+  typedef int8_t i8x8 __attribute__((vector_size(8)));
+  i8x8 v;
+  memcpy(&v, p, 8);
+  return __builtin_convertvector(v, f32x8);
+#endif
+}
+
+// To the nearest integer, ties to even; |v| <= 127.
+FARTHING_INLINE void round8_s8(f32x8 v, int8_t* out) {
+  typedef int8_t i8x8 __attribute__((vector_size(8)));
+  const f32x8 magic = splat(12582912.0f);  // 1.5 * 2^23
+  const f32x8 shifted = v + magic;
+  i32x8 bits, zero;
+  memcpy(&bits, &shifted, 32);
+  memcpy(&zero, &magic, 32);
+  const i8x8 codes = __builtin_convertvector(bits - zero, i8x8);
+  memcpy(out, &codes, 8);
+}
+
 // A fixed order, whatever the instruction set: ((0+4)+(2+6)) + ((1+5)+(3+7)).
 FARTHING_INLINE float sum8(f32x8 v) {
   return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));

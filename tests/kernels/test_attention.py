@@ -80,16 +80,23 @@ def scattered_pages(shape: Shape, lengths: tuple[int, ...]) -> I32:
     return order.reshape(len(lengths), most)
 
 
+def rounded(heads: F32, codec: str) -> npt.NDArray[np.float64]:
+    """heads [tokens, num_kv_heads, head_dim] as the codec keeps them."""
+    if codec == "q8":
+        scale = np.abs(heads).max(axis=2, keepdims=True) / np.float32(127)
+        return np.asarray(np.rint(heads / scale).astype(np.float64) * scale)
+    return heads.astype({"f16": np.float16, "f32": np.float32}[codec]).astype(np.float64)
+
+
 def expected_rows(shape: Shape, table: F32, ids: I32) -> npt.NDArray[np.float64]:
     """Causal attention of a whole sequence in float64, on keys and values rounded as the codecs round them."""
     q_width, kv_width = shape.widths
     x = table[ids]
-    kinds = {"f16": np.float16, "f32": np.float32}
     q = x[:, :q_width].astype(np.float64).reshape(len(ids), shape.num_heads, -1)
-    k = x[:, q_width : q_width + kv_width].astype(kinds[shape.codecs[0]]).astype(np.float64)
-    v = x[:, q_width + kv_width :].astype(kinds[shape.codecs[1]]).astype(np.float64)
     group = shape.num_heads // shape.num_kv_heads
-    k, v = (np.repeat(a.reshape(len(ids), shape.num_kv_heads, -1), group, axis=1) for a in (k, v))
+    kv = x[:, q_width : q_width + kv_width], x[:, q_width + kv_width :]
+    heads = (a.reshape(len(ids), shape.num_kv_heads, -1) for a in kv)
+    k, v = (np.repeat(rounded(a, codec), group, axis=1) for a, codec in zip(heads, shape.codecs, strict=True))
     scores = np.einsum("thd,shd->hts", q, k) * shape.head_dim**-0.5
     scores[:, ~np.tri(len(ids), dtype=bool)] = -np.inf
     weights = np.exp(scores - scores.max(axis=2, keepdims=True))
@@ -105,6 +112,9 @@ SHAPES = [
     Shape(7, 1, 40, 64),  # seven heads to a key: two register tiles
     Shape(28, 1, 8, 32),  # more heads to a key than a register tile or a split tile has rows
     Shape(1, 1, 256, 16),
+    Shape(9, 3, 64, 16, ("q8", "q8")),
+    Shape(4, 2, 40, 8, ("q8", "f16")),
+    Shape(14, 1, 16, 256, ("f32", "q8")),
 ]
 
 
@@ -141,6 +151,32 @@ def test_law_1_bits_do_not_depend_on_the_batch(shape: Shape, isa: str) -> None:
             if spans:
                 found = lab.run(ids, spans, pages)
                 expected = np.concatenate([whole[s][first:end] for s, first, end in spans])
+                np.testing.assert_array_equal(found.view(np.uint32), expected.view(np.uint32))
+
+
+@pytest.mark.parametrize("isa", NATIVE)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_law_1_sequences_that_share_pages_read_them_once(shape: Shape, isa: str) -> None:
+    """Some share all their whole segments, some the first only, some none; one has a tail of several tokens."""
+    prefixes, tails = (520, 520, 520, 260, 300, 0), (1, 40, 3, 7, 2, 290)
+    lengths = tuple(p + t for p, t in zip(prefixes, tails, strict=True))
+    table, ids, pages = random_table(shape), random_ids(lengths), scattered_pages(shape, lengths)
+    for s in range(1, len(ids)):
+        shared = prefixes[s] // shape.page_size
+        ids[s][: shared * shape.page_size] = ids[0][: shared * shape.page_size]
+    alone = Lab(shape, isa=isa, num_threads=1, num_pages=pages.size, table=table)
+    whole = [alone.run(ids, [(s, 0, n)], pages) for s, n in enumerate(lengths)]
+    for s in range(1, len(ids)):
+        shared = prefixes[s] // shape.page_size
+        pages[s, :shared] = pages[0, :shared]
+    for num_threads in (1, 3):
+        lab = Lab(shape, isa=isa, num_threads=num_threads, num_pages=pages.size, table=table)
+        lab.run(ids, [(s, 0, n) for s, n in enumerate(lengths)], pages)
+        for num_last in (1, 2):  # of each sequence
+            spans = [(s, n - min(num_last, tails[s]), n) for s, n in enumerate(lengths)]
+            for chosen in (spans, spans[:2], spans[::-2]):
+                found = lab.run(ids, chosen, pages)
+                expected = np.concatenate([whole[s][first:end] for s, first, end in chosen])
                 np.testing.assert_array_equal(found.view(np.uint32), expected.view(np.uint32))
 
 

@@ -195,7 +195,7 @@ def test_codecs() -> None:
     kv = KVSpec(1, 2, 8, 4, 8, "f16", "f32")
     program = ReferenceProgram(Plan({}, (), 1, {}), kv)
     assert program.kv_bytes == 4 * 8 * 2 * 8 * (2 + 4)
-    with pytest.raises(InvalidRequest, match="'q2' is unknown; allowed: f32, f16"):
+    with pytest.raises(InvalidRequest, match="'q2' is unknown; allowed: f32, f16, q8"):
         ReferenceProgram(Plan({}, (), 1, {}), KVSpec(1, 2, 8, 4, 8, "q2", "f32"))
 
 

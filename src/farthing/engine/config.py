@@ -7,9 +7,11 @@ from farthing.errors import CapacityError, InvalidRequest
 from farthing.kernels.plan import KVSpec
 from farthing.models import ModelConfig
 
-__all__ = ["EngineConfig", "kv_spec"]
+__all__ = ["EngineConfig", "kv_head_bytes", "kv_spec"]
 
-BYTES_PER_VALUE = {"f32": 4, "f16": 2}
+# Bytes of a value, and of what is kept once for a token's whole head (its scale).
+BYTES_PER_VALUE = {"f32": 4, "f16": 2, "q8": 1}
+BYTES_PER_HEAD = {"f32": 0, "f16": 0, "q8": 4}
 PAGE_SIZES = (8, 16, 32, 64, 128, 256)  # whole vectors of keys, whole pages to a segment of 256 positions
 
 
@@ -50,13 +52,18 @@ class EngineConfig:
         need(self.product in ("f32", "int8"), "product", "f32, int8")
 
 
+def kv_head_bytes(codec: str, head_dim: int) -> int:
+    """Bytes of one token's key, or value, of one kv head."""
+    return BYTES_PER_VALUE[codec] * head_dim + BYTES_PER_HEAD[codec]
+
+
 def kv_spec(config: EngineConfig, model: ModelConfig) -> KVSpec:
     """The pages: as many as kv_bytes holds, no more than max_num_seqs sequences of the whole context can use.
 
     Raises CapacityError where kv_bytes does not hold a single page.
     """
-    values = model.num_layers * model.num_kv_heads * model.head_dim * config.page_size  # of K, and as many of V
-    page_bytes = values * (BYTES_PER_VALUE[config.k_codec] + BYTES_PER_VALUE[config.v_codec])
+    head_bytes = sum(kv_head_bytes(codec, model.head_dim) for codec in (config.k_codec, config.v_codec))
+    page_bytes = model.num_layers * model.num_kv_heads * head_bytes * config.page_size
     num_pages = config.num_pages
     if num_pages is None:
         num_seqs = config.max_num_seqs if config.is_kv_cached else 1

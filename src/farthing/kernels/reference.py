@@ -39,7 +39,8 @@ F64 = npt.NDArray[np.float64]
 ACTIVATION_BLOCK = 32  # columns that share a scale in the int8 product
 WEIGHT_ROWS = 2048  # rows of a weight widened to float64 at a time
 QUERY_ROWS = 256  # queries of a sequence whose scores are held at a time
-CODECS: dict[str, type[np.floating]] = {"f32": np.float32, "f16": np.float16}
+# Where the values of a page are kept, and what they are rounded to on their way there.
+CODECS: dict[str, type[np.floating]] = {"f32": np.float32, "f16": np.float16, "q8": np.float32}
 
 
 class ReferenceProgram:
@@ -160,8 +161,8 @@ class _Run:
         slots = batch.positions % kv.page_size
         shape = (-1, kv.num_kv_heads, kv.head_dim)
         with np.errstate(over="ignore"):  # beyond float16 is inf there, as in native code
-            self.program.k_pages[op.layer, pages, slots] = self.at(op.k).reshape(shape)
-            self.program.v_pages[op.layer, pages, slots] = self.at(op.v).reshape(shape)
+            self.program.k_pages[op.layer, pages, slots] = _encode(self.at(op.k).reshape(shape), kv.k_codec)
+            self.program.v_pages[op.layer, pages, slots] = _encode(self.at(op.v).reshape(shape), kv.v_codec)
 
     def attention(self, op: Attention) -> None:
         starts = self.batch.seq_starts
@@ -198,9 +199,19 @@ def quantize_activations(x: F32) -> F64:
     blocks = x.reshape(len(x), -1, ACTIVATION_BLOCK)
     largest = np.abs(blocks).max(axis=2, keepdims=True)  # [T, blocks, 1] float32
     # By the reciprocal, as native code does: a quotient would round a few codes the other way.
-    inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
+    inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 1e-30)
     codes = np.rint(blocks * inverse)
     values: F64 = np.multiply(codes, largest / np.float32(127), dtype=np.float64).reshape(x.shape)
+    return values
+
+
+def _encode(heads: F32, codec: str) -> F32:
+    """heads [T, num_kv_heads, head_dim] as the codec keeps them."""
+    if codec != "q8":
+        return heads
+    largest = np.abs(heads).max(axis=2, keepdims=True)  # [T, num_kv_heads, 1]
+    inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 1e-30)
+    values: F32 = np.rint(heads * inverse) * (largest / np.float32(127))
     return values
 
 

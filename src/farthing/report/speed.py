@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from farthing import kernels
-from farthing.engine.config import BYTES_PER_VALUE
+from farthing.engine.config import kv_head_bytes
 from farthing.kernels import Limits, Program
 from farthing.kernels.plan import Batch, Head, KVSpec, Linear, Plan, Product
 from farthing.models import Model
@@ -94,12 +94,12 @@ class _Counts:
     def of(cls, plan: Plan, kv: KVSpec) -> "_Counts":
         linear = [plan.tensors[name] for op in plan.ops if isinstance(op, Linear) for name in op.weights]
         head = [plan.tensors[op.weight] for op in plan.ops if isinstance(op, Head)]
-        per_value = BYTES_PER_VALUE[kv.k_codec] + BYTES_PER_VALUE[kv.v_codec]
+        head_bytes = sum(kv_head_bytes(codec, kv.head_dim) for codec in (kv.k_codec, kv.v_codec))
         return cls(
             layer_ops=sum(2 * t.rows * t.cols for t in linear),
             head_ops=sum(2 * t.rows * t.cols for t in head),
             weight_bytes=sum(t.data.nbytes for t in (*linear, *head)),
-            kv_bytes=kv.num_layers * kv.num_kv_heads * kv.head_dim * per_value,
+            kv_bytes=kv.num_layers * kv.num_kv_heads * head_bytes,
         )
 
 
