@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 
 from farthing.cli import main
-from farthing.models import load_model
-from farthing.report.speed import Work, measure_speed
 
 GOLDEN = str(Path(__file__).parents[1] / "golden" / "qwen3")
-FIELDS = {"work", "batch", "context", "tok_s", "gb_s", "gop_s", "limit_tok_s", "percent_of_limit"}
+FIELDS = {"work", "batch", "context", "is_prefix_shared", "tok_s", "gb_s", "gop_s"}
+FIELDS |= {"limit_tok_s", "percent_of_limit", "bound", "limits"}
 
 
 @pytest.fixture(autouse=True)
@@ -23,19 +22,25 @@ def test_rows_have_every_field_and_hang_together(capsys: pytest.CaptureFixture[s
     document = json.loads(capsys.readouterr().out)
     assert {row["work"] for row in document["rows"]} == {"prefill", "decode"}
     assert {row["batch"] for row in document["rows"] if row["work"] == "decode"} >= {1, 16}
+    sampling = document["sampling"]
+    extra_s = sampling["sampled_s"] - sampling["greedy_s"]
+    assert sampling["percent"] == pytest.approx(100 * extra_s / (sampling["forward_s"] + sampling["greedy_s"]))
     for row in document["rows"]:
         assert row.keys() == FIELDS
         assert row["percent_of_limit"] == pytest.approx(100 * row["tok_s"] / row["limit_tok_s"])
 
 
-def test_a_longer_context_reads_more_and_a_larger_batch_multiplies_more() -> None:
-    works = (Work("decode", 1, 16), Work("decode", 1, 256), Work("decode", 8, 16))
-    rows, limits = measure_speed(load_model(GOLDEN), works, "f32", 1, "f16", lambda: None)
-    short, long, wide = rows
-    assert long.gb_s / long.tok_s > short.gb_s / short.tok_s
-    assert wide.gop_s / wide.tok_s == pytest.approx(short.gop_s / short.tok_s)
-    assert wide.gb_s / wide.tok_s < short.gb_s / short.tok_s
-    assert min(limits.read_gb_s, limits.f32_gflop_s) > 0
+def test_the_codec_of_keys_and_values_can_be_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    hashes = set()
+    for kv in ("f32", "f16", "q8"):
+        assert main(["bench", "--model", GOLDEN, "--threads", "1", "--kv", kv, "--json"]) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert document["kv"] == kv
+        assert len(document["logits_hash"]) == 16
+        hashes.add(document["logits_hash"])
+    assert len(hashes) == 3
+    assert main(["bench", "--model", GOLDEN, "--kv", "q9"]) == 1
+    assert "'q9'; allowed: f32, f16, q8" in capsys.readouterr().err
 
 
 def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,6 +48,9 @@ def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "% of limit" in out
     assert "GB/s" in out
+    assert "Logits hash" in out
+    assert "Sampling at temperature 1, top-p 0.95, 16 sequences" in out
+    assert "…" not in out  # nothing is cut at 80 columns
 
 
 def test_a_bad_format_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from farthing.economics.cost import HostCost
 from farthing.request import SamplingParams
 
 if TYPE_CHECKING:
-    from farthing.engine import Engine
+    from farthing.engine import Engine, EngineConfig
     from farthing.request import Done, Request, Token
 
 DEFAULTS = SamplingParams()
@@ -30,6 +30,14 @@ ProductOption = Annotated[
     Literal["f32", "int8"] | None,
     typer.Option("--product", help="Multiply in f32 after unpacking, or in integers (default: the engine's, int8)."),
 ]
+KVOption = Annotated[
+    str | None,
+    typer.Option(
+        "--kv",
+        metavar="CODEC",
+        help="Keep keys and values in f32, f16 or q8 (default: the engine's).",
+    ),
+]
 
 
 def usable_threads(threads: int | None) -> int:
@@ -39,17 +47,22 @@ def usable_threads(threads: int | None) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def engine_config(threads: int | None, product: str | None, kv: str | None = None, **more: Any) -> "EngineConfig":
+    """The engine's defaults, but for the options given. Raises InvalidRequest for a codec that is not known."""
+    from farthing.engine import EngineConfig
+
+    given = {"product": product, "k_codec": kv, "v_codec": kv}
+    more |= {name: value for name, value in given.items() if value is not None}
+    return EngineConfig(num_threads=usable_threads(threads), **more)
+
+
 def open_engine(
     model: str, weights: str | None, threads: int | None, product: str | None, max_num_seqs: int
 ) -> "Engine":
-    from farthing.engine import Engine, EngineConfig
+    from farthing.engine import Engine
     from farthing.models import load_model
 
-    config = EngineConfig(
-        num_threads=usable_threads(threads),
-        max_num_seqs=max_num_seqs,
-        **({} if product is None else {"product": product}),  # type: ignore[arg-type]
-    )
+    config = engine_config(threads, product, max_num_seqs=max_num_seqs)
     return Engine(load_model(model, weights=weights), config)
 
 

@@ -1,8 +1,9 @@
 """`farthing bench`: tokens a second of the arithmetic, beside this machine's limit at that moment."""
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-from farthing.cli._engine import ProductOption, usable_threads
+from farthing.cli._engine import KVOption, ProductOption, engine_config
 from farthing.cli._output import (
     DEFAULT_MODEL,
     JsonOption,
@@ -14,59 +15,88 @@ from farthing.cli._output import (
     progress,
 )
 
-EXAMPLE = "farthing bench --weights q8_0 --json"
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from farthing.kernels import Limits
+    from farthing.report.speed import SpeedRow
+
+EXAMPLE = "farthing bench --weights q8_0 --kv q8 --json"
 
 
 def bench(
     model: ModelOption = DEFAULT_MODEL,
     weights: WeightsOption = None,
     product: ProductOption = None,
+    kv: KVOption = None,
     threads: ThreadsOption = None,
     json_mode: JsonOption = False,
 ) -> None:
-    """Measure prefill and decode on this machine, and how near they come to what it can do."""
-    from rich.table import Table
-
-    from farthing.engine import EngineConfig
+    """Measure prefill and decode on this machine, how near they come to what it can do, and the cost of sampling."""
     from farthing.kernels import instruction_sets
     from farthing.models import load_model
     from farthing.report.machine import commit, this_machine
-    from farthing.report.speed import default_works, measure_speed
+    from farthing.report.sampling_cost import sampling_cost
+    from farthing.report.speed import Bench, best_limits, default_works
 
-    config = EngineConfig(num_threads=usable_threads(threads))
-    product = product or config.product
+    config = engine_config(threads, product, kv)
     loaded = load_model(model, weights=weights)
     works = default_works(loaded.config.max_position_embeddings)
     with progress() as bar:
-        task = bar.add_task("bench", total=len(works))
-        rows, limits = measure_speed(
-            loaded, works, product, config.num_threads, config.k_codec, lambda: bar.update(task, advance=1)
-        )
-    machine = this_machine(instruction_sets()[0])
+        task = bar.add_task("bench", total=len(works) + 1)
+        measured = Bench(loaded, works, config.product, config.num_threads, config.k_codec)
+        rows: list[SpeedRow] = []
+        for work in works:
+            rows.append(measured.row(work))
+            bar.update(task, advance=1)
+        sampling, logits_hash = sampling_cost(measured), measured.logits_hash()
+    limits, machine = best_limits(row.limits for row in rows), this_machine(instruction_sets()[0])
 
     def show() -> None:
         out = console()
-        out.print(f"{loaded.name}, {product} products, {config.num_threads} threads, {machine}")
         out.print(
-            f"Limits now: {limits.read_gb_s:.1f} GB/s, {limits.f32_gflop_s:.0f} GFLOP/s in f32, "
-            f"{limits.int8_gop_s:.0f} GOP/s in int8"
+            f"{loaded.name}, {config.product} products, {config.k_codec} keys and values, "
+            f"{config.num_threads} threads, {machine}"
         )
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for name in ("work", "batch", "context", "tok/s", "GB/s", "GOP/s", "limit tok/s", "% of limit"):
-            table.add_column(name, justify="left" if name == "work" else "right", no_wrap=True)
-        for row in rows:
-            figures = (row.tok_s, row.gb_s, row.gop_s, row.limit_tok_s, row.percent_of_limit)
-            table.add_row(row.work, str(row.batch), str(row.context), *(f"{figure:.1f}" for figure in figures))
-        out.print(table)
+        out.print(_limits_line(limits))
+        out.print(_table(rows))
+        out.print(
+            f"Sampling at temperature {sampling.temperature:g}, top-p {sampling.top_p:g}, {sampling.batch} sequences: "
+            f"{sampling.percent:+.1f} % of a greedy step"
+        )
+        out.print(f"Logits hash {logits_hash}")
 
     document = {
         "rows": [asdict(row) for row in rows],
         "limits": asdict(limits),
+        "sampling": {**asdict(sampling), "percent": sampling.percent},
+        "logits_hash": logits_hash,
         "machine": {"description": str(machine), **asdict(machine)},
         "commit": commit(),
         "model": loaded.name,
         "weights": weights or "file",
-        "product": product,
+        "product": config.product,
+        "kv": config.k_codec,
         "threads": config.num_threads,
     }
     emit(json_mode, document, show)
+
+
+def _limits_line(limits: "Limits") -> str:
+    return (
+        f"Limits, the best seen: {limits.read_gb_s:.1f} GB/s, {limits.f32_gflop_s:.0f} GFLOP/s in f32, "
+        f"{limits.int8_gop_s:.0f} GOP/s in int8; each row is held to its own, measured just before and after"
+    )
+
+
+def _table(rows: "list[SpeedRow]") -> "Table":
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("work", "batch", "context", "tok/s", "GB/s", "GOP/s", "limit", "% of limit", "by"):
+        table.add_column(name, justify="left" if name in ("work", "by") else "right", no_wrap=True)
+    for row in rows:
+        work = f"{row.work}, shared" if row.is_prefix_shared else row.work
+        figures = (row.tok_s, row.gb_s, row.gop_s, row.limit_tok_s, row.percent_of_limit)
+        table.add_row(work, str(row.batch), str(row.context), *(f"{figure:.1f}" for figure in figures), row.bound)
+    return table

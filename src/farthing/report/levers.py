@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from farthing.engine import EngineConfig
 from farthing.kernels.plan import Linear, Plan, Product
 
-__all__ = ["Lever", "effective_product", "is_four_bit", "levers", "linear_formats"]
+__all__ = ["Lever", "effective_product", "has_codes", "is_four_bit", "levers", "linear_formats"]
 
 FOUR_BIT = ("q4_0", "q4_1")
 BATCH = EngineConfig().max_num_seqs
@@ -65,8 +65,12 @@ def linear_formats(plan: Plan) -> frozenset[str]:
 
 def effective_product(plan: Plan, product: Product) -> Product:
     """What the layers multiply in: weights without integer codes are multiplied in f32 whatever is asked for."""
-    has_codes = any(name.startswith(("q", "iq")) for name in linear_formats(plan))
-    return product if has_codes else "f32"
+    return product if any(map(has_codes, linear_formats(plan))) else "f32"
+
+
+def has_codes(format: str) -> bool:
+    """Whether weights of this format are integer codes, which integer products multiply."""
+    return format.startswith(("q", "iq"))
 
 
 def is_four_bit(file_formats: frozenset[str]) -> bool:

@@ -1,176 +1,221 @@
 """How fast the arithmetic runs, beside what the machine could do at that moment.
 
-A row is timed on the kernels alone, without tokenizing, scheduling and sampling. Its limit is the lower of two: the
-bytes a step must read over the bandwidth, and its multiplications over the arithmetic rate, both probed in this run.
+A row is timed on the kernels alone, without tokenizing, scheduling and sampling. Its limit (`roofline.py`) follows from
+what the machine is measured to read and to multiply just before and just after the row.
 """
 
+import hashlib
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import astuple, dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from farthing import kernels
-from farthing.engine.config import kv_head_bytes
+from farthing.errors import CapacityError
 from farthing.kernels import Limits, Program
-from farthing.kernels.plan import Batch, Head, KVSpec, Linear, Plan, Product
+from farthing.kernels.plan import Batch, KVSpec, Product
 from farthing.models import Model
-from farthing.report.levers import effective_product
+from farthing.report.roofline import CHUNK, DECODE_STEPS, Counts, Work
 
-__all__ = ["SpeedRow", "Work", "default_works", "measure_speed"]
+__all__ = ["Bench", "SpeedRow", "Work", "best_limits", "default_works", "hash_of", "measure_speed"]
 
+F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
 PAGE_SIZE = 16
-CHUNK = 512  # tokens of a prompt in one step, as in the engine
 MIN_PROBE_BYTES = 1 << 20
 MIN_S = 0.5  # each row is repeated for at least this long
-
-
-@dataclass(frozen=True)
-class Work:
-    """prefill: a prompt of `context` tokens, from nothing. decode: one token for each of `batch` sequences, each
-    `context` tokens long."""
-
-    kind: Literal["prefill", "decode"]
-    batch: int
-    context: int
+HASHED_LENGTHS = (1, 40, 300)  # tokens of the sequences behind the hash; the longest crosses a segment of attention
 
 
 @dataclass(frozen=True)
 class SpeedRow:
-    """gop_s counts a multiplication and an addition as two, of weights only; gb_s the weights and KV a step reads."""
+    """gb_s counts the weights and the K and V that a step reads; gop_s counts a multiplication and an addition as two.
+
+    `bound` says whether reading or computing sets the limit.
+    """
 
     work: Literal["prefill", "decode"]
     batch: int
     context: int
+    is_prefix_shared: bool
     tok_s: float
     gb_s: float
     gop_s: float
     limit_tok_s: float
     percent_of_limit: float
+    bound: Literal["bytes", "ops"]
+    limits: Limits  # as probed just before and just after
 
 
 def default_works(max_context: int) -> tuple[Work, ...]:
-    """The usual rows, those that fit the model's context."""
-    works = [Work("prefill", 1, 512), Work("prefill", 1, 2048)]
-    works += [Work("decode", 1, 16), Work("decode", 1, 512), Work("decode", 1, 2048)]
-    works += [Work("decode", 4, 16), Work("decode", 8, 16), Work("decode", 16, 16)]
-    return tuple(work for work in works if work.context + (work.kind == "decode") <= max_context)
+    """The usual rows, those that fit the model's context. Raises CapacityError where none does."""
+    works = [Work("prefill", 1, 512), Work("prefill", 1, 2048), Work("decode", 1, 0), Work("decode", 1, 2048)]
+    works += [Work("decode", 16, 32), Work("decode", 16, 512, is_prefix_shared=True)]
+    fitting = tuple(work for work in works if work.longest <= max_context)
+    if not fitting:
+        raise CapacityError(f"the model's context is {max_context} tokens; measuring it takes {DECODE_STEPS} or more")
+    return fitting
 
 
 def measure_speed(
-    model: Model, works: tuple[Work, ...], product: Product, num_threads: int, codec: str, tick: Callable[[], None]
+    model: Model, works: Sequence[Work], product: Product, num_threads: int, codec: str, tick: Callable[[], None]
 ) -> tuple[list[SpeedRow], Limits]:
-    """One row per work; medians of repeated steps. The limits are probed on as many bytes as the weights have."""
-    config = model.config
-    pages_per_seq = {work: -(-(work.context + 1) // PAGE_SIZE) for work in works}
-    num_pages = max(work.batch * pages for work, pages in pages_per_seq.items())
-    kv = KVSpec(config.num_layers, config.num_kv_heads, config.head_dim, num_pages, PAGE_SIZE, codec, codec)
-    plan = model.plan(product)
-    counts = _Counts.of(plan, kv)
-    program = kernels.load(plan, kv, num_threads=num_threads)
-    limits = kernels.probe(num_threads, max(counts.weight_bytes, MIN_PROBE_BYTES))
-    gop_s = limits.int8_gop_s if effective_product(plan, product) == "int8" else limits.f32_gflop_s
+    """One row per work, and the best limits probed meanwhile; `tick` is called after each row."""
+    bench = Bench(model, works, product, num_threads, codec)
     rows = []
     for work in works:
-        rows.append(_row(work, counts, _seconds(program, work, pages_per_seq[work], config.vocab_size), limits, gop_s))
+        rows.append(bench.row(work))
         tick()
-    return rows, limits
+    return rows, best_limits(row.limits for row in rows)
 
 
-@dataclass(frozen=True)
-class _Counts:
-    """What a token costs: operations in the layers and in the head, bytes of weights and of a token's K and V."""
+def best_limits(probed: Iterable[Limits]) -> Limits:
+    """The highest of each: what interferes with a probe only makes it slower."""
+    read, f32, int8 = zip(*(astuple(limits) for limits in probed), strict=True)
+    return Limits(max(read), max(f32), max(int8))
 
-    layer_ops: int
-    head_ops: int
-    weight_bytes: int
-    kv_bytes: int
 
-    @classmethod
-    def of(cls, plan: Plan, kv: KVSpec) -> "_Counts":
-        linear = [plan.tensors[name] for op in plan.ops if isinstance(op, Linear) for name in op.weights]
-        head = [plan.tensors[op.weight] for op in plan.ops if isinstance(op, Head)]
-        head_bytes = sum(kv_head_bytes(codec, kv.head_dim) for codec in (kv.k_codec, kv.v_codec))
-        return cls(
-            layer_ops=sum(2 * t.rows * t.cols for t in linear),
-            head_ops=sum(2 * t.rows * t.cols for t in head),
-            weight_bytes=sum(t.data.nbytes for t in (*linear, *head)),
-            kv_bytes=kv.num_layers * kv.num_kv_heads * head_bytes,
+class Bench:
+    """A model's program with room for each of `works`; every sequence has pages of its own at a fixed place.
+
+    Raises InvalidRequest for an unknown codec.
+    """
+
+    def __init__(self, model: Model, works: Sequence[Work], product: Product, num_threads: int, codec: str) -> None:
+        config, plan = model.config, model.plan(product)
+        self.num_threads, self.vocab_size = num_threads, config.vocab_size
+        longest = max([*(work.longest for work in works), *HASHED_LENGTHS])
+        num_seqs = max([*(work.batch for work in works), len(HASHED_LENGTHS)])
+        pages_per_seq = -(-longest // PAGE_SIZE)
+        self._tables = np.arange(num_seqs * pages_per_seq, dtype=np.int32).reshape(num_seqs, -1)  # [seqs, pages]
+        num_pages = self._tables.size
+        self.kv = KVSpec(config.num_layers, config.num_kv_heads, config.head_dim, num_pages, PAGE_SIZE, codec, codec)
+        self.program = kernels.load(plan, self.kv, num_threads=num_threads)
+        self.counts = Counts.of(plan, self.kv)
+        self._ids = np.random.default_rng(0).integers(0, self.vocab_size, longest).astype(np.int32)  # [longest]
+        self._num_filled = [0] * num_seqs  # tokens that each sequence has K and V of
+
+    def row(self, work: Work) -> SpeedRow:
+        """The median of repeated prefills, or of a decode's repeated steps."""
+        before = self._probe()
+        seconds = statistics.median(self.seconds(work))
+        limits = best_limits([before, self._probe()])
+        need = self.counts.need(work)
+        limit_s = need.limit_s(limits)
+        return SpeedRow(
+            work=work.kind,
+            batch=work.batch,
+            context=work.context,
+            is_prefix_shared=work.is_prefix_shared,
+            tok_s=work.num_tokens / seconds,
+            gb_s=need.num_bytes / seconds / 1e9,
+            gop_s=need.ops / seconds / 1e9,
+            limit_tok_s=work.num_tokens / limit_s,
+            percent_of_limit=100 * limit_s / seconds,
+            bound=need.bound(limits),
+            limits=limits,
         )
 
+    def seconds(self, work: Work, min_s: float | None = None) -> list[float]:
+        """Seconds of each repetition (of a decode: of each of its steps), at least min_s of them (MIN_S by default);
+        a first one is not counted."""
+        least = MIN_S if min_s is None else min_s
+        self.fill(work)
+        self._pass(work, 1)
+        times: list[float] = []
+        while not times or sum(times) < least:
+            times += self._pass(work, DECODE_STEPS)
+        return times
 
-def _row(work: Work, counts: _Counts, seconds: float, limits: Limits, gop_s: float) -> SpeedRow:
-    if work.kind == "prefill":  # the weights are read once for each chunk, the head is computed once
-        num_tokens = work.context
-        num_bytes = counts.weight_bytes * -(-work.context // CHUNK)
-        ops = counts.layer_ops * num_tokens + counts.head_ops
-    else:
-        num_tokens = work.batch
-        num_bytes = counts.weight_bytes + counts.kv_bytes * work.context * work.batch
-        ops = (counts.layer_ops + counts.head_ops) * num_tokens
-    limit_s = max(num_bytes / (limits.read_gb_s * 1e9), ops / (gop_s * 1e9))
-    return SpeedRow(
-        work=work.kind,
-        batch=work.batch,
-        context=work.context,
-        tok_s=num_tokens / seconds,
-        gb_s=num_bytes / seconds / 1e9,
-        gop_s=ops / seconds / 1e9,
-        limit_tok_s=num_tokens / limit_s,
-        percent_of_limit=100 * limit_s / seconds,
-    )
-
-
-def _seconds(program: Program, work: Work, num_pages: int, vocab_size: int) -> float:
-    """Median seconds of the work, after one pass that is not counted."""
-    ids = np.random.default_rng(0).integers(0, vocab_size, work.context + 1).astype(np.int32)  # [context + 1]
-    tables = np.arange(work.batch * num_pages, dtype=np.int32).reshape(work.batch, num_pages)  # [batch, num_pages]
-    for seq in range(work.batch):
-        _prefill(program, ids[: work.context], tables[seq : seq + 1])
-
-    def step() -> None:
+    def fill(self, work: Work) -> None:
+        """Compute the K and V that a decode finds, where they are not there yet."""
         if work.kind == "prefill":
-            _prefill(program, ids[: work.context], tables)
-        else:
-            _decode(program, ids[-1], work, tables)
+            return
+        for seq in range(1 if work.is_prefix_shared else work.batch):
+            first = self._num_filled[seq]
+            prefill(self.program, self._ids[first : work.context], self._tables[seq : seq + 1], first)
+            self._num_filled[seq] = max(first, work.context)
 
-    step()
-    times: list[float] = []
-    while sum(times) < MIN_S or len(times) < 3:
-        started = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
+    def decode_batch(self, token_ids: I32, position: int, num_shared: int = 0) -> Batch:
+        """One token for each of the first sequences, all at `position`; they share their first num_shared tokens."""
+        n = len(token_ids)
+        return Batch(
+            token_ids=token_ids,
+            positions=np.full(n, position, np.int32),
+            seq_starts=np.arange(n + 1, dtype=np.int32),
+            page_tables=page_tables(self._tables[:n], num_shared),
+            logit_rows=np.arange(n, dtype=np.int32),
+        )
+
+    def logits_hash(self) -> str:
+        """A fingerprint of the arithmetic: the same for any number of threads and any way to batch, on one instruction
+        set. It covers a ragged batch of fixed prompts, the last token of each; their pages are filled anew after."""
+        prompts = fixed_prompts(self.vocab_size)
+        ends = np.cumsum([len(ids) for ids in prompts]).astype(np.int32)  # [3]
+        batch = Batch(
+            token_ids=np.concatenate(prompts),
+            positions=np.concatenate([np.arange(len(ids), dtype=np.int32) for ids in prompts]),
+            seq_starts=np.concatenate([np.zeros(1, np.int32), ends]),
+            page_tables=self._tables[: len(prompts)],
+            logit_rows=ends - np.int32(1),
+        )
+        self._num_filled[: len(prompts)] = [0] * len(prompts)
+        return hash_of(kernels.run(self.program, batch))
+
+    def _probe(self) -> Limits:
+        return kernels.probe(self.num_threads, max(self.counts.weight_bytes, MIN_PROBE_BYTES), passes=3)
+
+    def _pass(self, work: Work, num_steps: int) -> list[float]:
+        if work.kind == "prefill":
+            return [_timed(lambda: prefill(self.program, self._ids[: work.context], self._tables[:1]))]
+        token_ids = np.full(work.batch, self._ids[0], np.int32)
+        num_shared = work.context if work.is_prefix_shared else 0
+        batches = [self.decode_batch(token_ids, work.context + step, num_shared) for step in range(num_steps)]
+        return [_timed(lambda batch=batch: kernels.run(self.program, batch)) for batch in batches]  # type: ignore[misc]
 
 
-def _prefill(program: Program, ids: I32, table: I32) -> None:
-    for batch in _chunks(ids, table):
-        kernels.run(program, batch)
+def _timed(body: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    body()
+    return time.perf_counter() - started
 
 
-def _chunks(ids: I32, table: I32) -> Iterator[Batch]:
-    for start in range(0, len(ids), CHUNK):
-        part = ids[start : start + CHUNK]
-        is_last = start + CHUNK >= len(ids)
-        yield Batch(
+def fixed_prompts(vocab_size: int) -> list[I32]:
+    """Prompts of HASHED_LENGTHS tokens, the same everywhere."""
+    return [(np.arange(n, dtype=np.int32) * 7919 + 13) % np.int32(vocab_size) for n in HASHED_LENGTHS]
+
+
+def hash_of(logits: F32) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of the logits' bits (float32, little-endian)."""
+    return hashlib.sha256(logits.astype("<f4").tobytes()).hexdigest()[:16]
+
+
+def page_tables(own: I32, num_shared: int) -> I32:
+    """Page tables [batch, pages] of sequences that have the pages `own` [batch, pages] to themselves, but for their
+    first num_shared tokens (whole pages), which are in the first one's."""
+    assert num_shared % PAGE_SIZE == 0
+    tables = own.copy()
+    tables[:, : num_shared // PAGE_SIZE] = own[0, : num_shared // PAGE_SIZE]
+    return tables
+
+
+def prefill(program: Program, ids: I32, table: I32, first: int = 0, chunk: int = CHUNK) -> F32:
+    """Runs ids [n] at positions from `first` on, a chunk at a time; the logits [1, V] of the last one
+    (of no ids: [0, 0])."""
+    logits = np.zeros((0, 0), np.float32)
+    for start in range(0, len(ids), chunk):
+        part = ids[start : start + chunk]
+        is_last = start + chunk >= len(ids)
+        batch = Batch(
             token_ids=part,
-            positions=np.arange(start, start + len(part), dtype=np.int32),
+            positions=np.arange(first + start, first + start + len(part), dtype=np.int32),
             seq_starts=np.array([0, len(part)], np.int32),
             page_tables=table,
             logit_rows=np.array([len(part) - 1] if is_last else [], np.int32),
         )
-
-
-def _decode(program: Program, token_id: np.int32, work: Work, tables: I32) -> None:
-    batch = Batch(
-        token_ids=np.full(work.batch, token_id, np.int32),
-        positions=np.full(work.batch, work.context, np.int32),
-        seq_starts=np.arange(work.batch + 1, dtype=np.int32),
-        page_tables=tables,
-        logit_rows=np.arange(work.batch, dtype=np.int32),
-    )
-    kernels.run(program, batch)
+        logits = kernels.run(program, batch)
+    return logits
