@@ -41,13 +41,23 @@ def test_fields(text: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_model_agrees_with_itself_and_less_so_with_coarser_weights(
     text: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = ["--text", str(text), "--window", "32", *MODEL, "--against", "f32", "--product", "f32"]
+    asked = ["--text", str(text), "--window", "32", *MODEL, "--against", "f32", "--product", "f32", "--kv", "f32"]
     same = document(capsys, *asked, "--weights", "f32")
     eight = document(capsys, *asked, "--weights", "q8_0")
     four = document(capsys, *asked, "--weights", "q4_1")
     assert same["kl_divergence"] == 0
     assert same["top1_agreement"] == 1
     assert 0 < eight["kl_divergence"] < four["kl_divergence"]
+
+
+def test_coarser_keys_and_values_are_farther_from_full_precision(
+    text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--text", str(text), "--window", "32", *MODEL, "--weights", "f32", "--against", "f32", "--product", "f32"]
+    found = {kv: document(capsys, *asked, "--kv", kv) for kv in ("f32", "f16", "q8")}
+    assert found["f32"]["kl_divergence"] == 0 < found["f16"]["kl_divergence"] < found["q8"]["kl_divergence"]
+    assert [found[kv]["kv"] for kv in found] == list(found)
+    assert document(capsys, *asked)["kl_divergence"] == found["f16"]["kl_divergence"]  # the engine's own
 
 
 def test_tokens_cut_the_text_and_stdin_is_read(
@@ -68,6 +78,7 @@ def test_tokens_cut_the_text_and_stdin_is_read(
         (["--window", "513"], "context is 512"),
         (["--window", "64", "--tokens", "10"], "has 10 tokens, a window 64"),
         (["--against", "f99"], "f99"),
+        (["--kv", "q9"], "'q9'; allowed: f32, f16, q8"),
     ],
 )
 def test_mistakes_are_told_in_one_line(

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from farthing.cli._engine import ProductOption, usable_threads
+from farthing.cli._engine import KVOption, ProductOption, engine_config
 from farthing.cli._output import (
     DEFAULT_MODEL,
     JsonOption,
@@ -36,31 +36,30 @@ def perplexity(
         int | None, typer.Option("--tokens", min=1, metavar="N", help="Only the first N tokens of the text.")
     ] = None,
     against: Annotated[
-        str | None, typer.Option("--against", metavar="FORMAT", help="Compare with these weights, multiplied in f32.")
+        str | None, typer.Option("--against", metavar="FORMAT", help="Compare with these weights, all else in f32.")
     ] = None,
     model: ModelOption = DEFAULT_MODEL,
     weights: WeightsOption = None,
     product: ProductOption = None,
+    kv: KVOption = None,
     threads: ThreadsOption = None,
     json_mode: JsonOption = False,
 ) -> None:
     """Perplexity over windows of a text, no BOS: of the targets in each window's second half (llama-perplexity's
-    convention), and of all targets. --against f32 adds KL divergence and top-1 agreement with full precision."""
+    convention), and of all targets. --against f32 adds KL divergence and top-1 agreement with full precision: those
+    weights multiplied in f32, keys and values kept in f32."""
     given = _read(text)
 
-    from farthing.engine import EngineConfig
     from farthing.models import load_model
     from farthing.report import quality
     from farthing.report.levers import effective_product
     from farthing.report.score import Scorer
 
-    config = EngineConfig(num_threads=usable_threads(threads))
-    product = product or config.product
+    config = engine_config(threads, product, kv)
     loaded = load_model(model, weights=weights)
     pieces = quality.windows(loaded.tokenizer.encode(given, add_bos=False), window, tokens)
-    codecs = config.num_threads, config.k_codec, config.v_codec
-    reference = Scorer(load_model(model, weights=against), window, "f32", *codecs) if against else None
-    scorer = Scorer(loaded, window, product, *codecs)
+    reference = Scorer(load_model(model, weights=against), window, "f32", config.num_threads) if against else None
+    scorer = Scorer(loaded, window, config.product, config.num_threads, config.k_codec, config.v_codec)
     with progress() as bar:
         task = bar.add_task("perplexity", total=window * len(pieces))
         found = quality.perplexity(scorer, pieces, reference, lambda n: bar.update(task, advance=n))
@@ -73,7 +72,8 @@ def perplexity(
         "window": window,
         "model": loaded.name,
         "weights": weights or "file",
-        "product": effective_product(loaded.plan(product), product),
+        "product": effective_product(loaded.plan(config.product), config.product),
+        "kv": config.k_codec,
     }
     if found.divergence is not None:
         document |= {
@@ -92,8 +92,8 @@ def _show(document: dict[str, Any]) -> None:
         print(f"KL divergence from {document['against']} {kl:.6f} nats per token, top-1 agreement {top1:.2%}")
     of_weights = "the file's weights" if document["weights"] == "file" else f"{document['weights']} weights"
     print(
-        f"{document['model']}, {of_weights}, {document['product']} products; {document['tokens']:,} tokens in "
-        f"{document['windows']} windows of {document['window']}"
+        f"{document['model']}, {of_weights}, {document['product']} products, {document['kv']} keys and values; "
+        f"{document['tokens']:,} tokens in {document['windows']} windows of {document['window']}"
     )
 
 
