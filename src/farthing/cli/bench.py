@@ -36,7 +36,7 @@ def bench(
     from farthing.kernels import instruction_sets
     from farthing.models import load_model
     from farthing.report.machine import commit, this_machine
-    from farthing.report.sampling_cost import sampling_cost
+    from farthing.report.sampling_cost import ROOM, sampling_cost
     from farthing.report.speed import Bench, best_limits, default_works
 
     config = engine_config(threads, product, kv)
@@ -44,7 +44,7 @@ def bench(
     works = default_works(loaded.config.max_position_embeddings)
     with progress() as bar:
         task = bar.add_task("bench", total=len(works) + 1)
-        measured = Bench(loaded, works, config.product, config.num_threads, config.k_codec)
+        measured = Bench(loaded, (*works, ROOM), config.product, config.num_threads, config.k_codec)
         rows: list[SpeedRow] = []
         for work in works:
             rows.append(measured.row(work))

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from farthing import kernels
-from farthing.report.speed import Bench
+from farthing.report.speed import Bench, Work
 
-__all__ = ["SamplingCost", "sampling_cost"]
+__all__ = ["ROOM", "SamplingCost", "sampling_cost"]
+
+ROOM = Work("decode", 16, 32)  # what a Bench must have room for
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,11 @@ class SamplingCost:
 
 
 def sampling_cost(
-    bench: Bench, batch: int = 16, temperature: float = 1.0, top_p: float = 0.95, num_steps: int = 64
+    bench: Bench, temperature: float = 1.0, top_p: float = 0.95, num_steps: int = ROOM.longest
 ) -> SamplingCost:
-    """Lets `batch` sequences go on from different tokens with what they sample, so that the distributions are the
+    """Lets ROOM.batch sequences go on from different tokens with what they sample, so that the distributions are the
     model's own; every step is run twice, once to choose greedily and once to sample."""
+    batch = ROOM.batch
     forward: list[float] = []
     choosing: dict[float, list[float]] = {0.0: [], temperature: []}
     token_ids = np.arange(batch, dtype=np.int32) * 97 % np.int32(bench.vocab_size)

@@ -88,11 +88,10 @@ class Bench:
     def __init__(self, model: Model, works: Sequence[Work], product: Product, num_threads: int, codec: str) -> None:
         config, plan = model.config, model.plan(product)
         self.num_threads, self.vocab_size = num_threads, config.vocab_size
-        longest = max([*(work.longest for work in works), *HASHED_LENGTHS])
-        num_seqs = max([*(work.batch for work in works), len(HASHED_LENGTHS)])
-        pages_per_seq = -(-longest // PAGE_SIZE)
+        longest, num_seqs = max(work.longest for work in works), max(work.batch for work in works)
+        pages_per_seq = _pages(longest)
+        num_pages = max(num_seqs * pages_per_seq, sum(map(_pages, HASHED_LENGTHS)))
         self._tables = np.arange(num_seqs * pages_per_seq, dtype=np.int32).reshape(num_seqs, -1)  # [seqs, pages]
-        num_pages = self._tables.size
         self.kv = KVSpec(config.num_layers, config.num_kv_heads, config.head_dim, num_pages, PAGE_SIZE, codec, codec)
         self.program = kernels.load(plan, self.kv, num_threads=num_threads)
         self.counts = Counts.of(plan, self.kv)
@@ -120,16 +119,24 @@ class Bench:
             limits=limits,
         )
 
-    def seconds(self, work: Work, min_s: float | None = None) -> list[float]:
-        """Seconds of each repetition (of a decode: of each of its steps), at least min_s of them (MIN_S by default);
-        a first one is not counted."""
-        least = MIN_S if min_s is None else min_s
+    def seconds(self, work: Work) -> list[float]:
+        """Seconds of each repetition (of a decode: of each of its steps), MIN_S in all or more; a first one is not
+        counted."""
         self.fill(work)
-        self._pass(work, 1)
+        self.repeat(work, 1)
         times: list[float] = []
-        while not times or sum(times) < least:
-            times += self._pass(work, DECODE_STEPS)
+        while not times or sum(times) < MIN_S:
+            times += self.repeat(work)
         return times
+
+    def repeat(self, work: Work, num_steps: int = DECODE_STEPS) -> list[float]:
+        """Seconds of one prefill, or of each step of a decode whose context is there (`fill`)."""
+        if work.kind == "prefill":
+            return [_timed(lambda: prefill(self.program, self._ids[: work.context], self._tables[:1]))]
+        token_ids = np.full(work.batch, self._ids[0], np.int32)
+        num_shared = work.context if work.is_prefix_shared else 0
+        batches = [self.decode_batch(token_ids, work.context + step, num_shared) for step in range(num_steps)]
+        return [_timed(lambda batch=batch: kernels.run(self.program, batch)) for batch in batches]  # type: ignore[misc]
 
     def fill(self, work: Work) -> None:
         """Compute the K and V that a decode finds, where they are not there yet."""
@@ -156,26 +163,24 @@ class Bench:
         set. It covers a ragged batch of fixed prompts, the last token of each; their pages are filled anew after."""
         prompts = fixed_prompts(self.vocab_size)
         ends = np.cumsum([len(ids) for ids in prompts]).astype(np.int32)  # [3]
+        firsts = np.cumsum([0, *map(_pages, HASHED_LENGTHS)])  # [4]: pages side by side
+        tables = (firsts[:-1, None] + np.arange(_pages(max(HASHED_LENGTHS)))).astype(np.int32)  # [3, pages]
         batch = Batch(
             token_ids=np.concatenate(prompts),
             positions=np.concatenate([np.arange(len(ids), dtype=np.int32) for ids in prompts]),
             seq_starts=np.concatenate([np.zeros(1, np.int32), ends]),
-            page_tables=self._tables[: len(prompts)],
+            page_tables=tables,
             logit_rows=ends - np.int32(1),
         )
-        self._num_filled[: len(prompts)] = [0] * len(prompts)
+        self._num_filled = [0] * len(self._num_filled)
         return hash_of(kernels.run(self.program, batch))
 
     def _probe(self) -> Limits:
         return kernels.probe(self.num_threads, max(self.counts.weight_bytes, MIN_PROBE_BYTES), passes=3)
 
-    def _pass(self, work: Work, num_steps: int) -> list[float]:
-        if work.kind == "prefill":
-            return [_timed(lambda: prefill(self.program, self._ids[: work.context], self._tables[:1]))]
-        token_ids = np.full(work.batch, self._ids[0], np.int32)
-        num_shared = work.context if work.is_prefix_shared else 0
-        batches = [self.decode_batch(token_ids, work.context + step, num_shared) for step in range(num_steps)]
-        return [_timed(lambda batch=batch: kernels.run(self.program, batch)) for batch in batches]  # type: ignore[misc]
+
+def _pages(num_tokens: int) -> int:
+    return -(-num_tokens // PAGE_SIZE)
 
 
 def _timed(body: Callable[[], object]) -> float:
