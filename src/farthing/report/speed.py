@@ -100,9 +100,9 @@ class Bench:
 
     def row(self, work: Work) -> SpeedRow:
         """The median of repeated prefills, or of a decode's repeated steps."""
-        before = self._probe()
+        before = self.probe()
         seconds = statistics.median(self.seconds(work))
-        limits = best_limits([before, self._probe()])
+        limits = best_limits([before, self.probe()])
         need = self.counts.need(work)
         limit_s = need.limit_s(limits)
         return SpeedRow(
@@ -175,7 +175,8 @@ class Bench:
         self._num_filled = [0] * len(self._num_filled)
         return hash_of(kernels.run(self.program, batch))
 
-    def _probe(self) -> Limits:
+    def probe(self) -> Limits:
+        """What the machine can do now, read from as many bytes as the weights have."""
         return kernels.probe(self.num_threads, max(self.counts.weight_bytes, MIN_PROBE_BYTES), passes=3)
 
 
