@@ -86,5 +86,6 @@ def test_the_plot_is_drawn(document: dict, tmp_path: Path) -> None:
     from benchmarks.scaling_plot import draw
 
     [sweep] = document["sweeps"]
-    draw({**document, "sweeps": [{**sweep, "cliffs": [2]}]}, tmp_path / "out.png")
+    drawn = [{**sweep, "cliffs": [2]}, {**sweep, "axis": "context", "cliffs": []}]
+    draw({**document, "sweeps": drawn}, tmp_path / "out.png")
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
