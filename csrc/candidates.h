@@ -148,11 +148,12 @@ struct Candidates {
     least = bound;
     for (int64_t b = 0; b < blocks_of(row.size); ++b) {
       if (row.block_max[b] < bound) continue;
-      for (int64_t i = b * kBlock; i < std::min(row.size, (b + 1) * kBlock); ++i) {
-        const float logit = row.x[i] > kLow ? row.x[i] : kLow;
-        x[size] = logit;
-        id[size] = static_cast<int32_t>(i);
-        size += logit >= bound;
+      const int64_t end = std::min(row.size, (b + 1) * kBlock);
+      for (int64_t i = b * kBlock; i < end; i += 8) {
+        const f32x8 logits = logits8(row.x, i, row.size);
+        const i32x8 is_kept = ~less8(logits, splat(bound));
+        const int64_t num_kept = compress8(is_kept, logits, static_cast<int32_t>(i), x.get() + size, id.get() + size);
+        size += std::min(num_kept, row.size - size);  // beyond the end are -infinities, which a bound of -infinity keeps
       }
     }
     std::fill(x.get() + size, x.get() + padded(), kLow);

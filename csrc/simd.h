@@ -169,6 +169,36 @@ FARTHING_INLINE float max_of8(f32x8 v) {
   return v[0];
 }
 
+// The lanes of each 8-bit mask that are set, in order, and zeros after.
+struct SetLanes {
+  uint8_t of[256][8];
+  constexpr SetLanes() : of() {
+    for (int bits = 0; bits < 256; ++bits)
+      for (int lane = 0, j = 0; lane < 8; ++lane)
+        if (bits >> lane & 1) of[bits][j++] = static_cast<uint8_t>(lane);
+  }
+};
+inline constexpr SetLanes kSetLanes;
+
+// Writes the lanes whose mask is set to `to`, one after the other, and `first` plus their numbers to `number`; returns
+// how many. All eight places of both may be written.
+FARTHING_INLINE int64_t compress8(i32x8 mask, f32x8 v, int32_t first, float* to, int32_t* number) {
+#if defined(FARTHING_ISA_avx2)
+  const int bits = _mm256_movemask_ps(reinterpret_cast<__m256>(mask));
+  const __m256i lanes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(kSetLanes.of[bits])));
+  _mm256_storeu_ps(to, _mm256_permutevar8x32_ps(v, lanes));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(number), _mm256_add_epi32(lanes, _mm256_set1_epi32(first)));
+#else
+  int bits = 0;
+  for (int lane = 0; lane < 8; ++lane) bits |= (mask[lane] & 1) << lane;
+  for (int j = 0; j < 8; ++j) {
+    to[j] = v[kSetLanes.of[bits][j]];
+    number[j] = first + kSetLanes.of[bits][j];
+  }
+#endif
+  return __builtin_popcount(static_cast<unsigned>(bits));
+}
+
 // e^x to about 1 ulp for x in [-87, 88.3]; 0 below -87, so that -infinity gives 0. Not for x > 88.3.
 // Cody-Waite reduction and the degree-6 minimax polynomial of the Cephes library.
 FARTHING_INLINE f32x8 exp8_bounded(f32x8 x) {
