@@ -24,14 +24,13 @@ class SampleArrays:
         seqs = [seq for seq, _ in rows]
         if seqs != self._seqs:
             self._collect(seqs)
-        n = len(rows)
         history = np.zeros(0, np.int32)
-        starts = np.zeros(n + 1, np.int64)  # [n + 1]
+        starts = np.zeros(len(rows) + 1, np.int64)  # [rows + 1]
         if self._is_penalized:
-            seen = [seq.token_ids[: num_tokens if seq.params.repetition_penalty != 1 else 0] for seq, num_tokens in rows]
+            seen = [seq.token_ids[: n if seq.params.repetition_penalty != 1 else 0] for seq, n in rows]
             history = np.concatenate(seen)
             np.cumsum([len(tokens) for tokens in seen], out=starts[1:])
-        step = np.array([num_tokens - seq.num_prompt_tokens for seq, num_tokens in rows], np.uint64)  # [n]
+        step = np.array([n - seq.num_prompt_tokens for seq, n in rows], np.uint64)  # [rows]
         return {**self._arrays, "step": step, "history": history, "history_starts": starts, "num_top": self._num_top}
 
     def _collect(self, seqs: list[Sequence]) -> None:

@@ -23,8 +23,8 @@ class Drafter(Protocol):
         """At most max_tokens ids of the model's vocabulary that may follow token_ids [n], prompt and output; or none.
 
         From call to call token_ids only grows: what is new was chosen by the model, and what was proposed before and
-        is not there was refused, so a draft model truncates its own cache to the common beginning. Calls may skip steps.
-        The array passed in is a view that must not be kept.
+        is not there was refused, so a draft model truncates its own cache to the common beginning. Some steps go
+        without a call. The array passed in is a view that must not be kept.
         """
         ...
 
@@ -39,7 +39,7 @@ class PromptLookup:
     NGRAM_LENGTHS = (8, 5, 3, 2)  # longest first
 
     def __init__(self) -> None:
-        self._followers: dict[bytes, int] = {}  # n-gram, as the bytes of its int32 -> position behind its last occurrence
+        self._followers: dict[bytes, int] = {}  # n-gram, as the bytes of its int32 -> position behind it, the last time
         self._num_indexed = 1  # tokens that stand in the index as followers of what is before them
 
     def propose(self, token_ids: TokenIds, max_tokens: int) -> TokenIds:
@@ -78,7 +78,7 @@ def lengths(chances: Items[Items[float]], num_answering: int, num_tokens: int, m
     chances[i][k]: how likely drafts 0 … k of sequence i are all right, which falls with k. The step has num_tokens
     tokens already, of which num_answering are the one that each answering sequence needs; at most max_tokens are added.
     Takes the likeliest draft as long as it improves tokens per time (a sum of tokens that flattens over a cost that
-    steepens has one peak). Prompts in the step make further tokens dearer, but their own time is no part of the balance.
+    steepens has one peak). Prompts in the step make further tokens dearer, but their own time is not in the balance.
     """
     taken = [0] * len(chances)
     tokens, time = float(num_answering), step_cost(num_answering)
@@ -103,14 +103,14 @@ class Drafting:
     """
 
     MEMORY = 0.92  # weight of what was known, beside one more draft: about twelve drafts are remembered
-    FIRST_CHANCE = 0.5
+    AT_FIRST = (2.0, 1.0)  # drafts known, of which right: as if one of two had been
     LONGEST_PAUSE = 64  # steps
 
     def __init__(self, drafter: Drafter) -> None:
         self._drafter = drafter
         self._is_probe = False
         self._pause = self._num_to_wait = 0  # steps
-        self._start_afresh()
+        self._num_known, self._num_right = self.AT_FIRST
 
     def propose(
         self, token_ids: TokenIds, max_tokens: int, num_answering: int, num_tokens: int
@@ -127,7 +127,8 @@ class Drafting:
             if self._num_to_wait:
                 self._num_to_wait -= 1
                 return token_ids[:0], []
-            chances = [self.FIRST_CHANCE]
+            num_known, num_right = self.AT_FIRST
+            chances = [num_right / num_known]
             (length,) = lengths([chances], num_answering, num_tokens, max_tokens)
         drafts = self._drafter.propose(token_ids, length) if length else token_ids[:0]
         assert len(drafts) <= length, f"a drafter gave {len(drafts)} drafts for {length}"
@@ -142,11 +143,7 @@ class Drafting:
             self._num_known = self.MEMORY * self._num_known + 1
         if self._is_probe and num_accepted:
             self._pause = 0
-            self._start_afresh()
+            self._num_known, self._num_right = self.AT_FIRST
         elif self._is_probe:
             self._pause = min(max(2 * self._pause, 1), self.LONGEST_PAUSE)
             self._num_to_wait = self._pause
-
-    def _start_afresh(self) -> None:
-        self._num_known = 2.0
-        self._num_right = self.FIRST_CHANCE * self._num_known
