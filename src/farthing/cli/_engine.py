@@ -12,7 +12,7 @@ from farthing.economics.cost import HostCost
 from farthing.request import SamplingParams
 
 if TYPE_CHECKING:
-    from farthing.engine import Engine
+    from farthing.engine import Engine, Speculation
     from farthing.request import Done, Request, Token
 
 DEFAULTS = SamplingParams()
@@ -30,6 +30,11 @@ ProductOption = Annotated[
     Literal["f32", "int8"] | None,
     typer.Option("--product", help="Multiply in f32 after unpacking, or in integers (default: the engine's, int8)."),
 ]
+SpeculationOption = Annotated[
+    Literal["prompt-lookup", "off"],
+    typer.Option("--speculation", help="Guess tokens from the text so far, check them together: same answer, sooner."),
+]
+DEFAULT_SPECULATION: Literal["prompt-lookup"] = "prompt-lookup"  # one answer at a time is where it pays
 
 
 def usable_threads(threads: int | None) -> int:
@@ -40,7 +45,12 @@ def usable_threads(threads: int | None) -> int:
 
 
 def open_engine(
-    model: str, weights: str | None, threads: int | None, product: str | None, max_num_seqs: int
+    model: str,
+    weights: str | None,
+    threads: int | None,
+    product: str | None,
+    speculation: "Speculation",
+    max_num_seqs: int,
 ) -> "Engine":
     from farthing.engine import Engine, EngineConfig
     from farthing.models import load_model
@@ -48,6 +58,7 @@ def open_engine(
     config = EngineConfig(
         num_threads=usable_threads(threads),
         max_num_seqs=max_num_seqs,
+        speculation=speculation,
         **({} if product is None else {"product": product}),  # type: ignore[arg-type]
     )
     return Engine(load_model(model, weights=weights), config)
