@@ -36,7 +36,7 @@ class PromptLookup:
     the sequence's length. A match that reaches the end goes on in circles, as a text that repeats itself does.
     """
 
-    NGRAM_LENGTHS = (8, 5, 3, 2)  # longest first
+    NGRAM_LENGTHS = (8, 4, 2, 1)  # longest first
 
     def __init__(self) -> None:
         self._followers: dict[bytes, int] = {}  # n-gram, as the bytes of its int32 -> position behind it, the last time
@@ -66,10 +66,11 @@ def step_cost(num_tokens: int) -> float:
     """Time of a step beside a step of one token.
 
     Up to four tokens a step waits for the weights to come from memory, beyond it multiplies. Measured: SmolLM2-135M in
-    4 bits on 2 cores (Zen 3, AVX2): 5.4 ms for 1 token, 6.6 for 4, 20 for 16, that is 0.07 and 0.21 for a further one;
-    the first is rounded up, since drafting and sampling cost a little too. Both grow with the model alike.
+    4 bits on 2 cores (Zen 3, AVX2): 5.4 ms for 1 token, 6.6 for 4, 20 for 16: 0.07 and 0.21 for a further one. Both are
+    rounded up, to 0.15 and 0.3: where memory is quicker or cores are shared, further tokens weigh more, and a draft too
+    few costs less than one too many. Bytes and products grow with the model alike, so the shape is that of others too.
     """
-    return 1 + 0.1 * (min(num_tokens, 4) - 1) + 0.2 * max(num_tokens - 4, 0)
+    return 1 + 0.15 * (min(num_tokens, 4) - 1) + 0.3 * max(num_tokens - 4, 0)
 
 
 def lengths(chances: Items[Items[float]], num_answering: int, num_tokens: int, max_tokens: int) -> list[int]:
