@@ -76,7 +76,7 @@ def test_the_more_run_the_fewer_are_drafted():
     alone, four, sixteen = (sum(lengths([[0.7, 0.5, 0.35]], num, num, 16)) for num in (1, 4, 16))
     assert alone == 3
     assert four == sixteen == 0
-    assert lengths([[0.7, 0.5, 0.35]], 1, 500, 16) == [2]  # beside a long prompt the first draft costs as much as others
+    assert lengths([[0.7, 0.5, 0.35]], 1, 500, 16) == [2]  # beside a long prompt every draft is dear
 
 
 class Steady:

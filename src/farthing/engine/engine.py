@@ -80,9 +80,7 @@ class Engine:
         if make_drafter is None and config.speculation == "prompt-lookup":
             make_drafter = PromptLookup
         self._make_drafter = make_drafter if config.is_kv_cached else None
-        self._scheduler = Scheduler(
-            self.cache, max_num_seqs, config.max_num_batched_tokens, config.max_draft_tokens
-        )
+        self._scheduler = Scheduler(self.cache, max_num_seqs, config.max_num_batched_tokens, config.max_draft_tokens)
         self._batches = BatchBuilder(max_num_seqs, config.max_num_batched_tokens, self.max_len, kv.page_size)
         self._sample_arrays = SampleArrays()
         self._sequences: dict[int, Sequence] = {}
