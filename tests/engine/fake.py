@@ -137,9 +137,10 @@ class FakeClock:
         return self.now
 
 
-def make_engine(*, context: int = 512, clock=None, **config) -> Engine:
-    settings = {"page_size": 8, "num_pages": 64, **config}
-    return Engine(FakeModel(context), EngineConfig(**settings), kernels=FakeKernels(), clock_ns=clock or FakeClock())
+def make_engine(*, context: int = 512, clock=None, make_drafter=None, **config) -> Engine:
+    settings = EngineConfig(**{"page_size": 8, "num_pages": 64, **config})
+    clock_ns = clock or FakeClock()
+    return Engine(FakeModel(context), settings, kernels=FakeKernels(), clock_ns=clock_ns, make_drafter=make_drafter)
 
 
 def greedy(*token_ids: int, max_tokens: int = 16, salt: str = "", **params) -> Request:

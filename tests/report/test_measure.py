@@ -55,14 +55,14 @@ def test_every_lever_is_measured_in_order_with_its_quality() -> None:
     assert findings.missing == ()
     assert ticks.done == ticks.totals
     kinds = [result.quality.kind for result in findings.results]
-    assert kinds == ["reference", *["identical"] * 3, *["measured"] * 3]
+    assert kinds == ["reference", *["identical"] * 3, *["measured"] * 3, "identical"]
     for result in findings.results:
         assert result.measured.seconds > 0
         assert result.measured.usage.output_tokens > 0
     reuse = findings.results[3].measured.usage
     assert reuse.cache_read_tokens > 5 * 64
     assert findings.results[2].measured.usage.cache_read_tokens == 0
-    eight, four, _ = (result.quality for result in findings.results[4:])
+    eight, four, _ = (result.quality for result in findings.results[4:7])
     assert eight.kl_divergence is not None
     assert four.kl_divergence is not None
     assert 0 < eight.kl_divergence < four.kl_divergence
@@ -73,7 +73,7 @@ def test_an_interrupt_keeps_the_complete_rows() -> None:
     findings, _ = run(stop_at="continuous batching")
     assert [result.lever for result in findings.results] == ["full precision, no KV cache", "KV cache"]
     assert findings.missing[0] == "continuous batching"
-    assert len(findings.missing) == 5
+    assert len(findings.missing) == 6
     assert any("Interrupted" in note for note in findings.notes)
 
 
@@ -120,8 +120,14 @@ def test_the_sample_spreads_over_the_work_and_stays_small(monkeypatch: pytest.Mo
 def test_four_bit_files_keep_their_own_blocks() -> None:
     assert is_four_bit(frozenset({"q4_1"}))
     assert not is_four_bit(frozenset({"q4_1", "q6_k"}))
-    assert [lever.weights for lever in levers(frozenset({"q4_1"}))][-2:] == [None, None]
-    assert [lever.weights for lever in levers(frozenset({"q6_k"}))][-2:] == ["q4_1", "q4_1"]
+    assert [lever.weights for lever in levers(frozenset({"q4_1"}))][-3:] == [None, None, None]
+    assert [lever.weights for lever in levers(frozenset({"q6_k"}))][-3:] == ["q4_1"] * 3
+
+
+def test_only_the_last_lever_speculates() -> None:
+    engines = [lever.engine_config(1) for lever in levers(frozenset({"f16"}))]
+    assert [engine.speculation for engine in engines] == [*["off"] * 7, "prompt-lookup"]
+    assert engines[-1] == dataclasses.replace(engines[-2], speculation="prompt-lookup")
 
 
 def test_the_memory_mark_falls_back() -> None:

@@ -12,7 +12,7 @@ from farthing.economics.cost import HostCost
 from farthing.request import SamplingParams
 
 if TYPE_CHECKING:
-    from farthing.engine import Engine, EngineConfig
+    from farthing.engine import Engine, EngineConfig, Speculation
     from farthing.request import Done, Request, Token
 
 DEFAULTS = SamplingParams()
@@ -38,6 +38,11 @@ KVOption = Annotated[
         help="Keep keys and values in f32, f16 or q8 (default: the engine's).",
     ),
 ]
+SpeculationOption = Annotated[
+    Literal["prompt-lookup", "off"],
+    typer.Option("--speculation", help="Guess tokens from the text so far, check them together: same answer, sooner."),
+]
+DEFAULT_SPECULATION: Literal["prompt-lookup"] = "prompt-lookup"  # one answer at a time is where it pays
 
 
 def usable_threads(threads: int | None) -> int:
@@ -57,12 +62,17 @@ def engine_config(threads: int | None, product: str | None, kv: str | None = Non
 
 
 def open_engine(
-    model: str, weights: str | None, threads: int | None, product: str | None, max_num_seqs: int
+    model: str,
+    weights: str | None,
+    threads: int | None,
+    product: str | None,
+    speculation: "Speculation",
+    max_num_seqs: int,
 ) -> "Engine":
     from farthing.engine import Engine
     from farthing.models import load_model
 
-    config = engine_config(threads, product, max_num_seqs=max_num_seqs)
+    config = engine_config(threads, product, max_num_seqs=max_num_seqs, speculation=speculation)
     return Engine(load_model(model, weights=weights), config)
 
 

@@ -7,12 +7,14 @@ import typer
 
 from farthing.cli._engine import (
     DEFAULT_HOST,
+    DEFAULT_SPECULATION,
     DEFAULTS,
     MaxTokensOption,
     MinPOption,
     PenaltyOption,
     ProductOption,
     SeedOption,
+    SpeculationOption,
     StopOption,
     TemperatureOption,
     TopKOption,
@@ -55,6 +57,7 @@ def chat(
     stop: StopOption = None,
     weights: WeightsOption = None,
     product: ProductOption = None,
+    speculation: SpeculationOption = DEFAULT_SPECULATION,
     threads: ThreadsOption = None,
     usd_per_hour: UsdPerHourOption = DEFAULT_HOST.usd_per_hour,
     json_mode: JsonOption = False,
@@ -62,7 +65,7 @@ def chat(
     """Talk to a model, one line a turn: Ctrl-C stops an answer, Ctrl-D ends. With --json answers stream to stderr."""
     params = SamplingParams(temperature, top_k, top_p, min_p, repetition_penalty, seed, max_tokens, tuple(stop or ()))
     host = HostCost(usd_per_hour)
-    engine = open_engine(model, weights, threads, product, max_num_seqs=1)
+    engine = open_engine(model, weights, threads, product, speculation, max_num_seqs=1)
     note(f"{engine.model.name} at ${host.usd_per_hour}/h ({host.source}). Ctrl-C stops an answer, Ctrl-D ends.")
     conversation = _Conversation(engine, host, params, system, json_mode)
     try:

@@ -7,12 +7,14 @@ import typer
 
 from farthing.cli._engine import (
     DEFAULT_HOST,
+    DEFAULT_SPECULATION,
     DEFAULTS,
     MaxTokensOption,
     MinPOption,
     PenaltyOption,
     ProductOption,
     SeedOption,
+    SpeculationOption,
     StopOption,
     TemperatureOption,
     TopKOption,
@@ -62,6 +64,7 @@ def generate(
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Do not stop at the end-of-sequence token.")] = False,
     weights: WeightsOption = None,
     product: ProductOption = None,
+    speculation: SpeculationOption = DEFAULT_SPECULATION,
     threads: ThreadsOption = None,
     usd_per_hour: UsdPerHourOption = DEFAULT_HOST.usd_per_hour,
     json_mode: JsonOption = False,
@@ -80,7 +83,7 @@ def generate(
 
 
     host = HostCost(usd_per_hour)
-    engine = open_engine(model, weights, threads, product, max_num_seqs=1)
+    engine = open_engine(model, weights, threads, product, speculation, max_num_seqs=1)
     tokens: list[Token] = []
 
     def show(token: "Token") -> None:

@@ -1,6 +1,7 @@
-"""Requests in, events out: batching, paging, preemption and sampling behind four verbs."""
+"""Requests in, events out: batching, paging, preemption, speculation and sampling behind four verbs."""
 
-from farthing.engine.config import EngineConfig
+from farthing.engine.config import EngineConfig, Speculation
 from farthing.engine.engine import Engine, EngineStats
+from farthing.engine.speculative import Drafter
 
-__all__ = ["Engine", "EngineConfig", "EngineStats"]
+__all__ = ["Drafter", "Engine", "EngineConfig", "EngineStats", "Speculation"]

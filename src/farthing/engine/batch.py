@@ -1,11 +1,20 @@
 """Builds a step's ragged batch in arrays that are made once."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from farthing.engine.sequence import Sequence
 from farthing.kernels.plan import Batch
 
-__all__ = ["BatchBuilder"]
+__all__ = ["BatchBuilder", "LogitRow"]
+
+
+class LogitRow(NamedTuple):
+    """A row of logits: what comes after the first num_tokens tokens of a sequence, drafts counted."""
+
+    seq: Sequence
+    num_tokens: int
 
 
 class BatchBuilder:
@@ -17,9 +26,9 @@ class BatchBuilder:
         self._page_tables = np.zeros((max_num_seqs, -(-max_len // page_size)), np.int32)  # [max_num_seqs, max pages]
         self._counting = np.arange(max_len, dtype=np.int32)  # [max_len]
 
-    def build(self, scheduled: list[Sequence]) -> tuple[Batch, list[Sequence]]:
-        """The batch of the scheduled tokens, and the sequences that get a row of logits: those that catch up."""
-        starts, rows, caught_up = [0], [], []
+    def build(self, scheduled: list[Sequence]) -> tuple[Batch, list[LogitRow]]:
+        """The batch of the scheduled tokens, and its rows of logits: after the last token, and after each draft."""
+        starts, logit_rows, rows = [0], [], []
         start = 0
         for at, seq in enumerate(scheduled):
             lease = seq.lease
@@ -30,9 +39,9 @@ class BatchBuilder:
             self._token_ids[start:end] = seq.token_ids[first:last]
             self._positions[start:end] = self._counting[first:last]
             self._page_tables[at, : lease.num_pages] = lease.page_table[: lease.num_pages]
-            if last == seq.num_tokens:
-                rows.append(end - 1)
-                caught_up.append(seq)
+            for num_tokens in range(seq.num_tokens, last + 1):
+                logit_rows.append(end - 1 - (last - num_tokens))
+                rows.append(LogitRow(seq, num_tokens))
             starts.append(end)
             start = end
         batch = Batch(
@@ -40,6 +49,6 @@ class BatchBuilder:
             positions=self._positions[:start],
             seq_starts=np.array(starts, np.int32),
             page_tables=self._page_tables[: len(scheduled)],
-            logit_rows=np.array(rows, np.int32),
+            logit_rows=np.array(logit_rows, np.int32),
         )
-        return batch, caught_up
+        return batch, rows

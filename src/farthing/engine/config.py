@@ -1,13 +1,15 @@
 """How an engine is set up, and how many pages that makes."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from farthing.errors import CapacityError, InvalidRequest
 from farthing.kernels.plan import KVSpec
 from farthing.models import ModelConfig
 
-__all__ = ["EngineConfig", "kv_head_bytes", "kv_spec"]
+__all__ = ["EngineConfig", "Speculation", "kv_head_bytes", "kv_spec"]
+
+Speculation = Literal["off", "prompt-lookup"]
 
 # Bytes of a value, and of what is kept once for a token's whole head (its scale).
 BYTES_PER_VALUE = {"f32": 4, "f16": 2, "q8": 1}
@@ -20,7 +22,7 @@ class EngineConfig:
     """Raises InvalidRequest for a value outside its range.
 
     is_kv_cached False is the old way, kept to be measured: one sequence at a time, and every output token computes the
-    whole sequence again.
+    whole sequence again, without drafts. Speculation changes no answer, only its time.
     """
 
     num_threads: int = 2
@@ -35,6 +37,8 @@ class EngineConfig:
     is_kv_cached: bool = True
     product: Literal["f32", "int8"] = "int8"
     isa: str = "auto"
+    speculation: Speculation = "off"  # where drafts come from
+    max_draft_tokens: int = 16  # of one sequence in one step
 
     def __post_init__(self) -> None:
         def need(ok: bool, name: str, allowed: str) -> None:
@@ -50,6 +54,8 @@ class EngineConfig:
         need(self.k_codec in BYTES_PER_VALUE, "k_codec", ", ".join(BYTES_PER_VALUE))
         need(self.v_codec in BYTES_PER_VALUE, "v_codec", ", ".join(BYTES_PER_VALUE))
         need(self.product in ("f32", "int8"), "product", "f32, int8")
+        need(self.speculation in get_args(Speculation), "speculation", ", ".join(get_args(Speculation)))
+        need(self.max_draft_tokens >= 1, "max_draft_tokens", "1 or more")
 
 
 def kv_head_bytes(codec: str, head_dim: int) -> int:

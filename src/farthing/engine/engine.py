@@ -16,6 +16,7 @@ from farthing.engine.config import EngineConfig, kv_spec
 from farthing.engine.sampler import SampleArrays, logprobs
 from farthing.engine.scheduler import Scheduler
 from farthing.engine.sequence import Sequence
+from farthing.engine.speculative import Drafter, Drafting, PromptLookup
 from farthing.errors import CapacityError, InvalidRequest
 from farthing.kernels import Program, Sampled
 from farthing.kernels.plan import Batch, KVSpec, Plan
@@ -40,16 +41,19 @@ class EngineStats:
 
     busy_s: float  # in steps; the seconds given to requests sum to this
     num_steps: int
-    num_computed_tokens: int  # prompt and output tokens run through the model, repetitions included
+    num_computed_tokens: int  # tokens run through the model, repetitions and drafts included
     num_cached_tokens: int  # prompt tokens that were found in pages instead
     num_output_tokens: int
     num_preemptions: int
+    num_draft_tokens: int  # guessed and run through the model
+    num_accepted_tokens: int  # drafts that were right, each an output token without a step of its own
 
 
 class Engine:
     """Answers requests with one model. Not safe for concurrent calls.
 
     clock_ns: a monotonic clock in nanoseconds, read at the beginning and end of each step.
+    make_drafter: makes the drafter of a new sequence; where it is not given, config.speculation says which.
     Raises InvalidRequest or CapacityError for settings that cannot be.
     """
 
@@ -60,6 +64,7 @@ class Engine:
         *,
         clock_ns: Callable[[], int] = time.perf_counter_ns,
         kernels: Kernels = native_kernels,
+        make_drafter: Callable[[], Drafter] | None = None,
     ) -> None:
         config = config or EngineConfig()
         kv = kv_spec(config, model.config)
@@ -72,12 +77,16 @@ class Engine:
         )
         self._kernels = kernels
         self._clock_ns = clock_ns
-        self._scheduler = Scheduler(self.cache, max_num_seqs, config.max_num_batched_tokens)
+        if make_drafter is None and config.speculation == "prompt-lookup":
+            make_drafter = PromptLookup
+        self._make_drafter = make_drafter if config.is_kv_cached else None
+        self._scheduler = Scheduler(self.cache, max_num_seqs, config.max_num_batched_tokens, config.max_draft_tokens)
         self._batches = BatchBuilder(max_num_seqs, config.max_num_batched_tokens, self.max_len, kv.page_size)
         self._sample_arrays = SampleArrays()
         self._sequences: dict[int, Sequence] = {}
         self._next_id = 0
         self._busy_ns = self._num_steps = self._num_computed = self._num_cached = self._num_output = 0
+        self._num_draft = self._num_accepted = 0
 
     @property
     def has_work(self) -> bool:
@@ -91,6 +100,8 @@ class Engine:
             self._num_cached,
             self._num_output,
             self._scheduler.num_preemptions,
+            self._num_draft,
+            self._num_accepted,
         )
 
     def submit(self, request: Request) -> int:
@@ -117,6 +128,7 @@ class Engine:
             salt=request.salt,
             seed=secrets.randbits(64) if params.seed is None else params.seed,
             detokenizer=Detokenizer(self.model.tokenizer),
+            drafting=None if self._make_drafter is None else Drafting(self._make_drafter()),
         )
         self._next_id += 1
         self._sequences[seq.id] = seq
@@ -133,16 +145,25 @@ class Engine:
         logits = self._kernels.run(self.program, batch)  # [len(rows), V]
         sampled = self._kernels.sample(self.program, logits, **self._sample_arrays.of(rows)) if rows else None
         # Nothing has changed so far: a step that was interrupted can be taken again.
+        events: list[Event] = []
+        row = 0
         for seq in scheduled:
             assert seq.lease is not None
             seq.is_answering = seq.num_output_tokens > 0
-            seq.num_computed_tokens += seq.num_scheduled_tokens
+            seq.num_computed_tokens += seq.num_scheduled_tokens - seq.num_draft_tokens
+            is_caught_up = seq.num_pending_tokens == 0
+            if is_caught_up:
+                assert sampled is not None
+                num_rows = 1 + seq.num_draft_tokens
+                self._append(seq, sampled, row, events)
+                row += num_rows
+            # Not before the drafts are judged: a page that can be found again must not hold a refused one.
             self.cache.commit(seq.lease, seq.token_ids[: seq.num_computed_tokens])
-        events: list[Event] = []
-        if sampled is not None:
-            self._append(rows, sampled, events)
+            self._scheduler.drop_drafts(seq)
+            if is_caught_up and not self.config.is_kv_cached:
+                seq.num_computed_tokens = 0
         self._share_time(scheduled, self._clock_ns() - started_ns, len(batch.token_ids))
-        events += [self._finish(seq) for seq in rows if seq.finish_reason is not None]
+        events += [self._finish(seq) for seq in scheduled if seq.finish_reason is not None]
         return events
 
     def abort(self, request_id: int) -> Done | None:
@@ -167,17 +188,33 @@ class Engine:
                 self.abort(request_id)
         return [done[request_id] for request_id in ids]
 
-    def _append(self, rows: list[Sequence], sampled: Sampled, events: list[Event]) -> None:
-        """Give each sequence its new token. The end-of-sequence token is an event only where it sets held text free."""
-        eos_ids = self.model.eos_ids
-        for row, (seq, token_id) in enumerate(zip(rows, sampled.token.tolist(), strict=True)):
-            is_end = token_id in eos_ids and not seq.params.ignore_eos
+    def _append(self, seq: Sequence, sampled: Sampled, row: int, events: list[Event]) -> None:
+        """Give a sequence its new tokens: the one sampled in `row`, and the next as long as the draft was that token.
+
+            token_ids   … t | d1 d2 d3        t is the last token, d1 d2 d3 are drafts
+            sampled         s1 s2 s3 s4       each from the logits after the token above its left neighbour
+            d1 = s1, d2 ≠ s2: s1 and s2 are new; t and d1 are computed; d2 and d3, s3 and s4 are void
+
+        The end-of-sequence token is an event only where it sets held text free.
+        """
+        num_drafts = seq.num_draft_tokens
+        drafts = seq.token_ids[seq.num_tokens : seq.num_tokens + num_drafts].tolist()
+        num_accepted = 0
+        for draft in (*drafts, None):
+            token_id = int(sampled.token[row + num_accepted])
+            is_end = token_id in self.model.eos_ids and not seq.params.ignore_eos
             text = seq.end() if is_end else seq.append(token_id)
             self._num_output += not is_end
             if text or not is_end:
-                events.append(Token(seq.id, token_id, text, *logprobs(seq, sampled, row)))
-            if not self.config.is_kv_cached:
-                seq.num_computed_tokens = 0
+                events.append(Token(seq.id, token_id, text, *logprobs(seq, sampled, row + num_accepted)))
+            if seq.finish_reason is not None or token_id != draft:
+                break
+            num_accepted += 1
+        seq.num_computed_tokens += num_accepted
+        self._num_draft += num_drafts
+        self._num_accepted += num_accepted
+        if seq.drafting is not None:
+            seq.drafting.learn(num_drafts, num_accepted)
 
     def _share_time(self, scheduled: list[Sequence], elapsed_ns: int, num_tokens: int) -> None:
         """Give each sequence the share of its tokens, whole nanoseconds that sum to the step's."""

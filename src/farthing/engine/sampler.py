@@ -3,6 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
+from farthing.engine.batch import LogitRow
 from farthing.engine.sequence import Sequence
 from farthing.kernels import Sampled
 
@@ -13,28 +14,28 @@ class SampleArrays:
     """The keyword arguments of `kernels.sample`; arrays are kept while the sequences stay the same."""
 
     def __init__(self) -> None:
-        self._rows: list[Sequence] = []
+        self._seqs: list[Sequence] = []
         self._arrays: dict[str, npt.NDArray[np.generic]] = {}
         self._num_top = 0
         self._is_penalized = False
 
-    def of(self, rows: list[Sequence]) -> dict[str, object]:
-        """Arguments for one row of logits per sequence. The random number is a function of (seed, output position)."""
-        if rows != self._rows:
-            self._collect(rows)
-        n = len(rows)
+    def of(self, rows: list[LogitRow]) -> dict[str, object]:
+        """Arguments for the rows of logits. The random number is a function of (seed, output position)."""
+        seqs = [seq for seq, _ in rows]
+        if seqs != self._seqs:
+            self._collect(seqs)
         history = np.zeros(0, np.int32)
-        starts = np.zeros(n + 1, np.int64)  # [n + 1]
+        starts = np.zeros(len(rows) + 1, np.int64)  # [rows + 1]
         if self._is_penalized:
-            seen = [seq.token_ids[: seq.num_tokens if seq.params.repetition_penalty != 1 else 0] for seq in rows]
+            seen = [seq.token_ids[: n if seq.params.repetition_penalty != 1 else 0] for seq, n in rows]
             history = np.concatenate(seen)
             np.cumsum([len(tokens) for tokens in seen], out=starts[1:])
-        step = np.array([seq.num_tokens - seq.num_prompt_tokens for seq in rows], np.uint64)  # [n]
+        step = np.array([n - seq.num_prompt_tokens for seq, n in rows], np.uint64)  # [rows]
         return {**self._arrays, "step": step, "history": history, "history_starts": starts, "num_top": self._num_top}
 
-    def _collect(self, rows: list[Sequence]) -> None:
-        params = [seq.params for seq in rows]
-        self._rows = list(rows)
+    def _collect(self, seqs: list[Sequence]) -> None:
+        params = [seq.params for seq in seqs]
+        self._seqs = seqs
         self._num_top = max((p.logprobs or 0 for p in params), default=0)
         self._is_penalized = any(p.repetition_penalty != 1 for p in params)
         self._arrays = {
@@ -43,7 +44,7 @@ class SampleArrays:
             "top_p": np.array([p.top_p for p in params], np.float32),
             "min_p": np.array([p.min_p for p in params], np.float32),
             "penalty": np.array([p.repetition_penalty for p in params], np.float32),
-            "seed": np.array([seq.seed for seq in rows], np.uint64),
+            "seed": np.array([seq.seed for seq in seqs], np.uint64),
             "wants_logprob": np.array([p.logprobs is not None for p in params], np.uint8),
         }
 

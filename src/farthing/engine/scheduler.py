@@ -2,7 +2,7 @@
 
 There is no prefill phase and no decode phase: every running sequence has tokens that are not computed yet, one or many.
 Those with one go first, so that a long prompt does not hold up answers; what is left of the step's tokens goes to the
-longer ones, oldest first, then to waiting requests in the order they came.
+longer ones, oldest first, then to waiting requests in the order they came. Drafts take what nobody needed.
 
 Nobody starves and nothing locks up. Pages are taken from the youngest, so the oldest always gets on. Only running
 sequences announce pages, and they wait for nobody, so waiting for another's pages always ends. A request that was let
@@ -14,6 +14,7 @@ from operator import attrgetter
 
 from farthing.cache import KVCache, UnderWay
 from farthing.engine.sequence import Sequence
+from farthing.engine.speculative import lengths
 
 __all__ = ["Scheduler"]
 
@@ -23,13 +24,14 @@ _by_age = attrgetter("id")
 class Scheduler:
     """Holds the sequences; `schedule` sets num_scheduled_tokens of those that compute in the next step."""
 
-    def __init__(self, cache: KVCache, max_num_seqs: int, max_num_batched_tokens: int) -> None:
+    def __init__(self, cache: KVCache, max_num_seqs: int, max_num_batched_tokens: int, max_draft_tokens: int) -> None:
         self.waiting: list[Sequence] = []  # oldest first
         self.running: list[Sequence] = []  # oldest first
         self.num_preemptions = 0
         self._cache = cache
         self._max_num_seqs = max_num_seqs
         self._max_num_batched_tokens = max_num_batched_tokens
+        self._max_draft_tokens = max_draft_tokens
 
     def add(self, seq: Sequence) -> None:
         insort(self.waiting, seq, key=_by_age)
@@ -42,15 +44,24 @@ class Scheduler:
             self.running.remove(seq)
             self._release(seq)
 
+    def drop_drafts(self, seq: Sequence) -> None:
+        """Forget a sequence's drafts, and give back the room behind its tokens."""
+        if seq.num_draft_tokens and seq.lease is not None:
+            self._cache.truncate(seq.lease, min(seq.num_tokens, seq.lease.num_tokens))
+            seq.num_draft_tokens = 0
+
     def schedule(self) -> list[Sequence]:
         """The sequences of the next step, oldest first; empty only if there are none at all."""
         for seq in self.running:
             seq.num_scheduled_tokens = 0
+            self.drop_drafts(seq)
         budget = self._max_num_batched_tokens
         budget = self._continue_running(budget, is_single=True)
         budget = self._continue_running(budget, is_single=False)
         if self.waiting:
-            self._admit(budget)
+            budget = self._admit(budget)
+        if budget:
+            self._draft(budget)
         scheduled = [seq for seq in self.running if seq.num_scheduled_tokens]
         assert scheduled or not (self.running or self.waiting), "there is work, but nobody can go on"
         return scheduled
@@ -69,8 +80,8 @@ class Scheduler:
                 budget -= seq.num_scheduled_tokens
         return budget
 
-    def _admit(self, budget: int) -> None:
-        """Let waiting requests in while there are places, tokens and pages for their whole prompts.
+    def _admit(self, budget: int) -> int:
+        """Let waiting requests in while there are places, tokens and pages for their whole prompts; what is left.
 
         One that waits for another's pages lets younger ones pass; one that waits for room does not.
         """
@@ -92,7 +103,7 @@ class Scheduler:
             is_room = num_new_pages + len(self.running) <= self._cache.num_available
             if not is_room or not self._cache.grow(found, seq.num_tokens - found.num_tokens):
                 self._cache.release(found)
-                return
+                return budget
             self._cache.announce(found, tokens)
             del self.waiting[at]
             insort(self.running, seq, key=_by_age)
@@ -102,6 +113,29 @@ class Scheduler:
                 seq.num_cached_tokens = seq.num_computed_tokens
             seq.num_scheduled_tokens = min(seq.num_pending_tokens, budget)
             budget -= seq.num_scheduled_tokens
+        return budget
+
+    def _draft(self, budget: int) -> None:
+        """Add drafts to answering sequences, as many as pay; whoever finds no page for them goes without."""
+        num_tokens = sum(seq.num_scheduled_tokens for seq in self.running)
+        answering = [seq for seq in self.running if seq.num_scheduled_tokens == 1 and seq.num_output_tokens]
+        offers = []
+        for seq in answering:
+            if seq.drafting is None:
+                continue
+            # One place is for the token that is chosen after the last draft.
+            num_wanted = min(self._max_draft_tokens, budget, len(seq.token_ids) - seq.num_tokens - 1)
+            known = seq.token_ids[: seq.num_tokens]
+            drafts, chances = seq.drafting.propose(known, num_wanted, len(answering), num_tokens)
+            if len(drafts):
+                offers.append((seq, drafts, chances))
+        taken = lengths([chances for _, _, chances in offers], len(answering), num_tokens, budget)
+        for (seq, drafts, _), n in zip(offers, taken, strict=True):
+            assert seq.lease is not None
+            if n and self._cache.grow(seq.lease, n):
+                seq.token_ids[seq.num_tokens : seq.num_tokens + n] = drafts[:n]
+                seq.num_draft_tokens = n
+                seq.num_scheduled_tokens += n
 
     def _preempt(self, seq: Sequence) -> int:
         """Put a running sequence back among the waiting; the tokens it had been given in this step.

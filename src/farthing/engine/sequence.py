@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from farthing.cache import Lease, UnderWay
 from farthing.economics.usage import Usage
+from farthing.engine.speculative import Drafting
 from farthing.request import Done, FinishReason, SamplingParams
 
 __all__ = ["Sequence", "TextStream"]
@@ -54,10 +55,14 @@ class TextStream:
 
 
 class Sequence:
-    """num_computed_tokens has to catch up with num_tokens; whatever the tokens are, that is the engine's only rule."""
+    """num_computed_tokens has to catch up with num_tokens; whatever the tokens are, that is the engine's only rule.
+
+    In a step that catches up, drafts may follow: token_ids[num_tokens : num_tokens + num_draft_tokens].
+    """
 
     __slots__ = (
         "detokenizer",
+        "drafting",
         "finish_reason",
         "id",
         "input_ns",
@@ -65,6 +70,7 @@ class Sequence:
         "lease",
         "num_cached_tokens",
         "num_computed_tokens",
+        "num_draft_tokens",
         "num_prompt_tokens",
         "num_scheduled_tokens",
         "num_tokens",
@@ -87,6 +93,7 @@ class Sequence:
         salt: str,
         seed: int,
         detokenizer: Detokenizer,
+        drafting: Drafting | None = None,
     ) -> None:
         self.id = id
         self.params = params
@@ -96,13 +103,15 @@ class Sequence:
         self.token_ids[: len(prompt)] = prompt
         self.num_prompt_tokens = self.num_tokens = len(prompt)
         self.num_computed_tokens = 0
-        self.num_scheduled_tokens = 0
+        self.num_scheduled_tokens = 0  # those of the next step, drafts included
+        self.num_draft_tokens = 0  # of the next step
         self.num_cached_tokens: int | None = None  # of the prompt, when first scheduled
         self.is_answering = False  # whether this step's tokens come after the first output token
         self.lease: Lease | None = None  # held while running
         self.under_way: UnderWay | None = None  # what it waits for
         self.finish_reason: FinishReason | None = None
         self.detokenizer = detokenizer
+        self.drafting = drafting  # None without speculation
         self.stream = TextStream(params.stop)
         self.text: list[str] = []
         self.input_ns = 0

@@ -26,7 +26,7 @@ class Quality:
         if self.kind == "reference":
             return "reference"
         if self.kind == "identical":
-            return "identical output"
+            return "identical to above"
         return f"KL {self.kl_divergence:.2g}, top-1 {self.top1_agreement:.2%}"
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from farthing.engine import EngineConfig
+from farthing.engine import EngineConfig, Speculation
 from farthing.kernels.plan import Linear, Plan, Product
 
 __all__ = ["Lever", "effective_product", "has_codes", "is_four_bit", "levers", "linear_formats"]
@@ -24,6 +24,7 @@ class Lever:
     max_num_seqs: int = BATCH
     is_kv_cached: bool = True
     is_prefix_cached: bool = True
+    speculation: Speculation = "off"
 
     def engine_config(self, num_threads: int) -> EngineConfig:
         return EngineConfig(
@@ -32,6 +33,7 @@ class Lever:
             is_prefix_cached=self.is_prefix_cached,
             is_kv_cached=self.is_kv_cached,
             product=self.product,
+            speculation=self.speculation,
         )
 
 
@@ -44,6 +46,7 @@ def levers(file_formats: frozenset[str]) -> tuple[Lever, ...]:
     four_bit = None if is_native else "q4_1"
     of_four_bit = f"{'/'.join(sorted(file_formats)).upper()}, as in the file" if is_native else "Q4_1, blocks of 32"
     one = "one request at a time"
+    drafts = f"off above; here prompt lookup, up to {EngineConfig().max_draft_tokens} tokens of an answer in a step"
     return (
         Lever(
             "full precision, no KV cache", f"f32, {one}, all tokens again for each", "f32", True, "f32", 1, False, False
@@ -54,6 +57,7 @@ def levers(file_formats: frozenset[str]) -> tuple[Lever, ...]:
         Lever("8-bit weights", "Q8_0, multiplied in f32", "q8_0", False),
         Lever("4-bit weights", f"{of_four_bit}, multiplied in f32", four_bit, False),
         Lever("integer products", f"{of_four_bit}, times activations in 8 bits", four_bit, False, "int8"),
+        Lever("speculation", drafts, four_bit, True, "int8", speculation="prompt-lookup"),
     )
 
 
