@@ -7,7 +7,7 @@
 namespace farthing {
 namespace FARTHING_ISA {
 
-#if defined(FARTHING_ISA_avx2) || defined(__aarch64__)
+#if defined(FARTHING_HAS_AVX2) || defined(__aarch64__)
 constexpr int kAccumulators = 12;  // sums kept in registers
 constexpr int kMaxRows = 6;        // rows of one register tile
 #else

@@ -94,6 +94,7 @@ struct LinearArgs;    // pack.h
 
 struct Kernels {
   const char* name;
+  int64_t panel_rows;  // of packed weights
   void (*embed)(const BatchView&, const PackedMatrix& weight, float scale, View dst, Worker&);
   void (*rms_norm)(int64_t num_tokens, View src, View dst, const float* weight, float eps, int64_t group, Worker&);
   void (*rope)(const BatchView&, View buf, int64_t head_dim, const float* inv_freq, bool interleaved, float scale, Worker&);

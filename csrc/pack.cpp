@@ -37,22 +37,24 @@ const Source* find_source(const std::string& name) {
 }
 
 struct PackedShape {
-  int64_t block;        // columns of a packed block
-  int64_t block_bytes;  // of a whole panel
+  int64_t block;                       // columns of a packed block
+  int64_t scale_bytes, minimum_bytes;  // of one row, in front of the codes
+  int64_t code_bits;
+  int64_t row_bytes() const { return scale_bytes + minimum_bytes + block * code_bits / 8; }
 };
 
 PackedShape packed_shape(Packed kind) {
   switch (kind) {
-    case Packed::f32: return {1, 32};
-    case Packed::f16: return {1, 16};
-    case Packed::bf16: return {1, 16};
-    case Packed::q4_0: return {32, 16 + 128};
-    case Packed::q4_1: return {32, 32 + 128};
-    case Packed::q4_k: return {32, 64 + 128};
-    case Packed::q8_0: return {32, 16 + 256};
-    case Packed::q8_16: return {16, 64 + 128};
+    case Packed::f32: return {1, 0, 0, 32};
+    case Packed::f16: return {1, 0, 0, 16};
+    case Packed::bf16: return {1, 0, 0, 16};
+    case Packed::q4_0: return {32, 2, 0, 4};
+    case Packed::q4_1: return {32, 2, 2, 4};
+    case Packed::q4_k: return {32, 4, 4, 4};
+    case Packed::q8_0: return {32, 2, 0, 8};
+    case Packed::q8_16: return {16, 4, 4, 8};
   }
-  return {0, 0};
+  return {};
 }
 
 uint16_t read_u16(const uint8_t* p) {
@@ -158,46 +160,42 @@ void decode(const std::string& name, const uint8_t* p, Codes& out) {
 }
 
 // Writes row r of a packed block: its scale, its minimum, its codes.
-void put(Packed kind, uint8_t* block, int r, const Codes& codes, int first, int index) {
+void put(const PackedMatrix& m, uint8_t* block, int64_t r, const Codes& codes, int64_t first, int64_t index) {
+  const PackedShape shape = packed_shape(m.kind);
+  const bool is_f16 = shape.scale_bytes == 2;
+  uint8_t* minima = block + m.panel_rows * shape.scale_bytes;
+  uint8_t* out = minima + m.panel_rows * shape.minimum_bytes;
+  const void* scale = is_f16 ? static_cast<const void*>(&codes.scale_f16) : &codes.scale[index];
+  const void* minimum = is_f16 ? static_cast<const void*>(&codes.minimum_f16) : &codes.minimum[index];
+  memcpy(block + r * shape.scale_bytes, scale, static_cast<size_t>(shape.scale_bytes));
+  memcpy(minima + r * shape.minimum_bytes, minimum, static_cast<size_t>(shape.minimum_bytes));
   const uint8_t* code = codes.code + first;
-  const bool is_f32 = kind == Packed::q4_k || kind == Packed::q8_16;
-  uint8_t* out = block + packed_shape(kind).block_bytes - (kind == Packed::q8_0 ? 256 : 128);
-  if (is_f32) {
-    memcpy(block + 4 * r, &codes.scale[index], 4);
-    memcpy(block + 32 + 4 * r, &codes.minimum[index], 4);
+  if (shape.code_bits == 4) {
+    for (int64_t j = 0; j < 4; ++j)
+      for (int64_t c = 0; c < 4; ++c)
+        out[(j * m.panel_rows + r) * 4 + c] = static_cast<uint8_t>(code[4 * j + c] | code[4 * (j + 4) + c] << 4);
   } else {
-    memcpy(block + 2 * r, &codes.scale_f16, 2);
-    if (kind == Packed::q4_1) memcpy(block + 16 + 2 * r, &codes.minimum_f16, 2);
-  }
-  const bool is_u4 = kind == Packed::q4_0 || kind == Packed::q4_1 || kind == Packed::q4_k;
-  if (is_u4) {
-    for (int j = 0; j < 4; ++j)
-      for (int c = 0; c < 4; ++c)
-        out[j * 32 + r * 4 + c] = static_cast<uint8_t>(code[4 * j + c] | code[4 * (j + 4) + c] << 4);
-  } else {
-    const int steps = static_cast<int>(packed_shape(kind).block / 4);
-    for (int s = 0; s < steps; ++s) memcpy(out + s * 32 + r * 4, code + 4 * s, 4);
+    for (int64_t s = 0; s < shape.block / 4; ++s) memcpy(out + (s * m.panel_rows + r) * 4, code + 4 * s, 4);
   }
 }
 
 void pack_panel(const Source& source, const std::string& name, const PackedMatrix& m, const uint8_t* data, int64_t panel) {
   uint8_t* out = m.data + panel * m.panel_bytes;
   const PackedShape shape = packed_shape(m.kind);
-  const int64_t source_row = m.cols / source.block * source.bytes;
+  const int64_t source_row = m.cols / source.block * source.bytes, block_bytes = m.panel_rows * shape.row_bytes();
   memset(out, 0, static_cast<size_t>(m.panel_bytes));
-  for (int r = 0; r < kPanel && panel * kPanel + r < m.rows; ++r) {
-    const uint8_t* row = data + (panel * kPanel + r) * source_row;
+  for (int64_t r = 0; r < m.panel_rows && panel * m.panel_rows + r < m.rows; ++r) {
+    const uint8_t* row = data + (panel * m.panel_rows + r) * source_row;
     if (source.block == 1) {
       for (int64_t c = 0; c < m.cols; ++c)
-        memcpy(out + c * shape.block_bytes + r * source.bytes, row + c * source.bytes, static_cast<size_t>(source.bytes));
+        memcpy(out + c * block_bytes + r * source.bytes, row + c * source.bytes, static_cast<size_t>(source.bytes));
       continue;
     }
     Codes codes;
     for (int64_t b = 0; b < m.cols / source.block; ++b) {
       decode(name, row + b * source.bytes, codes);
-      const int parts = static_cast<int>(source.block / shape.block);
-      for (int i = 0; i < parts; ++i)
-        put(m.kind, out + (b * parts + i) * shape.block_bytes, r, codes, static_cast<int>(i * shape.block), i);
+      const int64_t parts = source.block / shape.block;
+      for (int64_t i = 0; i < parts; ++i) put(m, out + (b * parts + i) * block_bytes, r, codes, i * shape.block, i);
     }
   }
 }
@@ -210,7 +208,8 @@ int64_t row_bytes(const std::string& format, int64_t cols) {
   return cols / source->block * source->bytes;
 }
 
-PackedMatrix pack(const std::string& format, int64_t rows, int64_t cols, const uint8_t* data, Arena& arena, Team& team) {
+PackedMatrix pack(const std::string& format, int64_t rows, int64_t cols, int64_t panel_rows, const uint8_t* data,
+                  Arena& arena, Team& team) {
   const Source* source = find_source(format);
   if (!source) throw std::invalid_argument("unknown weight format " + format);
   if (rows < 1 || cols < 1 || cols % source->block)
@@ -220,8 +219,9 @@ PackedMatrix pack(const std::string& format, int64_t rows, int64_t cols, const u
   m.kind = source->packed;
   m.rows = rows;
   m.cols = cols;
+  m.panel_rows = panel_rows;
   const PackedShape shape = packed_shape(m.kind);
-  m.panel_bytes = cols / shape.block * shape.block_bytes;
+  m.panel_bytes = cols / shape.block * panel_rows * shape.row_bytes();
   m.data = arena.allocate(m.num_bytes());
   team.run([&](Worker& w) { w.for_each(m.num_panels(), [&](int64_t p) { pack_panel(*source, format, m, data, p); }); });
   return m;
@@ -230,9 +230,9 @@ PackedMatrix pack(const std::string& format, int64_t rows, int64_t cols, const u
 LinearScratch linear_scratch(int64_t num_tokens, int64_t max_cols) {
   const int64_t cols = (max_cols + kQuantBlock - 1) / kQuantBlock * kQuantBlock;
   auto whole_lines = [](int64_t n) { return (n + 63) / 64 * 64; };
-  const int64_t unpacked = 2 * kPanel * kColsPerPass * 4, running = kTokensPerPass * 2 * kPanel * 4;
+  const int64_t unpacked = 2 * kMostPanelRows * kColsPerPass * 4, running = kTokensPerPass * 2 * kMostPanelRows * 4;
   const int64_t expanded = kPanelsPerTile * cols / kQuantBlock * kExpandedBytes;
-  const int64_t shared = activation_bytes(num_tokens, cols);  // fewer tokens never need more
+  const int64_t shared = activation_bytes(num_tokens, cols);
   const int64_t own = activation_bytes(kTokensQuantizedByEach, cols);
   return {whole_lines(shared), whole_lines(own) + whole_lines(std::max(unpacked + running, expanded))};
 }

@@ -1,14 +1,15 @@
-// Weights as the kernels read them: panels of 8 rows, so that one vector holds one column (or four) of 8 rows.
+// Weights as the kernels read them: panels of P rows, so that one vector holds one column (or four) of P rows. P is the
+// instruction set's (Kernels::panel_rows): 8, or 16 where vectors are twice as wide.
 //
 // A matrix comes in one of GGUF's formats and is packed once, at load. Every value keeps its exact meaning:
-//   packed   from                     panel of 8 rows, repeated along the columns
-//   f32      f32                      [cols][8] float
-//   f16 bf16 f16 bf16                 [cols][8] uint16
-//   q4_0     q4_0                     per 32 columns: 8 scales f16, codes
-//   q4_1     q4_1                     per 32 columns: 8 scales f16, 8 minima f16, codes
-//   q4_k     q4_k                     per 32 columns: 8 scales f32, 8 minima f32, codes
-//   q8_0     q8_0 q5_0 iq4_nl         per 32 columns: 8 scales f16, codes
-//   q8_16    q5_1 q5_k q6_k           per 16 columns: 8 scales f32, 8 minima f32, codes
+//   packed   from                     panel of P rows, repeated along the columns
+//   f32      f32                      [cols][P] float
+//   f16 bf16 f16 bf16                 [cols][P] uint16
+//   q4_0     q4_0                     per 32 columns: P scales f16, codes
+//   q4_1     q4_1                     per 32 columns: P scales f16, P minima f16, codes
+//   q4_k     q4_k                     per 32 columns: P scales f32, P minima f32, codes
+//   q8_0     q8_0 q5_0 iq4_nl         per 32 columns: P scales f16, codes
+//   q8_16    q5_1 q5_k q6_k           per 16 columns: P scales f32, P minima f32, codes
 // Codes: byte r * 4 + c of step s is the unsigned code of row r, column 4 s + c. Codes of 4 bits keep step j in the low
 // and step j + 4 in the high half of vector j. A weight is scale * (code - zero) + minimum, zero being 8 for q4_0, 128
 // for the 8-bit ones (their signed code + 128), 0 for q4_1 and q4_k.
@@ -22,18 +23,18 @@
 
 namespace farthing {
 
-constexpr int64_t kPanel = 8;       // rows of a panel
-constexpr int64_t kQuantBlock = 32; // columns of an activation block
+constexpr int64_t kQuantBlock = 32;     // columns of an activation block
+constexpr int64_t kMostPanelRows = 16;  // of any instruction set
 
 enum class Packed : int { f32, f16, bf16, q4_0, q4_1, q4_k, q8_0, q8_16 };
 
 struct PackedMatrix {
   Packed kind;
   int64_t rows, cols;
-  int64_t panel_bytes;
+  int64_t panel_rows, panel_bytes;
   uint8_t* data;  // 64-byte aligned, whole panels; missing rows are zero
 
-  int64_t num_panels() const { return (rows + kPanel - 1) / kPanel; }
+  int64_t num_panels() const { return (rows + panel_rows - 1) / panel_rows; }
   size_t num_bytes() const { return static_cast<size_t>(num_panels() * panel_bytes); }
   bool has_codes() const { return kind >= Packed::q4_0; }
   const uint8_t* panel(int64_t p) const { return data + p * panel_bytes; }
@@ -43,7 +44,8 @@ struct PackedMatrix {
 int64_t row_bytes(const std::string& format, int64_t cols);
 
 // data: rows * row_bytes(format, cols) bytes. Throws std::invalid_argument for an unknown format or a bad size.
-PackedMatrix pack(const std::string& format, int64_t rows, int64_t cols, const uint8_t* data, Arena& arena, Team& team);
+PackedMatrix pack(const std::string& format, int64_t rows, int64_t cols, int64_t panel_rows, const uint8_t* data,
+                  Arena& arena, Team& team);
 
 // Activations in 8 bits: 32 columns of G tokens side by side, x about scale * code, scale = max|x| / 127. Four columns of
 // a token lie beside the same four of the next, so that a vector holds them of 8 tokens.
@@ -55,14 +57,6 @@ struct ActivationBlock {
   int32_t sum[G];       // of codes
   int32_t sum16[2][G];  // of each half
 };
-
-// Tokens to a group. Few tokens are multiplied with rows across the lanes, in tiles of up to 6 or 4 of a group of 12; from
-// kManyTokens on it pays to spread the weights out and have 8 tokens across the lanes. Measured on one thread, 4-bit
-// weights: 16 tokens 165 GOP/s by rows, 139 by tokens; 512 tokens 143 and 175.
-constexpr int64_t kManyTokens = 40;
-inline int group_size(int64_t num_tokens) {
-  return num_tokens >= kManyTokens ? 8 : num_tokens > 4 ? 12 : num_tokens > 1 ? 4 : 1;
-}
 
 // dst[t, 0..rows) (+)= src[t] @ weight.T + bias for each weight, side by side in dst.
 struct LinearArgs {
@@ -83,10 +77,9 @@ struct LinearScratch {
 };
 LinearScratch linear_scratch(int64_t num_tokens, int64_t max_cols);
 
-// [T / G rounded up][cols / 32] blocks.
+// Of num_tokens, in groups of any size from 1 to 12.
 inline int64_t activation_bytes(int64_t num_tokens, int64_t cols) {
-  const int64_t g = group_size(num_tokens);
-  return (num_tokens + g - 1) / g * (cols / kQuantBlock) * g * static_cast<int64_t>(sizeof(ActivationBlock<1>));
+  return (num_tokens + 11) * (cols / kQuantBlock) * static_cast<int64_t>(sizeof(ActivationBlock<1>));
 }
 
 constexpr int64_t kTokensQuantizedByEach = 2;  // so few that quantizing them twice is cheaper than a barrier

@@ -59,7 +59,7 @@ int Program::add_matrix(const std::string& format, int64_t rows, int64_t cols, c
   if (expected && num_bytes != static_cast<size_t>(rows * expected))
     fail("a " + format + " matrix of " + std::to_string(rows) + " x " + std::to_string(cols) + " has " +
          std::to_string(rows * expected) + " bytes, not " + std::to_string(num_bytes));
-  matrices_.push_back(pack(format, rows, cols, data, arena_, team_));
+  matrices_.push_back(pack(format, rows, cols, kernels_.panel_rows, data, arena_, team_));
   return static_cast<int>(matrices_.size()) - 1;
 }
 

@@ -1,5 +1,6 @@
 // Vectors of 8 floats for every instruction set: GCC/Clang vector extensions, so that the portable path is compiled to
-// whatever the CPU has (SSE, NEON), and intrinsics where AVX2 has a better instruction.
+// whatever the CPU has (SSE, NEON), and intrinsics where AVX2 has a better instruction. Wide vectors (`…w`) have 16 floats
+// with AVX-512 and are the same 8 elsewhere.
 //
 // a*b+c is an FMA only through fmadd(): files are compiled with -ffp-contract=off, so every template instance of a
 // kernel rounds alike.
@@ -7,7 +8,8 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(FARTHING_ISA_avx2)
+#if defined(FARTHING_ISA_avx2) || defined(FARTHING_ISA_avx512)
+#define FARTHING_HAS_AVX2 1
 #include <immintrin.h>
 #endif
 
@@ -33,14 +35,36 @@ FARTHING_INLINE f32x8 splat(float x) { return f32x8{x, x, x, x, x, x, x, x}; }
 FARTHING_INLINE f32x8 zero8() { return f32x8{}; }
 
 FARTHING_INLINE f32x8 fmadd(f32x8 a, f32x8 b, f32x8 c) {
-#if defined(FARTHING_ISA_avx2)
+#if defined(FARTHING_HAS_AVX2)
   return _mm256_fmadd_ps(a, b, c);
 #else
   return a * b + c;
 #endif
 }
 
-#if defined(FARTHING_ISA_avx2)
+#if defined(FARTHING_ISA_avx512)
+constexpr int kWide = 16;  // floats of a wide vector
+#else
+constexpr int kWide = 8;
+#endif
+typedef float f32xw __attribute__((vector_size(4 * kWide)));
+typedef int32_t i32xw __attribute__((vector_size(4 * kWide)));
+
+FARTHING_INLINE f32xw loadw(const float* p) {
+  f32xw v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+FARTHING_INLINE void storew(float* p, f32xw v) { memcpy(p, &v, sizeof v); }
+FARTHING_INLINE f32xw splatw(float x) { return x - f32xw{}; }
+#if defined(FARTHING_ISA_avx512)
+FARTHING_INLINE f32xw fmadd(f32xw a, f32xw b, f32xw c) { return _mm512_fmadd_ps(a, b, c); }
+FARTHING_INLINE f32xw loadw_f16(const uint16_t* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+#endif
+
+#if defined(FARTHING_HAS_AVX2)
 FARTHING_INLINE i32x8 less8(f32x8 a, f32x8 b) { return a < b; }
 FARTHING_INLINE f32x8 select8(i32x8 mask, f32x8 a, f32x8 b) { return mask ? a : b; }
 FARTHING_INLINE f32x8 max8(f32x8 a, f32x8 b) { return _mm256_max_ps(a, b); }
@@ -77,7 +101,7 @@ FARTHING_INLINE f32x8 max8(f32x8 a, f32x8 b) {
 #endif
 
 FARTHING_INLINE float f16_to_f32(uint16_t h) {
-#if defined(FARTHING_ISA_avx2)
+#if defined(FARTHING_HAS_AVX2)
   return _cvtsh_ss(h);
 #else
   // Shift exponent and mantissa into place and rescale by 2^112: exact, subnormals included.
@@ -95,7 +119,7 @@ FARTHING_INLINE float f16_to_f32(uint16_t h) {
 }
 
 FARTHING_INLINE f32x8 load8_f16(const uint16_t* p) {
-#if defined(FARTHING_ISA_avx2)
+#if defined(FARTHING_HAS_AVX2)
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 #else
   f32x8 v;
@@ -104,9 +128,13 @@ FARTHING_INLINE f32x8 load8_f16(const uint16_t* p) {
 #endif
 }
 
+#if !defined(FARTHING_ISA_avx512)
+FARTHING_INLINE f32xw loadw_f16(const uint16_t* p) { return load8_f16(p); }
+#endif
+
 // Round to nearest even, overflow to infinity, as the hardware's conversion does.
 FARTHING_INLINE uint16_t f32_to_f16(float x) {
-#if defined(FARTHING_ISA_avx2)
+#if defined(FARTHING_HAS_AVX2)
   return static_cast<uint16_t>(_cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT));
 #else
   uint32_t u;
@@ -128,7 +156,7 @@ FARTHING_INLINE uint16_t f32_to_f16(float x) {
 }
 
 FARTHING_INLINE void store8_f16(uint16_t* p, f32x8 v) {
-#if defined(FARTHING_ISA_avx2)
+#if defined(FARTHING_HAS_AVX2)
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
 #else
   for (int i = 0; i < 8; ++i) p[i] = f32_to_f16(v[i]);
@@ -136,7 +164,7 @@ FARTHING_INLINE void store8_f16(uint16_t* p, f32x8 v) {
 }
 
 FARTHING_INLINE f32x8 load8_s8(const int8_t* p) {
-#if defined(FARTHING_ISA_avx2)
+#if defined(FARTHING_HAS_AVX2)
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 #else
   typedef int8_t i8x8 __attribute__((vector_size(8)));
@@ -183,7 +211,7 @@ inline constexpr SetLanes kSetLanes;
 // Writes the lanes whose mask is set to `to`, one after the other, and `first` plus their numbers to `number`; returns
 // how many. All eight places of both may be written.
 FARTHING_INLINE int64_t compress8(i32x8 mask, f32x8 v, int32_t first, float* to, int32_t* number) {
-#if defined(FARTHING_ISA_avx2)
+#if defined(FARTHING_HAS_AVX2)
   const int bits = _mm256_movemask_ps(reinterpret_cast<__m256>(mask));
   const __m256i lanes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(kSetLanes.of[bits])));
   _mm256_storeu_ps(to, _mm256_permutevar8x32_ps(v, lanes));

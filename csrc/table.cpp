@@ -1,5 +1,6 @@
 // The table of this instruction set's operations.
 #include "ops.h"
+#include "packed_block.h"
 
 namespace farthing {
 namespace FARTHING_ISA {
@@ -10,6 +11,7 @@ namespace FARTHING_ISA {
 extern const Kernels kTable;
 const Kernels kTable = {
     FARTHING_STRING(FARTHING_ISA),
+    kPanel,
     embed,
     rms_norm,
     rope,
@@ -23,8 +25,8 @@ const Kernels kTable = {
     probe_read,
     probe_f32,
     probe_int8,
-    12 * 8 * 2,      // 12 sums of 8 multiply-adds
-    8 * 8 * 32 * 2,  // 8 sums of 8 products of 32 codes
+    12 * kWide * 2,         // 12 sums of kWide multiply-adds
+    8 * 8 * 4 * kWide * 2,  // 8 sums of 8 products of 4 kWide codes
 };
 
 }  // namespace FARTHING_ISA

@@ -30,7 +30,7 @@ inline void expand(const uint8_t* panel, int64_t cols, Expanded<K>* out) {
   static_assert(sizeof(Expanded<K>) <= kExpandedBytes, "linear_scratch() counts on it");
   for (int64_t b = 0; b < cols / kQuantBlock; ++b, ++out)
     for (int part = 0; part < Expanded<K>::kParts; ++part, panel += kBlockBytes<K>) {
-      const uint8_t* w = panel + B::kHeader;
+      const uint8_t* w = panel + kHeader<K>;
       for (int line = 0; line < kBlockBytes<K>; line += 64) __builtin_prefetch(panel + 2048 + line);
       for (int j = 0; j < B::kCols * B::kBits / 32; ++j) {
         const Codes32 v = load_codes(w + 32 * j);
