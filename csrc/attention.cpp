@@ -7,6 +7,8 @@
 //                 kv head merges them left to right; sequences whose pages of a segment are the same read it together
 //
 // All paths call the same functions on the same segments, so which one ran cannot be seen in the result (law 1).
+#include <utility>
+
 #include "attention_schedule.h"
 #include "ops.h"
 
@@ -23,14 +25,21 @@ struct Buffers {
   float *q, *keys, *values, *scores;
   Partial total, part;
   int32_t* limits;
+  RowCodes codes;
   Buffers(float* at, const Sizes& s) {
-    q = at;
-    keys = q + s.matrix();
-    values = keys + s.segment();
-    scores = values + s.segment();
-    total = partial_at(scores + s.scores(), s);
-    part = partial_at(scores + s.scores() + s.partial(), s);
-    limits = reinterpret_cast<int32_t*>(scores + s.scores() + 2 * s.partial());
+    auto take = [&](int64_t n) { return std::exchange(at, at + n); };
+    q = take(s.matrix());
+    keys = take(s.segment());
+    values = take(s.segment());
+    scores = take(s.scores());
+    total = partial_at(take(s.partial()), s);
+    part = partial_at(take(s.partial()), s);
+    limits = reinterpret_cast<int32_t*>(take(s.column()));
+    codes.query_scale = take(s.column());
+    codes.query_offset = reinterpret_cast<int32_t*>(take(s.column()));
+    codes.weight_scale = take(s.column());
+    codes.query = reinterpret_cast<QueryCode*>(take(s.query_codes()));
+    codes.weights = reinterpret_cast<uint8_t*>(take(s.weights()));
   }
 };
 
@@ -56,8 +65,8 @@ void locate_segment(const AttentionArgs& a, const Tile& tile, int64_t start, int
     const char* v_head = v + table[page] * a.layer.v_page_bytes;
     for (int64_t i = 0; i < count; i += 8) *keys++ = {k_head, slot + i};
     out.runs[out.num_runs++] = {v_head, slot, count};
-    if constexpr (CK::kHasScale) copy_scales(CK::scales(k_head, a.shape) + slot, count, out.k_scale + key);
-    if constexpr (CV::kHasScale) copy_scales(CV::scales(v_head, a.shape) + slot, count, out.v_scale + key);
+    if constexpr (CK::kIsCodes) copy_scales(CK::scales(k_head, a.shape) + slot, count, out.k_scale + key);
+    if constexpr (CV::kIsCodes) copy_scales(CV::scales(v_head, a.shape) + slot, count, out.v_scale + key);
     key += count;
   }
 }
@@ -106,31 +115,80 @@ void look_ahead(const Segment& pages, int64_t head_dim, const char** ahead) {
     const KeyRef& k = pages.keys[std::min(j + kDistance, num_vectors - 1)];
     ahead[2 * j + 1] = k.head + k.slot * head_dim * CK::kBytes;
   }
+  for (int64_t i = 2 * num_vectors; i % 4; ++i) ahead[i] = ahead[0];  // read where a vector has the keys of two
   for (int64_t j = 0; j < std::min(kDistance, num_vectors); ++j)
     for (int64_t d = 0; d < head_dim; d += 8 / CK::kBytes)
       __builtin_prefetch(pages.keys[j].head + (pages.keys[j].slot * head_dim + d * 8) * CK::kBytes);
 }
 
+// Codes of pages that are too small for a vector of lanes, put together.
+void join_key_codes(const Segment& from, int64_t head_dim, uint8_t* dst, Segment& to) {
+  to.num_keys = from.num_keys;
+  to.k_page_size = kPanel;
+  memcpy(to.k_scale, from.k_scale, sizeof to.k_scale);
+  const int64_t last = (from.num_keys - 1) / 8;
+  for (int64_t j = 0; j <= last; j += 2, dst += kPanel * head_dim) {
+    const KeyRef halves[2] = {from.keys[j], from.keys[std::min(j + 1, last)]};
+    for (int64_t d = 0; d < head_dim; d += 4)
+      for (int64_t i = 0; i < 2; ++i)
+        memcpy(dst + d * kPanel + i * 32, halves[i].head + d * from.k_page_size + halves[i].slot * 4, 32);
+    to.keys[j] = {reinterpret_cast<const char*>(dst), 0};
+    to.keys[j + 1] = {reinterpret_cast<const char*>(dst), 8};
+  }
+}
+
+template <class CK>
+void find_scores(int64_t head_dim, const Segment& pages, const Rows& rows, const Buffers& buf, const char* const* ahead) {
+  if constexpr (CK::kIsCodes) {
+    if (pages.k_page_size % kCodeLanes == 0) return scores_of_codes(buf.codes, head_dim, pages, rows, buf.scores, ahead);
+    Segment joined;
+    join_key_codes(pages, head_dim, reinterpret_cast<uint8_t*>(buf.keys), joined);
+    scores_of_codes(buf.codes, head_dim, joined, rows, buf.scores, ahead);
+  } else if (ahead) {
+    scores<CK>(buf.q, head_dim, pages, rows, buf.scores, ahead);
+  } else {
+    Segment unpacked;
+    unpack_keys<CK>(pages, head_dim, buf.keys, unpacked);
+    scores<CodecF32>(buf.q, head_dim, unpacked, rows, buf.scores);
+  }
+}
+
+template <class CV>
+void find_values(int64_t head_dim, const Segment& pages, const Rows& rows, const Buffers& buf, const Partial& out, bool is_direct) {
+  if constexpr (CV::kIsCodes) {
+    softmax_codes(rows, pages, buf.scores, out, buf.codes);
+    values_of_codes(buf.codes, head_dim, pages, rows, out.value);
+  } else if (is_direct) {
+    softmax(rows, buf.scores, out);
+    values<CV>(buf.scores, pages, rows, head_dim, 0, head_dim, out.value, head_dim);
+  } else {
+    softmax(rows, buf.scores, out);
+    unpack_values<CV>(pages, head_dim, buf.values);
+    Segment unpacked;
+    unpacked.num_runs = 1;
+    for (int64_t d = 0; d < head_dim; d += kPanel) {
+      unpacked.runs[0] = {reinterpret_cast<const char*>(buf.values + d * kSegment), 0, pages.num_keys};
+      values<CodecF32>(buf.scores, unpacked, rows, kPanel, 0, std::min(kPanel, head_dim - d), out.value + d, head_dim);
+    }
+  }
+}
+
 // Rows against the segment that `pages` shows.
 template <class CK, class CV>
 void attend(int64_t head_dim, const Segment& pages, const Rows& rows, const Buffers& buf, const Partial& out) {
-  if (rows.end - rows.first <= kDirectRows) {
-    const char* ahead[2 * kSegmentVectors];
-    look_ahead<CK, CV>(pages, head_dim, ahead);
-    scores<CK>(buf.q, head_dim, pages, rows, buf.scores, ahead);
-    softmax<CK, CV>(rows, pages, buf.scores, out);
-    values<CV>(buf.scores, pages, rows, head_dim, 0, head_dim, out.value, head_dim);
-    return;
-  }
-  Segment unpacked;
-  unpack_keys<CK>(pages, head_dim, buf.keys, unpacked);
-  scores<CodecF32>(buf.q, head_dim, unpacked, rows, buf.scores);
-  softmax<CK, CV>(rows, pages, buf.scores, out);
-  unpack_values<CV>(pages, head_dim, buf.values);
-  unpacked.num_runs = 1;
-  for (int64_t d = 0; d < head_dim; d += kPanel) {
-    unpacked.runs[0] = {reinterpret_cast<const char*>(buf.values + d * kSegment), 0, pages.num_keys};
-    values<CodecF32>(buf.scores, unpacked, rows, kPanel, 0, std::min(kPanel, head_dim - d), out.value + d, head_dim);
+  const char* ahead[2 * kSegmentVectors];
+  const bool is_direct = rows.end - rows.first <= kDirectRows;
+  if (is_direct) look_ahead<CK, CV>(pages, head_dim, ahead);
+  if constexpr (CK::kIsCodes && CV::kIsCodes) {
+    // A few rows at a time, whose scores stay in the first-level cache beside the segment's codes.
+    for (int64_t row = rows.first; row < rows.end; row += kDirectRows) {
+      const Rows some{row, std::min(row + kDirectRows, rows.end), rows.limits};
+      find_scores<CK>(head_dim, pages, some, buf, is_direct ? ahead : nullptr);
+      find_values<CV>(head_dim, pages, some, buf, out, is_direct);
+    }
+  } else {
+    find_scores<CK>(head_dim, pages, rows, buf, is_direct ? ahead : nullptr);
+    find_values<CV>(head_dim, pages, rows, buf, out, is_direct);
   }
 }
 
@@ -157,7 +215,7 @@ void for_tile_rows(const AttentionArgs& a, const Tile& tile, F&& f) {
 }
 
 // q: [rows of the tile][head_dim]
-void load_queries(const AttentionArgs& a, const Tile& tile, float* q) {
+inline void load_queries(const AttentionArgs& a, const Tile& tile, float* q) {
   const int64_t head_dim = a.shape.head_dim;
   for_tile_rows(a, tile, [&](int64_t token, int64_t column, int64_t row) {
     const float* src = a.q.data + token * a.q.stride + column;
@@ -178,6 +236,7 @@ template <class CK, class CV>
 void run_whole_tile(const AttentionArgs& a, const Tile& tile, const Buffers& buf) {
   const int64_t group = a.num_heads / a.shape.num_kv_heads;
   const int64_t last = tile.position + tile.num_rows / group - 1;
+  if constexpr (CK::kIsCodes) quantize_queries(buf.q, a.shape.head_dim, tile.num_rows, buf.codes);
   run_segment<CK, CV>(a, tile, 0, buf, buf.total);
   for (int64_t s = 1; s * kSegment <= last; ++s) {
     const int64_t first = run_segment<CK, CV>(a, tile, s, buf, buf.part);
@@ -198,6 +257,7 @@ void run_shared(const AttentionArgs& a, const Schedule& schedule, const Shared& 
     load_queries(a, tile, buf.q + row * head_dim);
     row += tile.num_rows;
   }
+  if constexpr (CK::kIsCodes) quantize_queries(buf.q, head_dim, row, buf.codes);
   Segment pages;
   locate_segment<CK, CV>(a, schedule.whole(schedule.member(shared, 0), kv_head), shared.segment * kSegment, kSegment, pages);
   attend<CK, CV>(head_dim, pages, rows, buf, buf.part);
@@ -230,6 +290,7 @@ void run(const AttentionArgs& a, Worker& worker) {
     const Sequence& s = schedule.member(shared, 0);
     const Tile tile = schedule.whole(s, kv_head);
     load_queries(a, tile, buf.q);
+    if constexpr (CK::kIsCodes) quantize_queries(buf.q, a.shape.head_dim, tile.num_rows, buf.codes);
     run_segment<CK, CV>(a, tile, shared.segment, buf, schedule.partial_of(a.scratch, s, shared.segment, kv_head));
   });
   const int64_t num_split = static_cast<int64_t>(schedule.sequences.size()) - schedule.first_split;

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "attention_tile.h"
+#include "code_tiles.h"
 
 namespace farthing {
 namespace FARTHING_ISA {
@@ -21,9 +21,13 @@ struct Sizes {  // in floats, whole cache lines
   int64_t matrix() const { return round_up(rows * head_dim, 16); }
   int64_t segment() const { return kSegment * round_up(head_dim, 16); }
   int64_t scores() const { return rows * kSegment; }
-  int64_t column() const { return round_up(rows + 8, 16); }  // merge() works on eight rows at a time
+  int64_t column() const { return round_up(rows + 16, 16); }  // merge() works on kWide rows at a time
   int64_t partial() const { return 2 * column() + matrix(); }
-  int64_t worker() const { return matrix() + 2 * segment() + scores() + 2 * partial() + column(); }
+  int64_t query_codes() const { return round_up(rows * head_dim * static_cast<int64_t>(sizeof(QueryCode)), 64) / 4; }
+  int64_t weights() const { return rows * kWeightBytes / 4; }
+  int64_t worker() const {
+    return matrix() + 2 * segment() + scores() + 2 * partial() + 4 * column() + query_codes() + weights();
+  }
 };
 
 inline Partial partial_at(float* at, const Sizes& s) { return {at, at + s.column(), at + 2 * s.column()}; }

@@ -38,14 +38,14 @@ struct Segment {
   KeyRef keys[kSegmentVectors];
   int64_t num_runs;
   Run runs[kSegment / 8 + 1];
-  alignas(32) float k_scale[kSegment], v_scale[kSegment];  // of codecs that have them; zero up to a whole vector
+  alignas(64) float k_scale[kSegment], v_scale[kSegment];  // of codecs that have them
 };
 // Rows [first_row, num_rows) see the first limits[row] >= 1 keys of the segment; limits do not descend.
 struct Rows {
   int64_t first, end;
   const int32_t* limits;
 };
-struct Partial {  // softmax over part of the keys, rows padded to a multiple of 8
+struct Partial {  // softmax over part of the keys; room for kWide rows more
   float* max;     // [rows]
   float* sum;     // [rows], of 2^(score - max)
   float* value;   // [rows, head_dim], sum of 2^(score - max) * v
@@ -55,23 +55,33 @@ constexpr float kLog2E = 1.44269504088896341f;  // scores are in units of log 2:
 
 // 2^x for x <= 0 to 2e-7, exactly 1 for 0; everything below -126 counts as -126, as good as 0 beside a sum of 1 or
 // more. The polynomial is a minimax fit of (2^f - 1) / f on [-1/2, 1/2], made for this file.
-FARTHING_INLINE f32x8 exp2_8(f32x8 x) {
-  const f32x8 magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to the nearest integer
-  x = max8(x, splat(-126.0f));
-  const f32x8 shifted = x + magic;
-  const f32x8 f = x - (shifted - magic);
-  f32x8 p = splat(1.326472731307149e-3f);
-  p = fmadd(p, f, splat(9.671512991189957e-3f));
-  p = fmadd(p, f, splat(5.550733581185341e-2f));
-  p = fmadd(p, f, splat(0.24022242426872253f));
-  p = fmadd(p, f, splat(0.6931470036506653f));
-  p = fmadd(p, f, splat(1.0f));
-  i32x8 bits, exponent;
-  memcpy(&bits, &p, 32);
-  memcpy(&exponent, &shifted, 32);
+FARTHING_INLINE f32xw exp2_w(f32xw x) {
+  const f32xw magic = splatw(12582912.0f);  // 1.5 * 2^23: adding it rounds to the nearest integer
+  x = maxw(x, splatw(-126.0f));
+  const f32xw shifted = x + magic;
+  const f32xw f = x - (shifted - magic);
+  f32xw p = splatw(1.326472731307149e-3f);
+  p = fmadd(p, f, splatw(9.671512991189957e-3f));
+  p = fmadd(p, f, splatw(5.550733581185341e-2f));
+  p = fmadd(p, f, splatw(0.24022242426872253f));
+  p = fmadd(p, f, splatw(0.6931470036506653f));
+  p = fmadd(p, f, splatw(1.0f));
+  i32xw bits, exponent;
+  memcpy(&bits, &p, sizeof bits);
+  memcpy(&exponent, &shifted, sizeof exponent);
   bits = bits + (exponent << 23);  // the magic's own bits are shifted out
-  memcpy(&p, &bits, 32);
+  memcpy(&p, &bits, sizeof p);
   return p;
+}
+
+// A mask of the first n lanes of a wide vector.
+FARTHING_INLINE i32xw lanes_below(int64_t n) {
+#if defined(FARTHING_ISA_avx512)
+  const f32xw lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+#else
+  const f32xw lane = {0, 1, 2, 3, 4, 5, 6, 7};
+#endif
+  return lessw(lane, splatw(static_cast<float>(n)));
 }
 
 // acc[r][v] += a[r] * b(v) at one index of the sum.
@@ -154,8 +164,8 @@ void value_rows(const float* p, const Segment& segment, int64_t num_keys, int64_
   }
 }
 
-// Calls f(std::integral_constant<int, rows>) for 1 <= rows <= kMaxRows.
-template <int R = kMaxRows, class F>
+// Calls f(std::integral_constant<int, rows>) for 1 <= rows <= R.
+template <int R, class F>
 FARTHING_INLINE void with_rows(int64_t rows, F&& f) {
   if constexpr (R > 1) {
     if (rows < R) return with_rows<R - 1>(rows, f);
@@ -163,10 +173,10 @@ FARTHING_INLINE void with_rows(int64_t rows, F&& f) {
   f(std::integral_constant<int, R>{});
 }
 
-// Calls f(first, num) for register tiles of nearly equal height that cover the rows.
-template <class F>
+// Calls f(first, num) for register tiles of at most R rows, of nearly equal height, that cover the rows.
+template <int R, class F>
 FARTHING_INLINE void for_row_groups(const Rows& rows, F&& f) {
-  const int64_t n = rows.end - rows.first, groups = (n + kMaxRows - 1) / kMaxRows;
+  const int64_t n = rows.end - rows.first, groups = (n + R - 1) / R;
   for (int64_t g = 0; g < groups; ++g) {
     const int64_t begin = n * g / groups, end = n * (g + 1) / groups;
     f(rows.first + begin, end - begin);
@@ -180,10 +190,10 @@ void scores(const float* q, int64_t head_dim, const Segment& segment, const Rows
   const int64_t num_vectors = (segment.num_keys + 7) / 8;
   const int64_t step = rows.end - rows.first <= kMaxRows ? num_vectors : 2;
   for (int64_t j = 0; j < num_vectors; j += step) {
-    for_row_groups(rows, [&](int64_t row, int64_t num) {
+    for_row_groups<kMaxRows>(rows, [&](int64_t row, int64_t num) {
       const int64_t visible = (rows.limits[row + num - 1] + 7) / 8 - j;
       if (visible <= 0) return;
-      with_rows(num, [&](auto r) {
+      with_rows<kMaxRows>(num, [&](auto r) {
         score_rows<C, r>(q + row * head_dim, head_dim, segment.keys + j, visible < step ? visible : step,
                          segment.k_page_size, s + row * kSegment + j * 8, ahead ? ahead + 2 * j : nullptr);
       });
@@ -191,37 +201,29 @@ void scores(const float* q, int64_t head_dim, const Segment& segment, const Rows
   }
 }
 
-// s becomes 2^(s - max) up to each row's limit; keys beyond it count as -infinity and are left out by selection, so
-// that whatever the page holds there, NaN included, does not matter. Scales of keys multiply their scores, those of values
-// the weights, after they were summed.
-template <class CK, class CV>
-void softmax(const Rows& rows, const Segment& segment, float* s, const Partial& out) {
-  const f32x8 lane = {0, 1, 2, 3, 4, 5, 6, 7};
-  const f32x8 low = splat(-__builtin_inff());
+// Calls f(i, score, is_last) for a row's scores, kWide at a time; those beyond its limit are -infinity, by selection, so
+// that whatever the page holds there, NaN included, does not matter.
+template <class F>
+FARTHING_INLINE void for_scores(const float* x, int64_t limit, F&& f) {
+  const int64_t last = (limit - 1) / kWide * kWide;
+  for (int64_t i = 0; i < last; i += kWide) f(i, loadw(x + i), false);
+  f(last, selectw(lanes_below(limit - last), loadw(x + last), splatw(-__builtin_inff())), true);
+}
+
+// s becomes 2^(s - max) up to each row's limit, and next to nothing up to a whole vector.
+inline void softmax(const Rows& rows, float* s, const Partial& out) {
   for (int64_t row = rows.first; row < rows.end; ++row) {
     float* x = s + row * kSegment;
-    const int64_t last = (rows.limits[row] - 1) / 8 * 8;
-    const f32x8 limit = splat(static_cast<float>(rows.limits[row] - last));
-    f32x8 max = low;
-    for (int64_t i = 0; i <= last; i += 8) {
-      f32x8 score = load8(x + i);
-      if constexpr (CK::kHasScale) score = score * load8(segment.k_scale + i);
-      if (i == last) score = select8(less8(lane, limit), score, low);
-      if (CK::kHasScale || i == last) store8(x + i, score);
-      max = max8(max, score);
-    }
-    const float m = max_of8(max);
-    f32x8 sum = zero8();
-    for (int64_t i = 0; i <= last; i += 8) {
-      const f32x8 e = exp2_8(load8(x + i) - splat(m));
+    f32xw max = splatw(-__builtin_inff()), sum = {};
+    for_scores(x, rows.limits[row], [&](int64_t, f32xw score, bool) { max = maxw(max, score); });
+    const float m = max_of_w(max);
+    for_scores(x, rows.limits[row], [&](int64_t i, f32xw score, bool) {
+      const f32xw e = exp2_w(score - splatw(m));
       sum = sum + e;
-      if constexpr (CV::kHasScale)
-        store8(x + i, e * load8(segment.v_scale + i));
-      else
-        store8(x + i, e);
-    }
+      storew(x + i, e);
+    });
     out.max[row] = m;
-    out.sum[row] = sum8(sum);
+    out.sum[row] = sum_of_w(sum);
   }
 }
 
@@ -231,9 +233,9 @@ void softmax(const Rows& rows, const Segment& segment, float* s, const Partial& 
 template <class C>
 void values(const float* p, const Segment& segment, const Rows& rows, int64_t head_dim, int64_t d, int64_t end,
             float* dst, int64_t ldd) {
-  for_row_groups(rows, [&](int64_t row, int64_t num) {
+  for_row_groups<kMaxRows>(rows, [&](int64_t row, int64_t num) {
     const int64_t common = rows.limits[row], most = rows.limits[row + num - 1];
-    with_rows(num, [&](auto r) {
+    with_rows<kMaxRows>(num, [&](auto r) {
       value_rows<C, r>(p + row * kSegment, segment, common, head_dim, d, end, dst + row * ldd, ldd);
     });
     int64_t key = 0;
@@ -252,16 +254,16 @@ void values(const float* p, const Segment& segment, const Rows& rows, int64_t he
 
 // Adds the keys of `from`, which stand right of those of `into`, for rows [first, end).
 inline void merge(const Partial& into, const Partial& from, int64_t first, int64_t end, int64_t head_dim) {
-  float old_weight[8], new_weight[8];
+  float old_weight[kWide], new_weight[kWide];
   for (int64_t row = first; row < end; ++row) {
-    const int64_t lane = (row - first) % 8;
+    const int64_t lane = (row - first) % kWide;
     if (lane == 0) {
-      const f32x8 a = load8(into.max + row), b = load8(from.max + row), m = max8(a, b);
-      const f32x8 wa = exp2_8(a - m), wb = exp2_8(b - m);
-      store8(old_weight, wa);
-      store8(new_weight, wb);
-      store8(into.max + row, m);
-      store8(into.sum + row, fmadd(load8(from.sum + row), wb, load8(into.sum + row) * wa));
+      const f32xw a = loadw(into.max + row), b = loadw(from.max + row), m = maxw(a, b);
+      const f32xw wa = exp2_w(a - m), wb = exp2_w(b - m);
+      storew(old_weight, wa);
+      storew(new_weight, wb);
+      storew(into.max + row, m);
+      storew(into.sum + row, fmadd(loadw(from.sum + row), wb, loadw(into.sum + row) * wa));
     }
     const f32x8 wa = splat(old_weight[lane]), wb = splat(new_weight[lane]);
     float* a = into.value + row * head_dim;

@@ -19,9 +19,8 @@ struct View {       // [T, width]
 
 enum class Codec : int { f32 = 0, f16 = 1, q8 = 2 };
 
-// One layer's K or V of the whole pool. A page holds page_size tokens of every kv head, codec_head_bytes() each:
-//   K page: [num_kv_heads][head_dim][page_size]   keys transposed, so that a vector holds one column of several keys
-//   V page: [num_kv_heads][page_size][head_dim]
+// One layer's K or V of the whole pool. A page holds page_size tokens of every kv head, codec_head_bytes() each, keys
+// transposed, so that a vector holds a column (or four) of several keys; codecs.h says how.
 struct KVLayer {
   void* k;             // page p at k + p * k_page_bytes
   void* v;
@@ -39,8 +38,10 @@ struct BatchView {
   int64_t max_pages;
 };
 
+constexpr int64_t kMostHeadDim = 256;
+
 struct KVShape {
-  int64_t num_kv_heads, head_dim, page_size;  // page_size a multiple of 8, head_dim a multiple of 8
+  int64_t num_kv_heads, head_dim, page_size;  // page_size and head_dim multiples of 8, head_dim at most kMostHeadDim
 };
 
 // Bytes of one kv head of a page.

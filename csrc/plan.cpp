@@ -28,7 +28,7 @@ double now_s() {
 Program::Program(const Kernels& kernels, int num_threads, const KVSpec& kv, int64_t vocab_size)
     : kernels_(kernels), team_(num_threads), kv_(kv), vocab_size_(vocab_size) {
   if (kv.num_layers < 1 || kv.num_pages < 1 || kv.shape.num_kv_heads < 1 || vocab_size < 1) fail("sizes must be 1 or more");
-  if (kv.shape.head_dim < 8 || kv.shape.head_dim > 256 || kv.shape.head_dim % 8)
+  if (kv.shape.head_dim < 8 || kv.shape.head_dim > kMostHeadDim || kv.shape.head_dim % 8)
     fail("head_dim must be a multiple of 8 up to 256, not " + std::to_string(kv.shape.head_dim));
   if (kv.shape.page_size < 8 || kSegment % kv.shape.page_size || kv.shape.page_size % 8)
     fail("page_size must be 8, 16, 32, 64, 128 or 256, not " + std::to_string(kv.shape.page_size));

@@ -186,7 +186,7 @@ FARTHING_INLINE void round8_s8(f32x8 v, int8_t* out) {
   memcpy(out, &codes, 8);
 }
 
-// A fixed order, whatever the instruction set: ((0+4)+(2+6)) + ((1+5)+(3+7)).
+// A fixed order: ((0+4)+(2+6)) + ((1+5)+(3+7)).
 FARTHING_INLINE float sum8(f32x8 v) {
   return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
 }
@@ -196,6 +196,22 @@ FARTHING_INLINE float max_of8(f32x8 v) {
   v = max8(v, __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6));
   return v[0];
 }
+
+#if defined(FARTHING_ISA_avx512)
+FARTHING_INLINE i32xw lessw(f32xw a, f32xw b) { return a < b; }
+FARTHING_INLINE f32xw selectw(i32xw mask, f32xw a, f32xw b) { return mask ? a : b; }
+FARTHING_INLINE f32xw maxw(f32xw a, f32xw b) { return _mm512_max_ps(a, b); }
+FARTHING_INLINE f32x8 low_half(f32xw v) { return _mm512_castps512_ps256(v); }
+FARTHING_INLINE f32x8 high_half(f32xw v) { return _mm512_extractf32x8_ps(v, 1); }
+FARTHING_INLINE float sum_of_w(f32xw v) { return sum8(low_half(v) + high_half(v)); }
+FARTHING_INLINE float max_of_w(f32xw v) { return max_of8(max8(low_half(v), high_half(v))); }
+#else
+FARTHING_INLINE i32xw lessw(f32xw a, f32xw b) { return less8(a, b); }
+FARTHING_INLINE f32xw selectw(i32xw mask, f32xw a, f32xw b) { return select8(mask, a, b); }
+FARTHING_INLINE f32xw maxw(f32xw a, f32xw b) { return max8(a, b); }
+FARTHING_INLINE float sum_of_w(f32xw v) { return sum8(v); }
+FARTHING_INLINE float max_of_w(f32xw v) { return max_of8(v); }
+#endif
 
 // The lanes of each 8-bit mask that are set, in order, and zeros after.
 struct SetLanes {

@@ -1,6 +1,7 @@
 """Native attention: against sums in NumPy, and law 1: a token's result is the same bits in whatever batch it comes."""
 
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import numpy.typing as npt
@@ -88,6 +89,24 @@ def rounded(heads: F32, codec: str) -> npt.NDArray[np.float64]:
     return heads.astype({"f16": np.float16, "f32": np.float32}[codec]).astype(np.float64)
 
 
+def rotated(heads: F32) -> F32:
+    """Each block of the largest power of two that divides head_dim through the orthonormal Walsh-Hadamard transform."""
+    size = heads.shape[2] & -heads.shape[2]
+    turn = reduce(np.kron, [np.array([[1, 1], [1, -1]]) / np.sqrt(2)] * (size.bit_length() - 1))
+    return (heads.reshape(*heads.shape[:2], -1, size).astype(np.float64) @ turn).reshape(heads.shape).astype(np.float32)
+
+
+def assert_close(shape: Shape, found: F32, expected: npt.NDArray[np.float64]) -> None:
+    """Keys of q8 are met by queries of 8 bits, some of which float32 rounds to the code beside; its values by weights of
+    15 bits."""
+    difference = np.abs(found - expected)
+    if "q8" in shape.codecs:
+        assert np.quantile(difference, 0.9) < 1e-4
+        assert difference.max() < 0.03
+    else:
+        np.testing.assert_array_less(difference, 3e-6)
+
+
 def expected_rows(shape: Shape, table: F32, ids: I32) -> npt.NDArray[np.float64]:
     """Causal attention of a whole sequence in float64, on keys and values rounded as the codecs round them."""
     q_width, kv_width = shape.widths
@@ -95,7 +114,9 @@ def expected_rows(shape: Shape, table: F32, ids: I32) -> npt.NDArray[np.float64]
     q = x[:, :q_width].astype(np.float64).reshape(len(ids), shape.num_heads, -1)
     group = shape.num_heads // shape.num_kv_heads
     kv = x[:, q_width : q_width + kv_width], x[:, q_width + kv_width :]
-    heads = (a.reshape(len(ids), shape.num_kv_heads, -1) for a in kv)
+    heads = [a.reshape(len(ids), shape.num_kv_heads, -1) for a in kv]
+    if shape.codecs[0] == "q8":
+        heads[0], q = rotated(heads[0]), rounded(rotated(q.astype(np.float32)), "q8")
     k, v = (np.repeat(rounded(a, codec), group, axis=1) for a, codec in zip(heads, shape.codecs, strict=True))
     scores = np.einsum("thd,shd->hts", q, k) * shape.head_dim**-0.5
     scores[:, ~np.tri(len(ids), dtype=bool)] = -np.inf
@@ -115,6 +136,8 @@ SHAPES = [
     Shape(9, 3, 64, 16, ("q8", "q8")),
     Shape(4, 2, 40, 8, ("q8", "f16")),
     Shape(14, 1, 16, 256, ("f32", "q8")),
+    Shape(5, 1, 24, 8, ("q8", "q8")),  # pages of half a vector, columns of one and a half
+    Shape(3, 1, 128, 32, ("q8", "q8")),
 ]
 
 
@@ -126,7 +149,7 @@ def test_whole_sequences_equal_float64(shape: Shape, isa: str) -> None:
     lab = Lab(shape, isa=isa, num_threads=2, num_pages=pages.size, table=table)
     found = lab.run(ids, [(s, 0, n) for s, n in enumerate(lengths)], pages)
     expected = np.concatenate([expected_rows(shape, table, i) for i in ids])
-    np.testing.assert_allclose(found, expected, atol=3e-6)
+    assert_close(shape, found, expected)
 
 
 @pytest.mark.parametrize("isa", NATIVE)
@@ -194,7 +217,7 @@ def test_later_tokens_and_stale_pages_never_leak(codec: str, isa: str) -> None:
     lab.run([np.arange(48, dtype=np.int32) % 2], [(0, 0, 48)], pages)  # every slot of every page: NaN or infinity
     ids = np.arange(2, 42, dtype=np.int32)
     clean = lab.run([ids], [(0, 0, 40)], pages)
-    np.testing.assert_allclose(clean, expected_rows(shape, table, ids), atol=3e-6)
+    assert_close(shape, clean, expected_rows(shape, table, ids))
     ids[25], ids[33] = 0, 1
     spoilt = lab.run([ids], [(0, 0, 40)], pages)
     np.testing.assert_array_equal(spoilt[:25], clean[:25])

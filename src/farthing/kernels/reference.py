@@ -161,7 +161,8 @@ class _Run:
         slots = batch.positions % kv.page_size
         shape = (-1, kv.num_kv_heads, kv.head_dim)
         with np.errstate(over="ignore"):  # beyond float16 is inf there, as in native code
-            self.program.k_pages[op.layer, pages, slots] = _encode(self.at(op.k).reshape(shape), kv.k_codec)
+            keys = _rotated(self.at(op.k).reshape(shape), kv.k_codec)
+            self.program.k_pages[op.layer, pages, slots] = _encode(keys, kv.k_codec)
             self.program.v_pages[op.layer, pages, slots] = _encode(self.at(op.v).reshape(shape), kv.v_codec)
 
     def attention(self, op: Attention) -> None:
@@ -182,8 +183,9 @@ class _Run:
 
         keys, values = gather(self.program.k_pages), gather(self.program.v_pages)
         group = op.num_heads // kv.num_kv_heads  # query heads that share a kv head
-        q = self.at(op.q)[rows].reshape(-1, kv.num_kv_heads, group, kv.head_dim).transpose(1, 2, 0, 3)
-        scores = (q * op.scale) @ keys[:, None].swapaxes(2, 3)  # [kv heads, group, n, keys]
+        q = self.at(op.q)[rows].reshape(-1, kv.num_kv_heads, group, kv.head_dim) * np.float32(op.scale)
+        q = _encode(_rotated(q, kv.k_codec), kv.k_codec) if kv.k_codec == "q8" else q  # as native code multiplies it
+        scores = q.transpose(1, 2, 0, 3).astype(np.float64) @ keys[:, None].swapaxes(2, 3)  # [kv heads, group, n, keys]
         scores[..., np.arange(num_keys) > positions[:, None]] = -np.inf
         weights = np.exp(scores - scores.max(axis=3, keepdims=True))
         weights /= weights.sum(axis=3, keepdims=True)
@@ -206,13 +208,27 @@ def quantize_activations(x: F32) -> F64:
 
 
 def _encode(heads: F32, codec: str) -> F32:
-    """heads [T, num_kv_heads, head_dim] as the codec keeps them."""
+    """heads [..., head_dim] as the codec keeps them."""
     if codec != "q8":
         return heads
-    largest = np.abs(heads).max(axis=2, keepdims=True)  # [T, num_kv_heads, 1]
+    largest = np.abs(heads).max(axis=-1, keepdims=True)  # [..., 1]
     inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 1e-30)
     values: F32 = np.rint(heads * inverse) * (largest / np.float32(127))
     return values
+
+
+def _rotated(heads: F32, codec: str) -> F32:
+    """heads [..., head_dim] as q8 keeps keys: each block of the largest power of two that divides head_dim through the
+    orthonormal Walsh-Hadamard transform. Other codecs keep them as they are."""
+    if codec != "q8":
+        return heads
+    head_dim = heads.shape[-1]
+    size = head_dim & -head_dim
+    signs = np.ones((1, 1))  # [size, size]
+    while len(signs) < size:
+        signs = np.block([[signs, signs], [signs, -signs]])
+    blocks = heads.reshape(*heads.shape[:-1], -1, size) @ (signs / np.sqrt(size))
+    return blocks.reshape(heads.shape).astype(np.float32)
 
 
 def _has_codes(tensor: QTensor) -> bool:
