@@ -20,12 +20,14 @@ constexpr float kWeightMax = 32767.0f;
 
 #if defined(FARTHING_ISA_avx512)
 typedef int8_t QueryCode;
-constexpr int kScoreRows = 6, kValueRows = 3, kCodeVectors = 4;  // 24 sums in registers
 constexpr int64_t kCodeLanes = 16;
+constexpr int kScoreRows = 6, kScoreVectors = 2;  // of a register tile
+constexpr int kValueRows = 3, kValueVectors = 2;
 #else
 typedef int16_t QueryCode;
-constexpr int kScoreRows = 3, kValueRows = 3, kCodeVectors = 2;  // with AVX2 each 8 lanes are two vectors of pairs of sums
 constexpr int64_t kCodeLanes = 8;
+constexpr int kScoreRows = 6, kScoreVectors = 1;
+constexpr int kValueRows = 6, kValueVectors = 1;
 #endif
 
 // A row's queries, and its weights for one segment, as the products read them.
@@ -55,160 +57,146 @@ inline void quantize_queries(const float* q, int64_t head_dim, int64_t num_rows,
 }
 
 // ---- sums of products of codes ------------------------------------------------------------------------------------
+//
+// Plain arrays of sums, in functions that are inlined: as members of a struct gcc kept them on the stack.
 
 #if defined(FARTHING_ISA_avx512)
 
-// sum[v][lane] += four keys' codes of each lane times the row's four query codes
-template <int R, int NV>
-struct KeySums {
-  __m512i sum[R][NV];
-  FARTHING_INLINE void start(const int32_t* offset) {
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < NV; ++v) sum[r][v] = _mm512_set1_epi32(offset[r]);
-  }
-  FARTHING_INLINE void add(const uint8_t* const* keys, int64_t at, const QueryCode* q, int64_t head_dim) {
-    __m512i k[NV];
-    for (int v = 0; v < NV; ++v) k[v] = _mm512_loadu_si512(keys[v] + at);
-#pragma GCC unroll 6
-    for (int r = 0; r < R; ++r) {
-      int32_t four;
-      memcpy(&four, q + r * head_dim, 4);
-      const __m512i x = _mm512_set1_epi32(four);
-#pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) sum[r][v] = _mm512_dpbusd_epi32(sum[r][v], k[v], x);
-    }
-  }
-  FARTHING_INLINE f32xw get(int r, int v) const { return _mm512_cvtepi32_ps(sum[r][v]); }
-};
+constexpr int kSumsPerVector = 1;
+typedef __m512i Sum;
 
+FARTHING_INLINE __m512i splat_codes(const void* four) {
+  int32_t v;
+  memcpy(&v, four, 4);
+  return _mm512_set1_epi32(v);
+}
+
+// sum[r][v] += four codes of each key times four of each query
 template <int R, int NV>
-struct ValueSums {
-  __m512i high[R][NV], low[R][NV];
-  FARTHING_INLINE void start() {
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < NV; ++v) high[r][v] = low[r][v] = _mm512_setzero_si512();
+FARTHING_INLINE void add_keys(Sum (&sum)[R][NV], const uint8_t* const* keys, int64_t at, const QueryCode* q, int64_t head_dim) {
+  Sum k[NV];
+#pragma GCC unroll 8
+  for (int v = 0; v < NV; ++v) k[v] = _mm512_loadu_si512(keys[v] + at);
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    const Sum x = splat_codes(q + r * head_dim);
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; ++v) sum[r][v] = _mm512_dpbusd_epi32(sum[r][v], k[v], x);
   }
-  FARTHING_INLINE void add(const uint8_t* values, const uint8_t* weights) {
-    __m512i x[NV];
-    for (int v = 0; v < NV; ++v) x[v] = _mm512_loadu_si512(values + 64 * v);
-#pragma GCC unroll 3
-    for (int r = 0; r < R; ++r) {
-      int32_t four[2];
-      memcpy(&four[0], weights + r * kWeightBytes, 4);
-      memcpy(&four[1], weights + r * kWeightBytes + kSegment, 4);
-      const __m512i h = _mm512_set1_epi32(four[0]), l = _mm512_set1_epi32(four[1]);
-#pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) {
-        high[r][v] = _mm512_dpbusd_epi32(high[r][v], h, x[v]);
-        low[r][v] = _mm512_dpbusd_epi32(low[r][v], l, x[v]);
-      }
+}
+template <int R, int NV>
+FARTHING_INLINE void start_keys(Sum (&sum)[R][NV], const int32_t* offset) {
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; ++v) sum[r][v] = _mm512_set1_epi32(offset[r]);
+}
+FARTHING_INLINE f32xw key_sum(const Sum* sum) { return _mm512_cvtepi32_ps(*sum); }
+
+// Of values there are two sums: with the weights' high bytes, and with the low ones.
+template <int R, int NV>
+FARTHING_INLINE void add_values(Sum (&sum)[R][2 * NV], const uint8_t* values, const uint8_t* weights) {
+  Sum x[NV];
+#pragma GCC unroll 8
+  for (int v = 0; v < NV; ++v) x[v] = _mm512_loadu_si512(values + 64 * v);
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    const Sum high = splat_codes(weights + r * kWeightBytes), low = splat_codes(weights + r * kWeightBytes + kSegment);
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; ++v) {
+      sum[r][2 * v] = _mm512_dpbusd_epi32(sum[r][2 * v], high, x[v]);
+      sum[r][2 * v + 1] = _mm512_dpbusd_epi32(sum[r][2 * v + 1], low, x[v]);
     }
   }
-  FARTHING_INLINE f32xw get(int r, int v) const {
-    return _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(high[r][v], 8), low[r][v]));
-  }
-};
-FARTHING_INLINE const uint8_t* weights_at(const uint8_t* row, int64_t token) { return row + token; }
+}
+FARTHING_INLINE f32xw value_sum(const Sum* sum) {
+  return _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(sum[0], 8), sum[1]));
+}
+constexpr int kSumsPerValue = 2;
+constexpr int64_t kWeightStep = 1;  // bytes from a token's weight to the next
 
 #elif defined(FARTHING_HAS_AVX2)
 
-// 8 lanes are two vectors of int32: lane i is the sum of the pair 2 i, 2 i + 1 of both side by side.
-FARTHING_INLINE f32x8 pair_sums(__m256i a, __m256i b) {
-  return _mm256_cvtepi32_ps(_mm256_permute4x64_epi64(_mm256_hadd_epi32(a, b), 0xd8));
-}
-FARTHING_INLINE __m256i splat_four16(const int16_t* four) {
+// 8 lanes are two vectors of int32, lane i being the sum of the pair 2 i, 2 i + 1 of both side by side.
+constexpr int kSumsPerVector = 2;
+typedef __m256i Sum;
+
+FARTHING_INLINE __m256i splat_codes(const int16_t* four) {
   int64_t v;
   memcpy(&v, four, 8);
   return _mm256_set1_epi64x(v);
 }
-FARTHING_INLINE __m128i load16(const uint8_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
-
+template <int R, int N>
+FARTHING_INLINE void add_products(Sum (&sum)[R][N], const Sum (&x)[N], const int16_t* fours, int64_t stride) {
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    const __m256i y = splat_codes(fours + r * stride);
+#pragma GCC unroll 8
+    for (int v = 0; v < N; ++v) sum[r][v] = _mm256_add_epi32(sum[r][v], _mm256_madd_epi16(x[v], y));
+  }
+}
+template <int R, int N>
+FARTHING_INLINE void add_keys(Sum (&sum)[R][N], const uint8_t* const* keys, int64_t at, const QueryCode* q, int64_t head_dim) {
+  Sum x[N];
+#pragma GCC unroll 8
+  for (int v = 0; v < N; ++v)
+    x[v] = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(keys[v / 2] + at + 16 * (v % 2))));
+  add_products(sum, x, q, head_dim);
+}
+template <int R, int N>
+FARTHING_INLINE void start_keys(Sum (&sum)[R][N], const int32_t* offset) {
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < N; ++v) sum[r][v] = _mm256_set1_epi64x(static_cast<uint32_t>(offset[r]));
+}
+FARTHING_INLINE f32x8 key_sum(const Sum* sum) {
+  return _mm256_cvtepi32_ps(_mm256_permute4x64_epi64(_mm256_hadd_epi32(sum[0], sum[1]), 0xd8));
+}
 template <int R, int NV>
-struct PairSums {
-  __m256i sum[R][2 * NV];
-  FARTHING_INLINE void add(const __m256i (&x)[2 * NV], const int16_t* fours, int64_t stride) {
-#pragma GCC unroll 3
-    for (int r = 0; r < R; ++r) {
-      const __m256i y = splat_four16(fours + r * stride);
-#pragma GCC unroll 4
-      for (int v = 0; v < 2 * NV; ++v) {
-        sum[r][v] = _mm256_add_epi32(sum[r][v], _mm256_madd_epi16(x[v], y));
-        asm volatile("" : "+x"(sum[r][v]));  // or gcc regroups the sums and spills the products
-      }
-    }
-  }
-  FARTHING_INLINE f32x8 get(int r, int v) const { return pair_sums(sum[r][2 * v], sum[r][2 * v + 1]); }
-};
-
-template <int R, int NV>
-struct KeySums : PairSums<R, NV> {
-  FARTHING_INLINE void start(const int32_t* offset) {
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < 2 * NV; ++v) this->sum[r][v] = _mm256_and_si256(_mm256_set1_epi32(offset[r]), _mm256_set1_epi64x(0xffffffff));
-  }
-  FARTHING_INLINE void add(const uint8_t* const* keys, int64_t at, const QueryCode* q, int64_t head_dim) {
-    __m256i x[2 * NV];
-#pragma GCC unroll 4
-    for (int v = 0; v < 2 * NV; ++v) x[v] = _mm256_cvtepu8_epi16(load16(keys[v / 2] + at + 16 * (v % 2)));
-    PairSums<R, NV>::add(x, q, head_dim);
-  }
-};
-
-template <int R, int NV>
-struct ValueSums : PairSums<R, NV> {
-  FARTHING_INLINE void start() {
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < 2 * NV; ++v) this->sum[r][v] = _mm256_setzero_si256();
-  }
-  FARTHING_INLINE void add(const uint8_t* values, const uint8_t* weights) {
-    __m256i x[2 * NV];
-#pragma GCC unroll 4
-    for (int v = 0; v < 2 * NV; ++v) x[v] = _mm256_cvtepi8_epi16(load16(values + 16 * v));
-    PairSums<R, NV>::add(x, reinterpret_cast<const int16_t*>(weights), kSegment);
-  }
-};
-FARTHING_INLINE const uint8_t* weights_at(const uint8_t* row, int64_t token) { return row + 2 * token; }
+FARTHING_INLINE void add_values(Sum (&sum)[R][2 * NV], const uint8_t* values, const uint8_t* weights) {
+  Sum x[2 * NV];
+#pragma GCC unroll 8
+  for (int v = 0; v < 2 * NV; ++v)
+    x[v] = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(values + 16 * v)));
+  add_products(sum, x, reinterpret_cast<const int16_t*>(weights), kSegment);
+}
+FARTHING_INLINE f32x8 value_sum(const Sum* sum) { return key_sum(sum); }
+constexpr int kSumsPerValue = 2;
+constexpr int64_t kWeightStep = 2;
 
 #else
 
-template <int R, int NV>
-struct LaneSums {
-  i32x8 sum[R][NV];
-  template <bool kIsSigned>
-  FARTHING_INLINE void add(const uint8_t* codes, int v, const int16_t* fours, int64_t stride) {
-    i32x8 word;
-    memcpy(&word, codes, 32);
-    for (int i = 0; i < 4; ++i) {
-      const i32x8 x = kIsSigned ? word << (24 - 8 * i) >> 24 : (word >> (8 * i)) & 255;
-      for (int r = 0; r < R; ++r) sum[r][v] += x * fours[r * stride + i];
-    }
-  }
-  FARTHING_INLINE f32x8 get(int r, int v) const { return __builtin_convertvector(sum[r][v], f32x8); }
-};
+constexpr int kSumsPerVector = 1;
+typedef i32x8 Sum;
 
+template <bool kIsSigned, int R, int NV>
+FARTHING_INLINE void add_products(Sum (&sum)[R][NV], int v, const uint8_t* codes, const int16_t* fours, int64_t stride) {
+  i32x8 word;
+  memcpy(&word, codes, 32);
+  for (int i = 0; i < 4; ++i) {
+    const i32x8 x = kIsSigned ? word << (24 - 8 * i) >> 24 : (word >> (8 * i)) & 255;
+    for (int r = 0; r < R; ++r) sum[r][v] += x * fours[r * stride + i];
+  }
+}
 template <int R, int NV>
-struct KeySums : LaneSums<R, NV> {
-  FARTHING_INLINE void start(const int32_t* offset) {
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < NV; ++v) this->sum[r][v] = i32x8{} + offset[r];
-  }
-  FARTHING_INLINE void add(const uint8_t* const* keys, int64_t at, const QueryCode* q, int64_t head_dim) {
-    for (int v = 0; v < NV; ++v) LaneSums<R, NV>::template add<false>(keys[v] + at, v, q, head_dim);
-  }
-};
-
+FARTHING_INLINE void add_keys(Sum (&sum)[R][NV], const uint8_t* const* keys, int64_t at, const QueryCode* q, int64_t head_dim) {
+  for (int v = 0; v < NV; ++v) add_products<false>(sum, v, keys[v] + at, q, head_dim);
+}
 template <int R, int NV>
-struct ValueSums : LaneSums<R, NV> {
-  FARTHING_INLINE void start() {
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < NV; ++v) this->sum[r][v] = i32x8{};
-  }
-  FARTHING_INLINE void add(const uint8_t* values, const uint8_t* weights) {
-    for (int v = 0; v < NV; ++v)
-      LaneSums<R, NV>::template add<true>(values + 32 * v, v, reinterpret_cast<const int16_t*>(weights), kSegment);
-  }
-};
-FARTHING_INLINE const uint8_t* weights_at(const uint8_t* row, int64_t token) { return row + 2 * token; }
+FARTHING_INLINE void start_keys(Sum (&sum)[R][NV], const int32_t* offset) {
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < NV; ++v) sum[r][v] = i32x8{} + offset[r];
+}
+FARTHING_INLINE f32x8 key_sum(const Sum* sum) { return __builtin_convertvector(*sum, f32x8); }
+template <int R, int NV>
+FARTHING_INLINE void add_values(Sum (&sum)[R][NV], const uint8_t* values, const uint8_t* weights) {
+  for (int v = 0; v < NV; ++v)
+    add_products<true>(sum, v, values + 32 * v, reinterpret_cast<const int16_t*>(weights), kSegment);
+}
+FARTHING_INLINE f32x8 value_sum(const Sum* sum) { return key_sum(sum); }
+constexpr int kSumsPerValue = 1;
+constexpr int64_t kWeightStep = 2;
 
 #endif
 
@@ -216,34 +204,41 @@ FARTHING_INLINE const uint8_t* weights_at(const uint8_t* row, int64_t token) { r
 
 constexpr int64_t kPieces = kCodeLanes / 8 * 2;  // of memory that look_ahead() names for a vector of lanes
 
-// dst[r, lanes * j ..] = scores of R rows and n vectors of keys.
-template <int R, int NV = kCodeVectors>
-void score_codes(const RowCodes& codes, int64_t row, int64_t head_dim, const Segment& segment, int64_t j, int64_t n, float* dst,
-                 const char* const* ahead) {
-  for (; n >= NV; n -= NV, j += NV) {
-    const uint8_t* keys[NV];
-    for (int v = 0; v < NV; ++v) {
-      const KeyRef& k = segment.keys[(j + v) * (kCodeLanes / 8)];
-      keys[v] = reinterpret_cast<const uint8_t*>(k.head) + 4 * k.slot;
-    }
-    KeySums<R, NV> sums;
-    sums.start(codes.query_offset + row);
-    const QueryCode* q = codes.query + row * head_dim;
-    const int64_t step = 4 * segment.k_page_size;
+// dst[r][lanes * v ..] = scores of R rows and NV vectors of keys, `scale` being the keys' and `ahead`, if any, what to fetch.
+template <int R, int NV>
+__attribute__((noinline)) void score_codes(const RowCodes& codes, int64_t row, int64_t head_dim, const KeyRef* refs,
+                                           int64_t page_size, const float* scale, float* dst, const char* const* ahead) {
+  const uint8_t* keys[NV];
+#pragma GCC unroll 8
+  for (int v = 0; v < NV; ++v)
+    keys[v] = reinterpret_cast<const uint8_t*>(refs[v * (kCodeLanes / 8)].head) + 4 * refs[v * (kCodeLanes / 8)].slot;
+  Sum sum[R][NV * kSumsPerVector];
+  start_keys(sum, codes.query_offset + row);
+  const QueryCode* q = codes.query + row * head_dim;
+  const int64_t step = 4 * page_size;
+  if (ahead) {
     for (int64_t d = 0; d < head_dim; d += 4) {
-      sums.add(keys, d / 4 * step, q + d, head_dim);
-      if (ahead && d % 8 == 0)
-        for (int64_t i = 0; i < NV * kPieces; ++i) __builtin_prefetch(ahead[j * kPieces + i] + d * 8);
+      add_keys(sum, keys, d / 4 * step, q + d, head_dim);
+      if (d % 8 == 0)
+        for (int64_t i = 0; i < NV * kPieces; ++i) __builtin_prefetch(ahead[i] + d * 8);
     }
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < NV; ++v) {
-        const f32xw scale = loadw(segment.k_scale + (j + v) * kCodeLanes) * splatw(codes.query_scale[row + r]);
-        storew(dst + r * kSegment + (j + v) * kCodeLanes, sums.get(r, v) * scale);
-      }
+  } else {
+    for (int64_t d = 0, at = 0; d < head_dim; d += 4, at += step) add_keys(sum, keys, at, q + d, head_dim);
   }
-  if constexpr (NV > 1) {
-    if (n > 0) score_codes<R, NV / 2>(codes, row, head_dim, segment, j, n, dst, ahead);
-  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; ++v) {
+      const f32xw both = loadw(scale + v * kCodeLanes) * splatw(codes.query_scale[row + r]);
+      storew(dst + r * kSegment + v * kCodeLanes, key_sum(sum[r] + v * kSumsPerVector) * both);
+    }
+}
+
+// Calls f(j, number of vectors) for pieces of at most NV that cover n, NV a power of two.
+template <int NV, class F>
+FARTHING_INLINE void for_vectors(int64_t n, F&& f, int64_t j = 0) {
+  for (; n >= NV; n -= NV, j += NV) f(j, std::integral_constant<int, NV>{});
+  if constexpr (NV > 1) for_vectors<NV / 2>(n, f, j);
 }
 
 // s[row, key] = scaled q[row] . key, up to each row's limit; what stands beyond is undefined.
@@ -251,43 +246,57 @@ inline void scores_of_codes(const RowCodes& codes, int64_t head_dim, const Segme
                             const char* const* ahead) {
   for_row_groups<kScoreRows>(rows, [&](int64_t row, int64_t num) {
     const int64_t n = (rows.limits[row + num - 1] + kCodeLanes - 1) / kCodeLanes;
-    with_rows<kScoreRows>(num, [&](auto r) { score_codes<r>(codes, row, head_dim, segment, 0, n, s + row * kSegment, ahead); });
+    with_rows<kScoreRows>(num, [&](auto r) {
+      for_vectors<kScoreVectors>(n, [&](int64_t j, auto nv) {
+        score_codes<r, nv>(codes, row, head_dim, segment.keys + j * (kCodeLanes / 8), segment.k_page_size,
+                           segment.k_scale + j * kCodeLanes, s + row * kSegment + j * kCodeLanes,
+                           ahead ? ahead + j * kPieces : nullptr);
+      });
+    });
   });
 }
 
-// Columns [d, end) of R rows: sum of weight * value code over the first num_tokens tokens, times the row's scale.
-template <int R, int NV = kCodeVectors>
-void sum_values(const RowCodes& codes, int64_t row, int64_t head_dim, const Segment& segment, int64_t num_tokens, int64_t d,
-                int64_t end, float* dst) {
-  auto columns = [&](int64_t width) {
-    ValueSums<R, NV> sums;
-    sums.start();
-    const uint8_t* weights = codes.weights + row * kWeightBytes;
-    int64_t left = num_tokens, token = 0;
-    for (const Run* run = segment.runs; left > 0; left -= run->count, ++run) {
-      const uint8_t* values = reinterpret_cast<const uint8_t*>(run->head) + 4 * d;
-      const int64_t n = std::min(run->count, left);
-      for (int64_t i = 0; i < n; i += 4, values += 4 * head_dim) sums.add(values, weights_at(weights, token + i));
-      token += run->count;
+// Columns [d, d + NV * lanes) of R rows: sum of weight * value code over the first num_tokens tokens, times the row's
+// scale; of the last vector only `width` columns are written (a head_dim may end with half a vector; what it reads beyond
+// its columns is still the page's).
+template <int R, int NV>
+__attribute__((noinline)) void sum_values(const RowCodes& codes, int64_t row, int64_t head_dim, const Run* run,
+                                          int64_t num_tokens, int64_t d, int64_t width, float* dst) {
+  Sum sum[R][NV * kSumsPerValue];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < NV * kSumsPerValue; ++v) sum[r][v] = Sum{};
+  const uint8_t* weights = codes.weights + row * kWeightBytes;
+  for (int64_t left = num_tokens; left > 0; left -= run->count, ++run) {
+    const uint8_t* values = reinterpret_cast<const uint8_t*>(run->head) + 4 * d;
+    const int64_t n = std::min(run->count, left);
+    for (int64_t i = 0; i < n; i += 4, values += 4 * head_dim, weights += 4 * kWeightStep)
+      add_values<R, NV>(sum, values, weights);
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; ++v) {
+      const f32xw value = value_sum(sum[r] + v * kSumsPerValue) * splatw(codes.weight_scale[row + r]);
+      float* out = dst + r * head_dim + d + v * kCodeLanes;
+      if (width == kCodeLanes)
+        storew(out, value);
+      else
+        memcpy(out, &value, static_cast<size_t>(width) * sizeof(float));
     }
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < NV; ++v) {
-        const f32xw value = sums.get(r, v) * splatw(codes.weight_scale[row + r]);
-        memcpy(dst + r * head_dim + d + v * kCodeLanes, &value, static_cast<size_t>(std::min(4 * kCodeLanes, 4 * width)));
-      }
-  };
-  for (; end - d >= NV * kCodeLanes; d += NV * kCodeLanes) columns(kCodeLanes);
-  if (d == end) return;
-  if constexpr (NV > 1)
-    sum_values<R, NV / 2>(codes, row, head_dim, segment, num_tokens, d, end, dst);
-  else
-    columns(end - d);  // of 16 lanes half: the others read what follows in the page, and are dropped
 }
 
 inline void values_of_codes(const RowCodes& codes, int64_t head_dim, const Segment& segment, const Rows& rows, float* dst) {
   for_row_groups<kValueRows>(rows, [&](int64_t row, int64_t num) {
     const int64_t n = rows.limits[row + num - 1];
-    with_rows<kValueRows>(num, [&](auto r) { sum_values<r>(codes, row, head_dim, segment, n, 0, head_dim, dst + row * head_dim); });
+    with_rows<kValueRows>(num, [&](auto r) {
+      for_vectors<kValueVectors>(head_dim / kCodeLanes, [&](int64_t j, auto nv) {
+        sum_values<r, nv>(codes, row, head_dim, segment.runs, n, j * kCodeLanes, kCodeLanes, dst + row * head_dim);
+      });
+      const int64_t rest = head_dim % kCodeLanes;
+      if (rest) sum_values<r, 1>(codes, row, head_dim, segment.runs, n, head_dim - rest, rest, dst + row * head_dim);
+    });
   });
 }
 

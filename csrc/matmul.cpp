@@ -45,15 +45,22 @@ template <Packed K, int G, int P>
 void wide_panels(const LinearArgs& a, const PackedMatrix& m, const float* bias, int64_t first, const uint8_t* x, int64_t p,
                  int64_t t0, int64_t t1) {
   const ActivationBlock<G>* blocks = reinterpret_cast<const ActivationBlock<G>*>(x);
+  // All tiles together fetch the next panels, each the same share.
+  constexpr int64_t kRows = std::min(6, G);
+  const int64_t num_blocks = m.cols / kQuantBlock, num_tiles = (t1 - t0 + kRows - 1) / kRows;
+  const int64_t steps = num_tiles * num_blocks, lines = (P * m.panel_bytes / 64 + steps - 1) / steps;
+  const uint8_t* const next = m.panel(p + P);
   auto tile = [&](auto num_tokens, int64_t t) {
     constexpr int T = std::min(decltype(num_tokens)::value, G);
     f32xw sums[T][P];
-    wide_tile<K, P, T, G>(m.panel(p), m.panel_bytes, m.cols, from_token(blocks + t / G * (m.cols / kQuantBlock), t % G), sums);
+    const int64_t fetched = (t - t0) / kRows * num_blocks * lines * 64;
+    const Ahead ahead{next + fetched, fetched < P * m.panel_bytes ? lines : 0};
+    wide_tile<K, P, T, G>(m.panel(p), m.panel_bytes, m.cols, from_token(blocks + t / G * num_blocks, t % G), ahead, sums);
     for (int i = 0; i < T; ++i)
       for (int j = 0; j < P; ++j) write_row(a, m, bias, first, p + j, t + i, sums[i][j]);
   };
-  for (int64_t t = t0; t < t1; t += std::min(6, G)) {
-    switch (std::min<int64_t>(std::min(6, G), t1 - t)) {
+  for (int64_t t = t0; t < t1; t += kRows) {
+    switch (std::min<int64_t>(kRows, t1 - t)) {
       case 6: tile(std::integral_constant<int, 6>(), t); break;
       case 5: tile(std::integral_constant<int, 5>(), t); break;
       case 4: tile(std::integral_constant<int, 4>(), t); break;
@@ -285,7 +292,8 @@ void linear(const LinearArgs& a, Worker& worker) {
   const int64_t fitting = kPassBytes / (cols * static_cast<int64_t>(sizeof(ActivationBlock<1>)) / kQuantBlock);
   const int64_t per_pass = is_int8 ? std::max(kTile, fitting / kTile * kTile) : kTokensPerPass;
   const int64_t passes = (num_tokens + per_pass - 1) / per_pass;
-  const int64_t share = total_panels(a) / (worker.count * (num_tokens > 8 ? 32 : 8)) / 2 * 2;
+  // Few tokens: large chunks, in which the next panels are fetched in time. Many: small ones, which leave nobody waiting.
+  const int64_t share = total_panels(a) / (worker.count * (num_tokens > 64 ? 32 : 4)) / 2 * 2;
   const Chunks chunks{std::min<int64_t>(std::max<int64_t>(share, 2), 64), a};
   const int64_t n = chunks.count();
   worker.for_each(passes * n, [&](int64_t i) {

@@ -16,11 +16,17 @@ FARTHING_INLINE __m512i splat_four(const int8_t* four) {
   return _mm512_set1_epi32(v);
 }
 
+// Weights that are needed next, fetched a few cache lines per block while these are multiplied.
+struct Ahead {
+  const uint8_t* at;
+  int64_t num_lines;  // per block
+};
+
 // T tokens x P panels: out[t][p] = the whole dot product of token t with each row of panel p. Not inlined, so that few
 // pointers reach everything at fixed distances.
 template <Packed K, int P, int T, int G>
 __attribute__((noinline)) void wide_tile(const uint8_t* panel, int64_t panel_bytes, int64_t cols, const ActivationBlock<G>* x,
-                                         f32xw (*out)[P]) {
+                                         Ahead ahead, f32xw (*out)[P]) {
   typedef Block<K> B;
   constexpr int kParts = kQuantBlock / B::kCols;  // packed blocks to one block of activations
   const ActivationBlock<G>* const end = x + cols / kQuantBlock;
@@ -32,6 +38,9 @@ __attribute__((noinline)) void wide_tile(const uint8_t* panel, int64_t panel_byt
 #pragma GCC unroll 2
     for (int p = 0; p < P; ++p) acc[t][p] = f32xw{};
   for (; x != end; ++x) {
+    if constexpr (T > 2) {
+      for (int64_t i = 0; i < ahead.num_lines; ++i, ahead.at += 64) __builtin_prefetch(ahead.at);
+    }
 #pragma GCC unroll 2
     for (int part = 0; part < kParts; ++part) {
       const int8_t* codes = x->codes[part * B::kCols / 4][0];

@@ -37,7 +37,7 @@ def test_one_run_gives_the_table_the_page_and_the_json(
     assert "<svg" in page.read_text(encoding="utf-8")
     document = json.loads(out.read_text(encoding="utf-8"))
     assert document["partial"] is False
-    assert len(document["rows"]) == 8
+    assert len(document["rows"]) == 9
     assert document["workload"] == {"name": str(workload), "requests": 3}
     assert [hosted["role"] for hosted in document["hosted"]] == ["small", "middle", "frontier"]
     for hosted in document["hosted"]:
@@ -55,7 +55,7 @@ def test_bare_json_is_one_document_on_stdout(workload: Path, capsys: pytest.Capt
     assert document["usd_per_hour"] == 0.5
     assert [(hosted["model"], hosted["role"]) for hosted in document["hosted"]] == [("gpt-5-nano", "chosen")]
     energy = [row["energy_usd_per_mtok"] for row in document["rows"]]
-    assert energy == [None] * 8
+    assert energy == [None] * 9
 
 
 @pytest.mark.parametrize(
@@ -108,6 +108,6 @@ def test_ctrl_c_leaves_a_valid_partial_report(tmp_path: Path, workload: Path) ->
     document = json.loads(out.read_text(encoding="utf-8"))
     assert document["partial"] is True
     assert document["missing"]
-    assert len(document["rows"]) + len(document["missing"]) == 8
+    assert len(document["rows"]) + len(document["missing"]) == 9
     assert "Partial report" in page.read_text(encoding="utf-8")
     assert b"PARTIAL" in stdout

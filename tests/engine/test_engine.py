@@ -267,5 +267,5 @@ def test_settings_that_cannot_be_are_refused(name, value):
 
 
 def test_too_little_memory_for_one_page_is_said():
-    with pytest.raises(CapacityError, match="one page of this model takes 512"):
+    with pytest.raises(CapacityError, match="one page of this model takes 384"):
         make_engine(num_pages=None, kv_bytes=100, page_size=16)

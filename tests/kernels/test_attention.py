@@ -97,8 +97,7 @@ def rotated(heads: F32) -> F32:
 
 
 def assert_close(shape: Shape, found: F32, expected: npt.NDArray[np.float64]) -> None:
-    """Keys of q8 are met by queries of 8 bits, some of which float32 rounds to the code beside; its values by weights of
-    15 bits."""
+    """q8 multiplies keys by queries of 8 bits (float32 may round one to the code beside), values by weights of 15."""
     difference = np.abs(found - expected)
     if "q8" in shape.codecs:
         assert np.quantile(difference, 0.9) < 1e-4

@@ -55,7 +55,7 @@ def test_every_lever_is_measured_in_order_with_its_quality() -> None:
     assert findings.missing == ()
     assert ticks.done == ticks.totals
     kinds = [result.quality.kind for result in findings.results]
-    assert kinds == ["reference", *["identical"] * 3, *["measured"] * 3, "identical"]
+    assert kinds == ["reference", *["identical"] * 3, *["measured"] * 4, "identical"]
     for result in findings.results:
         assert result.measured.seconds > 0
         assert result.measured.usage.output_tokens > 0
@@ -73,7 +73,7 @@ def test_an_interrupt_keeps_the_complete_rows() -> None:
     findings, _ = run(stop_at="continuous batching")
     assert [result.lever for result in findings.results] == ["full precision, no KV cache", "KV cache"]
     assert findings.missing[0] == "continuous batching"
-    assert len(findings.missing) == 6
+    assert len(findings.missing) == 7
     assert any("Interrupted" in note for note in findings.notes)
 
 
@@ -126,8 +126,14 @@ def test_four_bit_files_keep_their_own_blocks() -> None:
 
 def test_only_the_last_lever_speculates() -> None:
     engines = [lever.engine_config(1) for lever in levers(frozenset({"f16"}))]
-    assert [engine.speculation for engine in engines] == [*["off"] * 7, "prompt-lookup"]
+    assert [engine.speculation for engine in engines] == [*["off"] * 8, "prompt-lookup"]
     assert engines[-1] == dataclasses.replace(engines[-2], speculation="prompt-lookup")
+
+
+def test_keys_and_values_of_8_bits_are_a_row_of_their_own() -> None:
+    engines = [lever.engine_config(1) for lever in levers(frozenset({"f16"}))]
+    assert [(engine.k_codec, engine.v_codec) for engine in engines] == [*[("f16", "f16")] * 7, *[("q8", "q8")] * 2]
+    assert engines[-2] == dataclasses.replace(engines[-3], k_codec="q8", v_codec="q8")
 
 
 def test_the_memory_mark_falls_back() -> None:

@@ -31,8 +31,8 @@ class EngineConfig:
     kv_bytes: int = 512 << 20  # memory for pages at most
     num_pages: int | None = None  # overrides kv_bytes
     page_size: int = 16  # tokens
-    k_codec: str = "f16"
-    v_codec: str = "f16"
+    k_codec: str = KVSpec.k_codec
+    v_codec: str = KVSpec.v_codec
     is_prefix_cached: bool = True
     is_kv_cached: bool = True
     product: Literal["f32", "int8"] = "int8"

@@ -162,8 +162,8 @@ class KVSpec:
     head_dim: int
     num_pages: int
     page_size: int = 16
-    k_codec: str = "f16"
-    v_codec: str = "f16"
+    k_codec: str = "q8"
+    v_codec: str = "q8"
 
 
 @dataclass(frozen=True)

@@ -227,8 +227,8 @@ def _rotated(heads: F32, codec: str) -> F32:
     signs = np.ones((1, 1))  # [size, size]
     while len(signs) < size:
         signs = np.block([[signs, signs], [signs, -signs]])
-    blocks = heads.reshape(*heads.shape[:-1], -1, size) @ (signs / np.sqrt(size))
-    return blocks.reshape(heads.shape).astype(np.float32)
+    rotated = heads.reshape(*heads.shape[:-1], -1, size) @ (signs / np.sqrt(size))
+    return np.asarray(rotated.reshape(heads.shape), np.float32)
 
 
 def _has_codes(tensor: QTensor) -> bool:

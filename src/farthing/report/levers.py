@@ -24,6 +24,7 @@ class Lever:
     max_num_seqs: int = BATCH
     is_kv_cached: bool = True
     is_prefix_cached: bool = True
+    kv: str = "f16"  # codec of keys and values
     speculation: Speculation = "off"
 
     def engine_config(self, num_threads: int) -> EngineConfig:
@@ -33,6 +34,8 @@ class Lever:
             is_prefix_cached=self.is_prefix_cached,
             is_kv_cached=self.is_kv_cached,
             product=self.product,
+            k_codec=self.kv,
+            v_codec=self.kv,
             speculation=self.speculation,
         )
 
@@ -57,7 +60,8 @@ def levers(file_formats: frozenset[str]) -> tuple[Lever, ...]:
         Lever("8-bit weights", "Q8_0, multiplied in f32", "q8_0", False),
         Lever("4-bit weights", f"{of_four_bit}, multiplied in f32", four_bit, False),
         Lever("integer products", f"{of_four_bit}, times activations in 8 bits", four_bit, False, "int8"),
-        Lever("speculation", drafts, four_bit, True, "int8", speculation="prompt-lookup"),
+        Lever("8-bit keys and values", "a scale for each token's head", four_bit, False, "int8", kv="q8"),
+        Lever("speculation", drafts, four_bit, True, "int8", kv="q8", speculation="prompt-lookup"),
     )
 
 

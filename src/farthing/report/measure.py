@@ -1,6 +1,6 @@
 """Runs the workload once per lever, in one process, and compares what came out.
 
-    for each lever:  free the last engine -> reset the memory mark -> load -> warm up -> TIME THE WORKLOAD -> quality
+for each lever:  free the last engine -> reset the memory mark -> load -> warm up -> TIME THE WORKLOAD -> quality
 """
 
 import time
@@ -12,7 +12,6 @@ from farthing.economics.usage import Usage
 from farthing.economics.waterfall import Measured, scaled, split_seconds
 from farthing.engine import Engine
 from farthing.errors import CapacityError
-from farthing.kernels.plan import Product
 from farthing.models import Model, load_model
 from farthing.report.document import LeverResult, Quality, Sample
 from farthing.report.levers import Lever, is_four_bit, levers, linear_formats
@@ -176,12 +175,12 @@ class _Session:
         ]
         pieces = pieces_without_repeats(texts, NUM_QUALITY_TOKENS)
         longest = max(len(piece.token_ids) for piece in pieces)
-        config = lever.engine_config(self.num_threads)
 
-        def scorer(model: Model, product: Product) -> Scorer:
-            return Scorer(model, longest, product, self.num_threads, config.k_codec, config.v_codec)
+        def scorer(model: Model, of: Lever) -> Scorer:
+            return Scorer(model, longest, of.product, self.num_threads, of.kv, of.kv)
 
-        reference, other = scorer(load_model(self.path, weights="f32"), "f32"), scorer(self.model, lever.product)
+        first = self.levers[0]
+        reference, other = scorer(load_model(self.path, weights=first.weights), first), scorer(self.model, lever)
         num_tokens = sum(len(piece.token_ids) - piece.first for piece in pieces)
         self.progress.begin(f"{lever.name}: quality", num_tokens)
         found = divergence(reference, other, pieces, self.progress.advance)
@@ -189,9 +188,7 @@ class _Session:
             f"prompts of the workload and full-precision answers, each position once, teacher-forced against full "
             f"precision; {num_different} of {len(answers)} greedy answers differ from full precision's"
         )
-        return Quality(
-            "measured", text, found.num_positions, found.kl_divergence, found.top1_agreement, num_different
-        )
+        return Quality("measured", text, found.num_positions, found.kl_divergence, found.top1_agreement, num_different)
 
 
 def run_requests(engine: Engine, requests: Sequence[Request], progress: Progress) -> tuple[list[Done], float]:
