@@ -38,7 +38,7 @@ struct Buffers {
     codes.query_scale = take(s.column());
     codes.query_offset = reinterpret_cast<int32_t*>(take(s.column()));
     codes.weight_scale = take(s.column());
-    codes.query = reinterpret_cast<QueryCode*>(take(s.query_codes()));
+    codes.query = reinterpret_cast<uint8_t*>(take(s.query_codes()));
     codes.weights = reinterpret_cast<uint8_t*>(take(s.weights()));
   }
 };
@@ -320,13 +320,14 @@ int64_t attention_scratch(const BatchView& batch, const KVShape& shape, int64_t 
 }
 
 void store_kv(const BatchView& batch, const KVShape& shape, const KVLayer& layer, View k, View v, Worker& worker) {
-  constexpr int64_t kTokens = 32;  // of one item: about two pages, so that members seldom write to one cache line
+  // Of one item: about two pages, so that members seldom write to one cache line, or less where all must have some.
+  const int64_t num_tokens = std::clamp<int64_t>(batch.num_tokens / (2 * worker.count), 1, 32);
   with_codec(layer.k_codec, [&](auto kc) {
     with_codec(layer.v_codec, [&](auto vc) {
       using CK = decltype(kc);
       using CV = decltype(vc);
-      worker.for_each((batch.num_tokens + kTokens - 1) / kTokens, [&](int64_t item) {
-        const int64_t first = item * kTokens, end = std::min(batch.num_tokens, first + kTokens);
+      worker.for_each((batch.num_tokens + num_tokens - 1) / num_tokens, [&](int64_t item) {
+        const int64_t first = item * num_tokens, end = std::min(batch.num_tokens, first + num_tokens);
         int64_t b = std::upper_bound(batch.seq_starts, batch.seq_starts + batch.num_seqs, first) - batch.seq_starts - 1;
         for (int64_t t = first; t < end; ++t) {
           while (t >= batch.seq_starts[b + 1]) ++b;

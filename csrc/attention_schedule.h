@@ -23,7 +23,7 @@ struct Sizes {  // in floats, whole cache lines
   int64_t scores() const { return rows * kSegment; }
   int64_t column() const { return round_up(rows + 16, 16); }  // merge() works on kWide rows at a time
   int64_t partial() const { return 2 * column() + matrix(); }
-  int64_t query_codes() const { return round_up(rows * head_dim * static_cast<int64_t>(sizeof(QueryCode)), 64) / 4; }
+  int64_t query_codes() const { return round_up(rows * head_dim * kQueryBytes, 64) / 4; }
   int64_t weights() const { return rows * kWeightBytes / 4; }
   int64_t worker() const {
     return matrix() + 2 * segment() + scores() + 2 * partial() + 4 * column() + query_codes() + weights();

@@ -1,8 +1,8 @@
 // Attention directly on the 8-bit codes of pages (codec q8): scores and weighted sums are integer products, exact whatever
 // their order, so law 1 holds by itself and nothing is expanded.
 //
-//   scores   q, scaled and rotated as keys are, becomes 8-bit codes with a scale per row;
-//            sum over head_dim of q code * key code
+//   scores   q, scaled and rotated as keys are, becomes codes of 15 bits with a scale per row (8 bits would lose as much
+//            again as keys of 8 bits do); sum over head_dim of q code * key code
 //   values   softmax weight times the token's scale, in units of the row's largest / kWeightMax, rounded to 15 bits;
 //            sum over a segment's tokens of weight * value code: at most 256 * 32767 * 127 < 2^31
 //
@@ -18,13 +18,13 @@ namespace FARTHING_ISA {
 
 constexpr float kWeightMax = 32767.0f;
 
+constexpr float kQueryMax = 127 * 128;
+
 #if defined(FARTHING_ISA_avx512)
-typedef int8_t QueryCode;
 constexpr int64_t kCodeLanes = 16;
-constexpr int kScoreRows = 6, kScoreVectors = 2;  // of a register tile
+constexpr int kScoreRows = 3, kScoreVectors = 2;  // of a register tile
 constexpr int kValueRows = 3, kValueVectors = 2;
 #else
-typedef int16_t QueryCode;
 constexpr int64_t kCodeLanes = 8;
 constexpr int kScoreRows = 6, kScoreVectors = 1;
 constexpr int kValueRows = 6, kValueVectors = 1;
@@ -32,7 +32,7 @@ constexpr int kValueRows = 6, kValueVectors = 1;
 
 // A row's queries, and its weights for one segment, as the products read them.
 struct RowCodes {
-  QueryCode* query;       // [rows][head_dim]
+  uint8_t* query;         // [rows][kQueryBytes * head_dim]: with AVX-512 q / 128 and the rest, each int8; else int16
   float* query_scale;     // [rows]
   int32_t* query_offset;  // [rows], -128 * sum of the codes: keys are stored 128 too high
   uint8_t* weights;       // [rows][kWeightBytes]: with AVX-512 256 high bytes, 256 low bytes; else 256 of int16
@@ -40,19 +40,33 @@ struct RowCodes {
 };
 constexpr int64_t kWeightBytes = 2 * kSegment;
 
+constexpr int64_t kQueryBytes = 2;
+
 inline void quantize_queries(const float* q, int64_t head_dim, int64_t num_rows, const RowCodes& out) {
   for (int64_t row = 0; row < num_rows; ++row) {
-    QueryCode* codes = out.query + row * head_dim;
-    int32_t sum = 0;
+    uint8_t* codes = out.query + row * kQueryBytes * head_dim;
     alignas(32) float rotated[kMostHeadDim];
     hadamard(q + row * head_dim, head_dim, rotated);
-    out.query_scale[row] = CodecQ8::encode(rotated, head_dim, [&](int64_t d, const int8_t* eight) {
-      for (int i = 0; i < 8; ++i) {
-        codes[d + i] = eight[i];
-        sum += eight[i];
-      }
-    });
-    out.query_offset[row] = -128 * sum;
+    const float max = largest_magnitude(rotated, head_dim);
+    const f32x8 inverse = splat(max > 1e-30f ? kQueryMax / max : 0.0f), magic = splat(12582912.0f);
+    i32x8 sum = {};
+    for (int64_t d = 0; d < head_dim; d += 8) {
+      const i32x8 code = recast<i32x8>(load8(rotated + d) * inverse + magic) - recast<i32x8>(magic);
+      sum += code;
+#if defined(FARTHING_ISA_avx512)
+      typedef int8_t i8x8 __attribute__((vector_size(8)));
+      const i32x8 low = ((code + 64) & 127) - 64;
+      const i8x8 halves[2] = {__builtin_convertvector((code - low) >> 7, i8x8), __builtin_convertvector(low, i8x8)};
+      memcpy(codes + d, &halves[0], 8);
+      memcpy(codes + head_dim + d, &halves[1], 8);
+#else
+      typedef int16_t i16x8 __attribute__((vector_size(16)));
+      const i16x8 half = __builtin_convertvector(code, i16x8);
+      memcpy(codes + 2 * d, &half, 16);
+#endif
+    }
+    out.query_scale[row] = max / kQueryMax;
+    out.query_offset[row] = -128 * (((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7])));
   }
 }
 
@@ -62,7 +76,6 @@ inline void quantize_queries(const float* q, int64_t head_dim, int64_t num_rows,
 
 #if defined(FARTHING_ISA_avx512)
 
-constexpr int kSumsPerVector = 1;
 typedef __m512i Sum;
 
 FARTHING_INLINE __m512i splat_codes(const void* four) {
@@ -71,29 +84,37 @@ FARTHING_INLINE __m512i splat_codes(const void* four) {
   return _mm512_set1_epi32(v);
 }
 
-// sum[r][v] += four codes of each key times four of each query
+// sum[r][v] += four codes of each key times four of each query; there are two sums of both, for the query's high part
+// and for the rest, as of values, for the weight's high byte and the low one.
+constexpr int kSumsPerKey = 2, kSumsPerValue = 2;
+
 template <int R, int NV>
-FARTHING_INLINE void add_keys(Sum (&sum)[R][NV], const uint8_t* const* keys, int64_t at, const QueryCode* q, int64_t head_dim) {
+FARTHING_INLINE void add_keys(Sum (&sum)[R][2 * NV], const uint8_t* const* keys, int64_t at, const uint8_t* q, int64_t d,
+                              int64_t head_dim) {
   Sum k[NV];
 #pragma GCC unroll 8
   for (int v = 0; v < NV; ++v) k[v] = _mm512_loadu_si512(keys[v] + at);
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
-    const Sum x = splat_codes(q + r * head_dim);
+    const Sum high = splat_codes(q + 2 * r * head_dim + d), low = splat_codes(q + (2 * r + 1) * head_dim + d);
 #pragma GCC unroll 8
-    for (int v = 0; v < NV; ++v) sum[r][v] = _mm512_dpbusd_epi32(sum[r][v], k[v], x);
+    for (int v = 0; v < NV; ++v) {
+      sum[r][2 * v] = _mm512_dpbusd_epi32(sum[r][2 * v], k[v], high);
+      sum[r][2 * v + 1] = _mm512_dpbusd_epi32(sum[r][2 * v + 1], k[v], low);
+    }
   }
 }
-template <int R, int NV>
-FARTHING_INLINE void start_keys(Sum (&sum)[R][NV], const int32_t* offset) {
+template <int R, int N>
+FARTHING_INLINE void start_keys(Sum (&sum)[R][N], const int32_t* offset) {
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-    for (int v = 0; v < NV; ++v) sum[r][v] = _mm512_set1_epi32(offset[r]);
+    for (int v = 0; v < N; ++v) sum[r][v] = v % 2 ? _mm512_set1_epi32(offset[r]) : _mm512_setzero_si512();
 }
-FARTHING_INLINE f32xw key_sum(const Sum* sum) { return _mm512_cvtepi32_ps(*sum); }
+FARTHING_INLINE f32xw key_sum(const Sum* sum) {
+  return _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(sum[0], 7), sum[1]));
+}
 
-// Of values there are two sums: with the weights' high bytes, and with the low ones.
 template <int R, int NV>
 FARTHING_INLINE void add_values(Sum (&sum)[R][2 * NV], const uint8_t* values, const uint8_t* weights) {
   Sum x[NV];
@@ -112,13 +133,12 @@ FARTHING_INLINE void add_values(Sum (&sum)[R][2 * NV], const uint8_t* values, co
 FARTHING_INLINE f32xw value_sum(const Sum* sum) {
   return _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(sum[0], 8), sum[1]));
 }
-constexpr int kSumsPerValue = 2;
 constexpr int64_t kWeightStep = 1;  // bytes from a token's weight to the next
 
 #elif defined(FARTHING_HAS_AVX2)
 
 // 8 lanes are two vectors of int32, lane i being the sum of the pair 2 i, 2 i + 1 of both side by side.
-constexpr int kSumsPerVector = 2;
+constexpr int kSumsPerKey = 2, kSumsPerValue = 2;
 typedef __m256i Sum;
 
 FARTHING_INLINE __m256i splat_codes(const int16_t* four) {
@@ -135,13 +155,14 @@ FARTHING_INLINE void add_products(Sum (&sum)[R][N], const Sum (&x)[N], const int
     for (int v = 0; v < N; ++v) sum[r][v] = _mm256_add_epi32(sum[r][v], _mm256_madd_epi16(x[v], y));
   }
 }
-template <int R, int N>
-FARTHING_INLINE void add_keys(Sum (&sum)[R][N], const uint8_t* const* keys, int64_t at, const QueryCode* q, int64_t head_dim) {
-  Sum x[N];
+template <int R, int NV>
+FARTHING_INLINE void add_keys(Sum (&sum)[R][2 * NV], const uint8_t* const* keys, int64_t at, const uint8_t* q, int64_t d,
+                              int64_t head_dim) {
+  Sum x[2 * NV];
 #pragma GCC unroll 8
-  for (int v = 0; v < N; ++v)
+  for (int v = 0; v < 2 * NV; ++v)
     x[v] = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(keys[v / 2] + at + 16 * (v % 2))));
-  add_products(sum, x, q, head_dim);
+  add_products(sum, x, reinterpret_cast<const int16_t*>(q) + d, head_dim);
 }
 template <int R, int N>
 FARTHING_INLINE void start_keys(Sum (&sum)[R][N], const int32_t* offset) {
@@ -162,12 +183,11 @@ FARTHING_INLINE void add_values(Sum (&sum)[R][2 * NV], const uint8_t* values, co
   add_products(sum, x, reinterpret_cast<const int16_t*>(weights), kSegment);
 }
 FARTHING_INLINE f32x8 value_sum(const Sum* sum) { return key_sum(sum); }
-constexpr int kSumsPerValue = 2;
 constexpr int64_t kWeightStep = 2;
 
 #else
 
-constexpr int kSumsPerVector = 1;
+constexpr int kSumsPerKey = 1, kSumsPerValue = 1;
 typedef i32x8 Sum;
 
 template <bool kIsSigned, int R, int NV>
@@ -180,8 +200,10 @@ FARTHING_INLINE void add_products(Sum (&sum)[R][NV], int v, const uint8_t* codes
   }
 }
 template <int R, int NV>
-FARTHING_INLINE void add_keys(Sum (&sum)[R][NV], const uint8_t* const* keys, int64_t at, const QueryCode* q, int64_t head_dim) {
-  for (int v = 0; v < NV; ++v) add_products<false>(sum, v, keys[v] + at, q, head_dim);
+FARTHING_INLINE void add_keys(Sum (&sum)[R][NV], const uint8_t* const* keys, int64_t at, const uint8_t* q, int64_t d,
+                              int64_t head_dim) {
+  for (int v = 0; v < NV; ++v)
+    add_products<false>(sum, v, keys[v] + at, reinterpret_cast<const int16_t*>(q) + d, head_dim);
 }
 template <int R, int NV>
 FARTHING_INLINE void start_keys(Sum (&sum)[R][NV], const int32_t* offset) {
@@ -195,7 +217,6 @@ FARTHING_INLINE void add_values(Sum (&sum)[R][NV], const uint8_t* values, const 
     add_products<true>(sum, v, values + 32 * v, reinterpret_cast<const int16_t*>(weights), kSegment);
 }
 FARTHING_INLINE f32x8 value_sum(const Sum* sum) { return key_sum(sum); }
-constexpr int kSumsPerValue = 1;
 constexpr int64_t kWeightStep = 2;
 
 #endif
@@ -212,25 +233,25 @@ __attribute__((noinline)) void score_codes(const RowCodes& codes, int64_t row, i
 #pragma GCC unroll 8
   for (int v = 0; v < NV; ++v)
     keys[v] = reinterpret_cast<const uint8_t*>(refs[v * (kCodeLanes / 8)].head) + 4 * refs[v * (kCodeLanes / 8)].slot;
-  Sum sum[R][NV * kSumsPerVector];
+  Sum sum[R][NV * kSumsPerKey];
   start_keys(sum, codes.query_offset + row);
-  const QueryCode* q = codes.query + row * head_dim;
+  const uint8_t* q = codes.query + row * kQueryBytes * head_dim;
   const int64_t step = 4 * page_size;
   if (ahead) {
     for (int64_t d = 0; d < head_dim; d += 4) {
-      add_keys(sum, keys, d / 4 * step, q + d, head_dim);
+      add_keys<R, NV>(sum, keys, d / 4 * step, q, d, head_dim);
       if (d % 8 == 0)
         for (int64_t i = 0; i < NV * kPieces; ++i) __builtin_prefetch(ahead[i] + d * 8);
     }
   } else {
-    for (int64_t d = 0, at = 0; d < head_dim; d += 4, at += step) add_keys(sum, keys, at, q + d, head_dim);
+    for (int64_t d = 0, at = 0; d < head_dim; d += 4, at += step) add_keys<R, NV>(sum, keys, at, q, d, head_dim);
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
     for (int v = 0; v < NV; ++v) {
       const f32xw both = loadw(scale + v * kCodeLanes) * splatw(codes.query_scale[row + r]);
-      storew(dst + r * kSegment + v * kCodeLanes, key_sum(sum[r] + v * kSumsPerVector) * both);
+      storew(dst + r * kSegment + v * kCodeLanes, key_sum(sum[r] + v * kSumsPerKey) * both);
     }
 }
 

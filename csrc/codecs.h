@@ -85,6 +85,15 @@ FARTHING_INLINE void hadamard(const float* x, int64_t n, float* out) {
       }
 }
 
+FARTHING_INLINE float largest_magnitude(const float* x, int64_t n) {
+  f32x8 largest = zero8();
+  for (int64_t i = 0; i < n; i += 8) {
+    const f32x8 v = load8(x + i);
+    largest = max8(largest, max8(v, -v));
+  }
+  return max_of8(largest);
+}
+
 // Codes of 8 bits from -127 to 127, one scale (max|x| / 127) for a token's whole head, keys rotated; four columns of a
 // key, or four tokens of a value's column, lie side by side (code_tiles.h), the scales [page_size] of a page behind its
 // codes.
@@ -100,12 +109,7 @@ struct CodecQ8 {
   // Calls put(d, codes) for each eight columns; returns the scale.
   template <class Put>
   static FARTHING_INLINE float encode(const float* src, int64_t head_dim, Put&& put) {
-    f32x8 largest = zero8();
-    for (int64_t d = 0; d < head_dim; d += 8) {
-      const f32x8 x = load8(src + d);
-      largest = max8(largest, max8(x, -x));
-    }
-    const float max = max_of8(largest);
+    const float max = largest_magnitude(src, head_dim);
     // By the reciprocal, as the reference does; nothing so small that it would be infinite. An infinite value gives codes
     // of 0 and NaN back: as lost as it would be in float16.
     const float inverse = max > 1e-30f ? 127.0f / max : 0.0f;

@@ -49,6 +49,19 @@ FARTHING_INLINE void map2(const float* a, const float* b, float* dst, int64_t n,
   memcpy(dst + i, pa, (n - i) * sizeof(float));
 }
 
+// The same with wide vectors.
+template <class F>
+FARTHING_INLINE void map2_wide(const float* a, const float* b, float* dst, int64_t n, F&& f) {
+  int64_t i = 0;
+  for (; i + kWide <= n; i += kWide) storew(dst + i, f(loadw(a + i), loadw(b + i)));
+  if (i == n) return;
+  float pa[kWide] = {}, pb[kWide] = {};
+  memcpy(pa, a + i, (n - i) * sizeof(float));
+  memcpy(pb, b + i, (n - i) * sizeof(float));
+  storew(pa, f(loadw(pa), loadw(pb)));
+  memcpy(dst + i, pa, (n - i) * sizeof(float));
+}
+
 // Four sums side by side in a fixed order, whatever the instruction set.
 float sum_of_squares(const float* x, int64_t n) {
   f32x8 s[4] = {};
@@ -170,8 +183,8 @@ void rope(const BatchView& batch, View buf, int64_t head_dim, const float* inv_f
 
 void swiglu(int64_t num_tokens, View gate, View up, View dst, Worker& worker) {
   for_columns(num_tokens, dst.width, worker, [&](int64_t t, int64_t c, int64_t end) {
-    map2(gate.data + t * gate.stride + c, up.data + t * up.stride + c, dst.data + t * dst.stride + c, end - c,
-         [](f32x8 g, f32x8 u) { return g / (splat(1.0f) + exp8(-g)) * u; });
+    map2_wide(gate.data + t * gate.stride + c, up.data + t * up.stride + c, dst.data + t * dst.stride + c, end - c,
+              [](f32xw g, f32xw u) { return g / (splatw(1.0f) + expw(-g)) * u; });
   });
 }
 

@@ -248,13 +248,13 @@ int64_t total_panels(const LinearArgs& a) {
   return n;
 }
 
-// Tokens [t0, t1) of one group.
-void quantize(const LinearArgs& a, uint8_t* x, int64_t t0, int64_t t1) {
+// Blocks [first, end) of the tokens [t0, t1) of one group.
+void quantize(const LinearArgs& a, uint8_t* x, int64_t t0, int64_t t1, int64_t first, int64_t end) {
   const int64_t cols = a.src.width;
   auto rows = [&](auto size) {
     constexpr int G = decltype(size)::value;
     auto* group = reinterpret_cast<ActivationBlock<G>*>(x) + t0 / G * (cols / kQuantBlock);
-    for (int64_t t = t0; t < t1; ++t) quantize_row(a.src.data + t * a.src.stride, cols, group, t % G);
+    for (int64_t t = t0; t < t1; ++t) quantize_row(a.src.data + t * a.src.stride, first, end, group, t % G);
   };
   switch (group_size(a.num_tokens)) {
     case 1: return rows(std::integral_constant<int, 1>());
@@ -278,12 +278,15 @@ void linear(const LinearArgs& a, Worker& worker) {
   const uint8_t* x = a.scratch;
   if (is_int8) {
     if (num_tokens <= kTokensQuantizedByEach) {
-      quantize(a, own, 0, num_tokens);
+      quantize(a, own, 0, num_tokens, 0, cols / kQuantBlock);
       x = own;
     } else {
-      const int64_t g = group_size(num_tokens);
-      worker.for_each((num_tokens + g - 1) / g, [&](int64_t i) {
-        quantize(a, a.scratch, i * g, std::min(num_tokens, (i + 1) * g));
+      // A few blocks of a group: the last group may be small, and with few tokens there are few groups.
+      constexpr int64_t kBlocks = 12;
+      const int64_t g = group_size(num_tokens), num_blocks = cols / kQuantBlock, pieces = (num_blocks + kBlocks - 1) / kBlocks;
+      worker.for_each((num_tokens + g - 1) / g * pieces, [&](int64_t i) {
+        const int64_t t = i / pieces * g, first = i % pieces * kBlocks;
+        quantize(a, a.scratch, t, std::min(num_tokens, t + g), first, std::min(num_blocks, first + kBlocks));
       });
     }
   }

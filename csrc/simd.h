@@ -25,6 +25,14 @@ typedef int32_t i32x8 __attribute__((vector_size(32)));
 
 #define FARTHING_INLINE inline __attribute__((always_inline))
 
+template <class To, class From>
+FARTHING_INLINE To recast(const From& from) {
+  static_assert(sizeof(To) == sizeof(From), "");
+  To to;
+  memcpy(&to, &from, sizeof to);
+  return to;
+}
+
 FARTHING_INLINE f32x8 load8(const float* p) {
   f32x8 v;
   memcpy(&v, p, 32);
@@ -79,13 +87,6 @@ struct FloatHalves {
 struct IntHalves {
   i32x4 low, high;
 };
-template <class To, class From>
-FARTHING_INLINE To recast(const From& from) {
-  static_assert(sizeof(To) == sizeof(From), "");
-  To to;
-  memcpy(&to, &from, sizeof to);
-  return to;
-}
 FARTHING_INLINE i32x8 less8(f32x8 a, f32x8 b) {
   const FloatHalves x = recast<FloatHalves>(a), y = recast<FloatHalves>(b);
   return recast<i32x8>(IntHalves{x.low < y.low, x.high < y.high});
@@ -274,6 +275,25 @@ FARTHING_INLINE f32x8 exp8(f32x8 x) {
   const i32x8 is_high = less8(high, x);
   return select8(is_high, splat(__builtin_inff()), exp8_bounded(select8(is_high, high, x)));
 }
+
+#if defined(FARTHING_ISA_avx512)
+// The same, subnormal results included.
+FARTHING_INLINE f32xw expw(f32xw x) {
+  const f32xw n = _mm512_roundscale_ps(x * splatw(1.44269504088896341f), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  f32xw r = fmadd(n, splatw(-0.693359375f), x);
+  r = fmadd(n, splatw(2.12194440e-4f), r);
+  f32xw p = splatw(1.9875691500e-4f);
+  p = fmadd(p, r, splatw(1.3981999507e-3f));
+  p = fmadd(p, r, splatw(8.3334519073e-3f));
+  p = fmadd(p, r, splatw(4.1665795894e-2f));
+  p = fmadd(p, r, splatw(1.6666665459e-1f));
+  p = fmadd(p, r, splatw(5.0000001201e-1f));
+  p = fmadd(p, r * r, r) + splatw(1.0f);
+  return _mm512_scalef_ps(p, n);
+}
+#else
+FARTHING_INLINE f32xw expw(f32xw x) { return exp8(x); }
+#endif
 
 }  // namespace FARTHING_ISA
 }  // namespace farthing

@@ -97,10 +97,10 @@ def rotated(heads: F32) -> F32:
 
 
 def assert_close(shape: Shape, found: F32, expected: npt.NDArray[np.float64]) -> None:
-    """q8 multiplies keys by queries of 8 bits (float32 may round one to the code beside), values by weights of 15."""
+    """q8 multiplies keys by queries of 15 bits and values by weights of 15; float32 may round a key to the code beside."""
     difference = np.abs(found - expected)
     if "q8" in shape.codecs:
-        assert np.quantile(difference, 0.9) < 1e-4
+        assert np.quantile(difference, 0.9) < 2e-4
         assert difference.max() < 0.03
     else:
         np.testing.assert_array_less(difference, 3e-6)
@@ -115,7 +115,7 @@ def expected_rows(shape: Shape, table: F32, ids: I32) -> npt.NDArray[np.float64]
     kv = x[:, q_width : q_width + kv_width], x[:, q_width + kv_width :]
     heads = [a.reshape(len(ids), shape.num_kv_heads, -1) for a in kv]
     if shape.codecs[0] == "q8":
-        heads[0], q = rotated(heads[0]), rounded(rotated(q.astype(np.float32)), "q8")
+        heads[0], q = rotated(heads[0]), rotated(q.astype(np.float32)).astype(np.float64)
     k, v = (np.repeat(rounded(a, codec), group, axis=1) for a, codec in zip(heads, shape.codecs, strict=True))
     scores = np.einsum("thd,shd->hts", q, k) * shape.head_dim**-0.5
     scores[:, ~np.tri(len(ids), dtype=bool)] = -np.inf

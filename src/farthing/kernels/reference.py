@@ -38,6 +38,7 @@ F64 = npt.NDArray[np.float64]
 
 ACTIVATION_BLOCK = 32  # columns that share a scale in the int8 product
 WEIGHT_ROWS = 2048  # rows of a weight widened to float64 at a time
+QUERY_CODES = np.float32(127 * 128)  # of the largest of a query that meets keys in q8
 QUERY_ROWS = 256  # queries of a sequence whose scores are held at a time
 # Where the values of a page are kept, and what they are rounded to on their way there.
 CODECS: dict[str, type[np.floating]] = {"f32": np.float32, "f16": np.float16, "q8": np.float32}
@@ -184,7 +185,8 @@ class _Run:
         keys, values = gather(self.program.k_pages), gather(self.program.v_pages)
         group = op.num_heads // kv.num_kv_heads  # query heads that share a kv head
         q = self.at(op.q)[rows].reshape(-1, kv.num_kv_heads, group, kv.head_dim) * np.float32(op.scale)
-        q = _encode(_rotated(q, kv.k_codec), kv.k_codec) if kv.k_codec == "q8" else q  # as native code multiplies it
+        if kv.k_codec == "q8":
+            q = _rounded(_rotated(q, kv.k_codec), QUERY_CODES)
         scores = q.transpose(1, 2, 0, 3).astype(np.float64) @ keys[:, None].swapaxes(2, 3)  # [kv heads, group, n, keys]
         scores[..., np.arange(num_keys) > positions[:, None]] = -np.inf
         weights = np.exp(scores - scores.max(axis=3, keepdims=True))
@@ -209,11 +211,14 @@ def quantize_activations(x: F32) -> F64:
 
 def _encode(heads: F32, codec: str) -> F32:
     """heads [..., head_dim] as the codec keeps them."""
-    if codec != "q8":
-        return heads
+    return _rounded(heads, np.float32(127)) if codec == "q8" else heads
+
+
+def _rounded(heads: F32, most: np.float32) -> F32:
+    """heads [..., head_dim] as whole multiples of a scale of their own, at most `most` of them."""
     largest = np.abs(heads).max(axis=-1, keepdims=True)  # [..., 1]
-    inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 1e-30)
-    values: F32 = np.rint(heads * inverse) * (largest / np.float32(127))
+    inverse = np.divide(most, largest, out=np.zeros_like(largest), where=largest > 1e-30)
+    values: F32 = np.rint(heads * inverse) * (largest / most)
     return values
 
 
