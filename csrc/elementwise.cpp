@@ -1,7 +1,6 @@
 // Operations on one token at a time: normalisation, rotary embedding, gate, residual sum.
 #include <algorithm>
 #include <cmath>
-#include <vector>
 
 #include "ops.h"
 #include "simd.h"
@@ -163,13 +162,20 @@ void rms_norm(int64_t num_tokens, View src, View dst, const float* weight, float
   });
 }
 
-void rope(const BatchView& batch, View buf, int64_t head_dim, const float* inv_freq, bool interleaved, float scale,
-          Worker& worker) {
+void rotary(const BatchView& batch, int64_t head_dim, const float* inv_freq, bool interleaved, float scale, float* table,
+            Worker& worker) {
   for_tokens(batch.num_tokens, worker, [&](int64_t first, int64_t end) {
-    std::vector<float> table(2 * head_dim);
-    float *cosines = table.data(), *sines = cosines + head_dim;
     for (int64_t t = first; t < end; ++t) {
-      rotary_table(batch.positions[t], inv_freq, head_dim / 2, interleaved, scale, cosines, sines);
+      float* row = table + t * 2 * head_dim;
+      rotary_table(batch.positions[t], inv_freq, head_dim / 2, interleaved, scale, row, row + head_dim);
+    }
+  });
+}
+
+void rope(int64_t num_tokens, View buf, int64_t head_dim, const float* table, bool interleaved, Worker& worker) {
+  for_tokens(num_tokens, worker, [&](int64_t first, int64_t end) {
+    for (int64_t t = first; t < end; ++t) {
+      const float *cosines = table + t * 2 * head_dim, *sines = cosines + head_dim;
       float* row = buf.data + t * buf.stride;
       for (int64_t h = 0; h < buf.width; h += head_dim) {
         if (interleaved)

@@ -98,7 +98,9 @@ struct Kernels {
   int64_t panel_rows;  // of packed weights
   void (*embed)(const BatchView&, const PackedMatrix& weight, float scale, View dst, Worker&);
   void (*rms_norm)(int64_t num_tokens, View src, View dst, const float* weight, float eps, int64_t group, Worker&);
-  void (*rope)(const BatchView&, View buf, int64_t head_dim, const float* inv_freq, bool interleaved, float scale, Worker&);
+  // table [T, 2 * head_dim]: the cosines and sines that rope() turns every head of a token by.
+  void (*rotary)(const BatchView&, int64_t head_dim, const float* inv_freq, bool interleaved, float scale, float* table, Worker&);
+  void (*rope)(int64_t num_tokens, View buf, int64_t head_dim, const float* table, bool interleaved, Worker&);
   void (*store_kv)(const BatchView&, const KVShape&, const KVLayer&, View k, View v, Worker&);
   void (*attention)(const AttentionArgs&, Worker&);
   int64_t (*attention_scratch)(const BatchView&, const KVShape&, int64_t num_heads, int num_threads);

@@ -11,7 +11,8 @@ namespace FARTHING_ISA {
 
 void embed(const BatchView&, const PackedMatrix& weight, float scale, View dst, Worker&);
 void rms_norm(int64_t num_tokens, View src, View dst, const float* weight, float eps, int64_t group, Worker&);
-void rope(const BatchView&, View buf, int64_t head_dim, const float* inv_freq, bool interleaved, float scale, Worker&);
+void rotary(const BatchView&, int64_t head_dim, const float* inv_freq, bool interleaved, float scale, float* table, Worker&);
+void rope(int64_t num_tokens, View buf, int64_t head_dim, const float* table, bool interleaved, Worker&);
 void store_kv(const BatchView&, const KVShape&, const KVLayer&, View k, View v, Worker&);
 void attention(const AttentionArgs&, Worker&);
 int64_t attention_scratch(const BatchView&, const KVShape&, int64_t num_heads, int num_threads);

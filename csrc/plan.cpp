@@ -179,8 +179,21 @@ void Program::rope(Columns buf, int64_t head_dim, int inv_freq, bool is_interlea
   check(buf, "rope");
   if (head_dim < 2 || head_dim % 2 || buf.width % head_dim || vector(inv_freq).size != head_dim / 2)
     fail("rope: whole heads of an even head_dim, and head_dim / 2 frequencies");
+  // Every layer turns by the same angles: the first operation that needs a table makes it.
+  const Rotary wanted{head_dim, inv_freq, is_interleaved, scale, rotary_width_};
+  const auto known = std::find_if(rotaries_.begin(), rotaries_.end(), [&](const Rotary& r) {
+    return r.head_dim == head_dim && r.inv_freq == inv_freq && r.is_interleaved == is_interleaved && r.scale == scale;
+  });
+  const bool is_first = known == rotaries_.end();
+  const Rotary rotary = is_first ? wanted : *known;
+  if (is_first) {
+    rotaries_.push_back(wanted);
+    rotary_width_ += 2 * head_dim;
+  }
   append("rope", [=](const Run& r, Worker& w) {
-    kernels_.rope(r.batch, view(buf), head_dim, vector(inv_freq).data.get(), is_interleaved, scale, w);
+    float* table = rotary_.get() + rotary.offset * token_capacity_;
+    if (is_first) kernels_.rotary(r.batch, head_dim, vector(inv_freq).data.get(), is_interleaved, scale, table, w);
+    kernels_.rope(r.batch.num_tokens, view(buf), head_dim, table, is_interleaved, w);
   });
 }
 
@@ -277,6 +290,8 @@ void Program::reserve(int64_t num_tokens, int64_t num_logits, int64_t scratch_by
     }
     activations_.reset();
     activations_.reset(static_cast<float*>(allocate(static_cast<size_t>(width * token_capacity_) * sizeof(float))));
+    rotary_.reset();
+    rotary_.reset(static_cast<float*>(allocate(static_cast<size_t>(rotary_width_ * token_capacity_) * sizeof(float))));
   }
   if (num_logits > logit_capacity_) {
     logit_capacity_ = num_logits;

@@ -64,6 +64,13 @@ class Program {
     int kind;  // index into seconds_
     std::function<void(const Run&, Worker&)> body;
   };
+  struct Rotary {  // a table of angles: what it depends on, and where it lies in rotary_, in floats per token of capacity
+    int64_t head_dim;
+    int inv_freq;
+    bool is_interleaved;
+    float scale;
+    int64_t offset;
+  };
   struct Vector {
     std::unique_ptr<float[]> data;
     int64_t size;
@@ -97,10 +104,12 @@ class Program {
   std::vector<std::pair<std::string, double>> seconds_;
   int64_t max_cols_ = 0, num_heads_ = 0, head_width_ = 0;
   bool has_head_ = false;
+  std::vector<Rotary> rotaries_;
+  int64_t rotary_width_ = 0;
 
   int64_t token_capacity_ = 0, logit_capacity_ = 0, scratch_capacity_ = 0;
   std::vector<int64_t> offsets_;  // of each buffer, in floats per token of capacity
-  std::unique_ptr<float, Free> activations_, logits_, head_rows_;
+  std::unique_ptr<float, Free> activations_, logits_, head_rows_, rotary_;
   std::unique_ptr<uint8_t, Free> scratch_;
 };
 

@@ -14,6 +14,7 @@ const Kernels kTable = {
     kPanel,
     embed,
     rms_norm,
+    rotary,
     rope,
     store_kv,
     attention,
