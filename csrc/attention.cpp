@@ -48,14 +48,17 @@ inline void copy_scales(const float* from, int64_t count, float* to) {
   for (int64_t i = 0; i < count; i += 8) store8(to + i, load8(from + i));
 }
 
-// The keys and values of positions [start, start + num_keys) where they lie in pages.
+// The keys and values of positions [start, start + num_keys) where they lie in pages. is_next_head: this member takes the
+// same positions of the next kv head afterwards.
 template <class CK, class CV>
-void locate_segment(const AttentionArgs& a, const Tile& tile, int64_t start, int64_t num_keys, Segment& out) {
+void locate_segment(const AttentionArgs& a, const Tile& tile, int64_t start, int64_t num_keys, bool is_next_head, Segment& out) {
   const int32_t* table = a.batch.page_tables + tile.sequence->index * a.batch.max_pages;
   const char* k = static_cast<const char*>(a.layer.k) + tile.kv_head * codec_head_bytes(a.layer.k_codec, a.shape);
   const char* v = static_cast<const char*>(a.layer.v) + tile.kv_head * codec_head_bytes(a.layer.v_codec, a.shape);
+  const int64_t k_bytes = codec_head_bytes(a.layer.k_codec, a.shape), v_bytes = codec_head_bytes(a.layer.v_codec, a.shape);
   out.num_keys = num_keys;
   out.k_page_size = a.shape.page_size;
+  out.next_bytes = is_next_head ? k_bytes : 0;
   out.num_runs = 0;
   int64_t page = start / a.shape.page_size, slot = start % a.shape.page_size;
   KeyRef* keys = out.keys;
@@ -64,7 +67,12 @@ void locate_segment(const AttentionArgs& a, const Tile& tile, int64_t start, int
     const char* k_head = k + table[page] * a.layer.k_page_bytes;
     const char* v_head = v + table[page] * a.layer.v_page_bytes;
     for (int64_t i = 0; i < count; i += 8) *keys++ = {k_head, slot + i};
+    out.next[out.num_runs] = k_head + k_bytes;
     out.runs[out.num_runs++] = {v_head, slot, count};
+    if (is_next_head) {  // its scales are read first
+      __builtin_prefetch(k_head + 2 * k_bytes - 64);
+      __builtin_prefetch(v_head + 2 * v_bytes - 64);
+    }
     if constexpr (CK::kIsCodes) copy_scales(CK::scales(k_head, a.shape) + slot, count, out.k_scale + key);
     if constexpr (CV::kIsCodes) copy_scales(CV::scales(v_head, a.shape) + slot, count, out.v_scale + key);
     key += count;
@@ -194,14 +202,15 @@ void attend(int64_t head_dim, const Segment& pages, const Rows& rows, const Buff
 
 // One tile against segment number `s`; returns the first row that sees any of it.
 template <class CK, class CV>
-int64_t run_segment(const AttentionArgs& a, const Tile& tile, int64_t s, const Buffers& buf, const Partial& out) {
+int64_t run_segment(const AttentionArgs& a, const Tile& tile, int64_t s, bool is_next_head, const Buffers& buf,
+                    const Partial& out) {
   const int64_t group = a.num_heads / a.shape.num_kv_heads;
   const int64_t start = s * kSegment, past = start - tile.position;
   const Rows rows{std::max<int64_t>(0, past) * group, tile.num_rows, buf.limits};
   for (int64_t row = rows.first; row < rows.end; row += group)
     std::fill_n(buf.limits + row, group, static_cast<int32_t>(std::min(kSegment, row / group + 1 - past)));
   Segment pages;
-  locate_segment<CK, CV>(a, tile, start, buf.limits[rows.end - 1], pages);
+  locate_segment<CK, CV>(a, tile, start, buf.limits[rows.end - 1], is_next_head, pages);
   attend<CK, CV>(a.shape.head_dim, pages, rows, buf, out);
   return rows.first;
 }
@@ -237,9 +246,9 @@ void run_whole_tile(const AttentionArgs& a, const Tile& tile, const Buffers& buf
   const int64_t group = a.num_heads / a.shape.num_kv_heads;
   const int64_t last = tile.position + tile.num_rows / group - 1;
   if constexpr (CK::kIsCodes) quantize_queries(buf.q, a.shape.head_dim, tile.num_rows, buf.codes);
-  run_segment<CK, CV>(a, tile, 0, buf, buf.total);
+  run_segment<CK, CV>(a, tile, 0, false, buf, buf.total);
   for (int64_t s = 1; s * kSegment <= last; ++s) {
-    const int64_t first = run_segment<CK, CV>(a, tile, s, buf, buf.part);
+    const int64_t first = run_segment<CK, CV>(a, tile, s, false, buf, buf.part);
     merge(buf.total, buf.part, first, tile.num_rows, a.shape.head_dim);
   }
   store_result(a, tile, buf.total);
@@ -247,7 +256,8 @@ void run_whole_tile(const AttentionArgs& a, const Tile& tile, const Buffers& buf
 
 // A segment that several sequences share: the rows of all of them side by side, the pages read once.
 template <class CK, class CV>
-void run_shared(const AttentionArgs& a, const Schedule& schedule, const Shared& shared, int64_t kv_head, const Buffers& buf) {
+void run_shared(const AttentionArgs& a, const Schedule& schedule, const Shared& shared, int64_t kv_head, bool is_next_head,
+                const Buffers& buf) {
   const int64_t head_dim = a.shape.head_dim;
   const Rows rows{0, shared.num_rows, buf.limits};
   std::fill_n(buf.limits, rows.end, static_cast<int32_t>(kSegment));
@@ -259,7 +269,8 @@ void run_shared(const AttentionArgs& a, const Schedule& schedule, const Shared& 
   }
   if constexpr (CK::kIsCodes) quantize_queries(buf.q, head_dim, row, buf.codes);
   Segment pages;
-  locate_segment<CK, CV>(a, schedule.whole(schedule.member(shared, 0), kv_head), shared.segment * kSegment, kSegment, pages);
+  locate_segment<CK, CV>(a, schedule.whole(schedule.member(shared, 0), kv_head), shared.segment * kSegment, kSegment,
+                         is_next_head, pages);
   attend<CK, CV>(head_dim, pages, rows, buf, buf.part);
   row = 0;
   for (int64_t i = 0; i < shared.num_members; ++i) {
@@ -278,20 +289,27 @@ void run(const AttentionArgs& a, Worker& worker) {
   const int64_t num_kv_heads = a.shape.num_kv_heads, group = a.num_heads / num_kv_heads;
   const Schedule schedule(a.batch, a.shape, a.num_heads, worker.count);
   const Buffers buf(a.scratch + worker.index * schedule.tile.worker(), schedule.tile);
-  worker.for_each(schedule.num_items, [&](int64_t item) {
+  auto segment_of_head = [&](const Shared& shared, int64_t kv_head, bool is_next_head) {
+    if (shared.num_members > 1) return run_shared<CK, CV>(a, schedule, shared, kv_head, is_next_head, buf);
+    const Sequence& s = schedule.member(shared, 0);
+    const Tile tile = schedule.whole(s, kv_head);
+    load_queries(a, tile, buf.q);
+    if constexpr (CK::kIsCodes) quantize_queries(buf.q, a.shape.head_dim, tile.num_rows, buf.codes);
+    const Partial out = schedule.partial_of(a.scratch, s, shared.segment, kv_head);
+    run_segment<CK, CV>(a, tile, shared.segment, is_next_head, buf, out);
+  };
+  // Where there are segments enough for all, a member takes one with all its kv heads, which lie side by side in a page.
+  const int64_t num_shared = static_cast<int64_t>(schedule.shared.size());
+  const int64_t heads = num_shared >= 2 * worker.count ? num_kv_heads : 1, pieces = num_kv_heads / heads;
+  worker.for_each(schedule.num_whole_items + num_shared * pieces, [&](int64_t item) {
     if (item < schedule.num_whole_items) {
       const Tile tile = schedule.tile_of(item);
       load_queries(a, tile, buf.q);
       return run_whole_tile<CK, CV>(a, tile, buf);
     }
-    const int64_t i = item - schedule.num_whole_items, kv_head = i % num_kv_heads;
-    const Shared& shared = schedule.shared[i / num_kv_heads];
-    if (shared.num_members > 1) return run_shared<CK, CV>(a, schedule, shared, kv_head, buf);
-    const Sequence& s = schedule.member(shared, 0);
-    const Tile tile = schedule.whole(s, kv_head);
-    load_queries(a, tile, buf.q);
-    if constexpr (CK::kIsCodes) quantize_queries(buf.q, a.shape.head_dim, tile.num_rows, buf.codes);
-    run_segment<CK, CV>(a, tile, shared.segment, buf, schedule.partial_of(a.scratch, s, shared.segment, kv_head));
+    const int64_t i = item - schedule.num_whole_items, first = i % pieces * heads;
+    for (int64_t h = first; h < first + heads; ++h)
+      segment_of_head(schedule.shared[i / pieces], h, h + 1 < first + heads);
   });
   const int64_t num_split = static_cast<int64_t>(schedule.sequences.size()) - schedule.first_split;
   if (num_split == 0) return;

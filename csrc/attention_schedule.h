@@ -55,7 +55,7 @@ class Schedule {
  public:
   std::vector<Sequence> sequences;  // those that are not split first: their items are the long ones
   std::vector<Shared> shared;
-  int64_t num_items = 0, num_whole_items = 0, first_split = 0;
+  int64_t num_whole_items = 0, first_split = 0;
   int64_t scratch = 0;  // floats
   Sizes tile;           // of the largest tile
 
@@ -65,14 +65,10 @@ class Schedule {
     scratch = num_threads * tile.worker();
     sequences.reserve(batch.num_seqs);
     for (const bool is_split : {false, true}) {
-      if (is_split) {
-        first_split = sequences.size();
-        num_whole_items = num_items;
-      }
+      if (is_split) first_split = sequences.size();
       for (int64_t b = 0; b < batch.num_seqs; ++b) add(batch, b, is_split, num_threads);
     }
     share_segments(batch, kSegment / shape.page_size);
-    num_items += num_kv_heads_ * static_cast<int64_t>(shared.size());
   }
 
   // The sequence's partial for (segment, kv head).
@@ -117,9 +113,9 @@ class Schedule {
       const int64_t tiles = std::max<int64_t>(1, kItemsPerThread * num_threads / num_kv_heads_);
       const int64_t fair = std::max<int64_t>((s.num_tokens + tiles - 1) / tiles, kSplitRows / group_);
       s.tile_tokens = std::max<int64_t>(1, std::min<int64_t>(tile_rows(tile.head_dim) / group_, fair));
-      s.first_item = num_items;
+      s.first_item = num_whole_items;
       s.num_items = num_kv_heads_ * ((s.num_tokens + s.tile_tokens - 1) / s.tile_tokens);
-      num_items += s.num_items;
+      num_whole_items += s.num_items;
     }
     sequences.push_back(s);
   }

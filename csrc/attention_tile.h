@@ -38,6 +38,8 @@ struct Segment {
   KeyRef keys[kSegmentVectors];
   int64_t num_runs;
   Run runs[kSegment / 8 + 1];
+  int64_t next_bytes;  // behind each run's keys, to be fetched meanwhile: those of the next kv head, where it is next
+  const char* next[kSegment / 8 + 1];
   alignas(64) float k_scale[kSegment], v_scale[kSegment];  // of codecs that have them
 };
 // Rows [first_row, num_rows) see the first limits[row] >= 1 keys of the segment; limits do not descend.

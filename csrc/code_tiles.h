@@ -282,7 +282,8 @@ inline void scores_of_codes(const RowCodes& codes, int64_t head_dim, const Segme
 // its columns is still the page's).
 template <int R, int NV>
 __attribute__((noinline)) void sum_values(const RowCodes& codes, int64_t row, int64_t head_dim, const Run* run,
-                                          int64_t num_tokens, int64_t d, int64_t width, float* dst) {
+                                          int64_t num_tokens, int64_t d, int64_t width, float* dst,
+                                          const char* const* next, int64_t next_bytes) {
   Sum sum[R][NV * kSumsPerValue];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
@@ -292,6 +293,8 @@ __attribute__((noinline)) void sum_values(const RowCodes& codes, int64_t row, in
   for (int64_t left = num_tokens; left > 0; left -= run->count, ++run) {
     const uint8_t* values = reinterpret_cast<const uint8_t*>(run->head) + 4 * d;
     const int64_t n = std::min(run->count, left);
+    for (int64_t line = 0; line < next_bytes; line += 64) __builtin_prefetch(*next + line);
+    ++next;
     for (int64_t i = 0; i < n; i += 4, values += 4 * head_dim, weights += 4 * kWeightStep)
       add_values<R, NV>(sum, values, weights);
   }
@@ -313,10 +316,13 @@ inline void values_of_codes(const RowCodes& codes, int64_t head_dim, const Segme
     const int64_t n = rows.limits[row + num - 1];
     with_rows<kValueRows>(num, [&](auto r) {
       for_vectors<kValueVectors>(head_dim / kCodeLanes, [&](int64_t j, auto nv) {
-        sum_values<r, nv>(codes, row, head_dim, segment.runs, n, j * kCodeLanes, kCodeLanes, dst + row * head_dim);
+        const int64_t next_bytes = row == rows.first && j == 0 ? segment.next_bytes : 0;
+        sum_values<r, nv>(codes, row, head_dim, segment.runs, n, j * kCodeLanes, kCodeLanes, dst + row * head_dim,
+                          segment.next, next_bytes);
       });
       const int64_t rest = head_dim % kCodeLanes;
-      if (rest) sum_values<r, 1>(codes, row, head_dim, segment.runs, n, head_dim - rest, rest, dst + row * head_dim);
+      if (rest)
+        sum_values<r, 1>(codes, row, head_dim, segment.runs, n, head_dim - rest, rest, dst + row * head_dim, segment.next, 0);
     });
   });
 }
