@@ -48,9 +48,10 @@ def prepared(place: Place, names: Sequence[str]) -> tuple[list[Engine], Json]:
     for name in names:
         try:
             engines.append(PEERS[name](place))
-        except Missing as reason:
-            missing[name] = str(reason)
-            say(f"{name} is left out: {reason}")
+        except Exception as reason:  # one peer's trouble must not cost the others their figures
+            said = str(reason) if isinstance(reason, Missing) else f"{type(reason).__name__}: {reason}"
+            missing[name] = said
+            say(f"{name} is left out: {said}")
     return engines, missing
 
 
@@ -67,6 +68,7 @@ def one_shape(title: str, place: Place, peers: Sequence[str], rows: Sequence[Row
     print(table([one for of_row in compared.values() for one in of_row]))
     not_measured = [{"peer": name, "reason": reason} for name, reason in missing.items()] + errors(measured)
     for one in not_measured:
+        one["reason"] = one["reason"].replace(str(place.cache), "PEERS").replace(str(Path.home()), "~")
         print("not measured: " + ", ".join(map(str, one.values())))
     return {
         "model": title,
@@ -112,6 +114,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--llamacpp", type=Path, default=Path(given) if given else None, help="folder of its programs")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
+    if args.rounds < 1:
+        parser.error(f"--rounds is {args.rounds}; allowed: 1 and more")
     args.rows = [row for row in ROWS if row.name in args.rows]
     return args
 

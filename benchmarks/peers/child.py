@@ -91,6 +91,7 @@ class ChildEngine(Engine):
                 stderr=log,
                 text=True,
                 env=self._environment,
+                start_new_session=True,  # a terminal's Ctrl-C or job control is not for it
             )
         self._running[setting] = child
         return child

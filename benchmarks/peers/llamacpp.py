@@ -2,6 +2,7 @@
 
 import json
 import re
+import statistics
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,6 @@ from benchmarks.peers.works import Row
 __all__ = ["LlamaCpp", "Setting", "parse_batched_bench", "parse_bench", "settings_for"]
 
 STEPS = 32
-REPETITIONS = 3  # of llama-bench; each is short on a small model
 TIMEOUT_S = 1800.0
 CONTEXT = {1: 2304, 16: 12288}  # per batch: room for the longest row; without a shared pool it is divided
 
@@ -55,21 +55,30 @@ def parse_bench(text: str) -> dict[tuple[str, int], float]:
 
 
 def parse_batched_bench(text: str) -> dict[tuple[str, int], float]:
-    """llama-batched-bench --output-format jsonl, other lines between: tokens per second by kind and prompt."""
-    found = {}
+    """llama-batched-bench --output-format jsonl, other lines between: tokens per second by kind and prompt, the mean
+    where a prompt was measured more than once."""
+    speeds: dict[tuple[str, int], list[float]] = {}
     for line in re.findall(r"^\{.*\}$", text, re.MULTILINE):
         row = json.loads(line)
-        found["prefill", row["pp"]] = float(row["speed_pp"])
-        found["decode", row["pp"]] = float(row["speed_tg"])
-    return found
+        for kind, speed in (("prefill", row["speed_pp"]), ("decode", row["speed_tg"])):
+            speeds.setdefault((kind, row["pp"]), []).append(float(speed))
+    return {key: statistics.fmean(values) for key, values in speeds.items()}
 
 
 class LlamaCpp(Engine):
+    """`repetitions` of what is short on a small model."""
+
     def __init__(
-        self, version: str, programs: Path, files: Mapping[str, Path], settings: Sequence[Setting], threads: int
+        self,
+        version: str,
+        programs: Path,
+        files: Mapping[str, Path],
+        settings: Sequence[Setting],
+        threads: int,
+        repetitions: int,
     ) -> None:
         super().__init__("llama.cpp", version, [str(setting) for setting in settings])
-        self._programs, self._files, self._threads = programs, files, threads
+        self._programs, self._files, self._threads, self._repetitions = programs, files, threads, repetitions
         self._settings = dict(zip(self.settings, settings, strict=True))
 
     def rows_of(self, setting: str, rows: Iterable[Row]) -> list[Row]:
@@ -86,8 +95,8 @@ class LlamaCpp(Engine):
         answer = Answer()
         groups: dict[tuple[str, int, bool], list[Row]] = {}
         for row in rows:
-            is_short = row.name in ("prefill-512", "decode-1")
-            groups.setdefault(("bench" if is_short else "batched", row.batch, row.is_shared), []).append(row)
+            program = "bench" if row.context == 0 else "batched"
+            groups.setdefault((program, row.batch, row.is_shared), []).append(row)
         for (program, _, _), group in groups.items():
             measure = self._bench if program == "bench" else self._batched_bench
             try:
@@ -98,17 +107,19 @@ class LlamaCpp(Engine):
         return answer
 
     def _bench(self, setting: Setting, rows: list[Row]) -> dict[tuple[str, int], float]:
-        kinds = {row.kind for row in rows}
-        sizes = ["-p", "512" if "prefill" in kinds else "0", "-n", str(STEPS) if "decode" in kinds else "0"]
-        return parse_bench(self._run("llama-bench", setting, [*sizes, "-r", str(REPETITIONS), "-o", "json"]))
+        assert {(row.kind, row.context) for row in rows} == {("decode", 0)}
+        options = ["-p", "0", "-n", str(STEPS), "-r", str(self._repetitions), "-o", "json"]
+        return parse_bench(self._run("llama-bench", setting, options))
 
     def _batched_bench(self, setting: Setting, rows: list[Row]) -> dict[tuple[str, int], float]:
         batch = rows[0].batch
-        options = ["-c", str(CONTEXT[batch]), "-npl", str(batch), "-npp", str(rows[0].context)]
+        prompts = [
+            c for c in sorted({row.context for row in rows}) for _ in range(self._repetitions if c <= 512 else 1)
+        ]
+        options = ["-c", str(CONTEXT[batch]), "-npl", str(batch), "-npp", ",".join(map(str, prompts))]
         options += ["-ntg", str(STEPS), "--output-format", "jsonl"]
         options += ["-pps"] if rows[0].is_shared else []
         options += ["-kvu"] if setting.is_unified else []
-        assert len({row.context for row in rows}) == 1
         return parse_batched_bench(self._run("llama-batched-bench", setting, options))
 
     def _run(self, program: str, setting: Setting, options: list[str]) -> str:

@@ -23,7 +23,7 @@ SMALL_FORMATS = {
     "Q8_0": ("Q8_0",),
     "F16": ("F16",),
 }
-LARGE_FORMATS = {"Q4_0": ("Q4_0",), "Q4_0 throughout": ("--pure", "Q4_0"), "Q4_K": ("Q4_K_S",)}
+LARGE_FORMATS = {"Q4_0": ("Q4_0",), "Q4_K": ("Q4_K_S",)}
 LARGE = {
     "block_count": 16,
     "embedding_length": 2048,
@@ -57,9 +57,12 @@ def hf_folder(cache: Path, python: Path, model: Path) -> Path:
     return folder
 
 
-def converted(cache: Path, folder: Path, command: list[str | Path], key: str) -> None:
-    """A peer's own converter, run once for each version of it."""
-    _folder_once(cache, folder, key, command)
+def converted(cache: Path, model: Path, name: str, command: list[str | Path], version: str) -> Path:
+    """What a peer's own converter makes of `model`, once for each version of it; "{}" in the command is the result."""
+    folder = cache / "models" / f"{model.stem}-{name}"
+    filled = [folder if word == "{}" else word for word in command]
+    _folder_once(cache, folder, f"{_key(model)}, {version}", filled)
+    return folder
 
 
 def _folder_once(cache: Path, folder: Path, key: str, command: list[str | Path]) -> None:

@@ -41,17 +41,16 @@ def llamacpp(place: Place) -> Engine:
     programs = build.llamacpp_programs(place.cache, place.llamacpp)
     formats = models.LARGE_FORMATS if place.is_large else models.SMALL_FORMATS
     files = models.quantized(place.cache, programs, place.model, formats)
-    settings = settings_for(files, with_q8_cache=[name for name in files if name.startswith("Q4_")])
-    return LlamaCpp(build.llamacpp_version(programs), programs, files, settings, place.threads)
+    version, settings = build.llamacpp_version(programs), settings_for(files, with_q8_cache=["Q4_0"])
+    return LlamaCpp(version, programs, files, settings, place.threads, repetitions=1 if place.is_large else 3)
 
 
 def ctranslate2(place: Place) -> Engine:
     source = place.hf_folder
-    folder = place.cache / "models" / f"{place.model.stem}-ctranslate2"
     python = build.environment(place.cache, "ctranslate2", base="transformers") / "bin" / "python"
     version = build.installed("ctranslate2")
-    command = [python, "-m", "ctranslate2.converters.transformers", "--model", source, "--output_dir", folder]
-    models.converted(place.cache, folder, [*command, "--quantization", "int8"], version)
+    command = [python, "-m", "ctranslate2.converters.transformers", "--model", source, "--output_dir", "{}"]
+    folder = models.converted(place.cache, place.model, "ctranslate2", [*command, "--quantization", "int8"], version)
     return place.child("CTranslate2", version, ("int8",), (python, "ct2.py", folder))
 
 
@@ -59,13 +58,15 @@ def onnxruntime(place: Place) -> Engine:
     source = place.hf_folder
     python = build.environment(place.cache, "onnxruntime-genai", base="transformers") / "bin" / "python"
     version = build.installed("onnxruntime-genai")
-    folder = place.cache / "models" / f"{place.model.stem}-onnxruntime"
-    for precision in ("int4", "int8"):
-        options = ["-e", "cpu", "-c", place.cache / "onnx-cache", "--extra_options", "int4_accuracy_level=4"]
-        into = folder / precision
-        command = [python, "-m", "onnxruntime_genai.models.builder", "-i", source, "-o", into, "-p", precision]
-        models.converted(place.cache, into, [*command, *options], version)
-    return place.child("onnxruntime-genai", version, ("int4", "int8"), (python, "ort.py", folder))
+    builder = [python, "-m", "onnxruntime_genai.models.builder", "-i", source, "-o", "{}", "-e", "cpu"]
+    builder += ["-c", place.cache / "onnx-cache"]
+    options = ["--extra_options", "int4_accuracy_level=4"]
+    folders = {
+        name: models.converted(place.cache, place.model, f"onnx-{name}", [*builder, "-p", name, *options], version)
+        for name in ("int4", "int8")
+    }
+    folder = str(folders["int4"]).removesuffix("int4")  # each setting's name completes it
+    return place.child("onnxruntime-genai", version, tuple(folders), (python, "ort.py", folder))
 
 
 def openvino(place: Place) -> Engine:

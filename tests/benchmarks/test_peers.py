@@ -38,6 +38,8 @@ def test_llama_batched_bench_is_read_between_other_lines() -> None:
     line = '{"n_kv_max": 12288, "pp": 512, "tg": 32, "pl": 16, "t_pp": 0.33, "speed_pp": 1548.0, "speed_tg": 495.2}'
     text = f"main: starting\n\n{line}\n\nllama_perf: {{not this}}\n"
     assert parse_batched_bench(text) == {("prefill", 512): 1548.0, ("decode", 512): 495.2}
+    again = line.replace("1548.0", "1552.0")
+    assert parse_batched_bench(f"{line}\n{again}")["prefill", 512] == 1550.0
     assert parse_batched_bench("nothing") == {}
 
 
@@ -51,7 +53,7 @@ def test_settings_of_llamacpp_are_measured_only_where_they_differ() -> None:
         "Q4_0, fa on, q8_0 cache",
         "Q4_0, fa off, q8_0 cache",
     ]
-    engine = LlamaCpp("1", Path("none"), {}, settings, threads=2)
+    engine = LlamaCpp("1", Path("none"), {}, settings, threads=2, repetitions=1)
     assert engine.rows_of("Q4_0, fa on", ROWS) == list(ROWS)
     assert {row.batch for row in engine.rows_of("Q4_0, fa on, kvu", ROWS)} == {16}
     assert [row.context for row in engine.rows_of("Q4_0, fa on, q8_0 cache", ROWS)] == [2048, 512]
@@ -62,9 +64,9 @@ def test_a_program_that_fails_is_an_error_of_its_rows(tmp_path: Path) -> None:
     program = tmp_path / "llama-bench"
     program.write_text("#!/bin/sh\necho it is broken >&2\nexit 3\n")
     program.chmod(0o755)
-    engine = LlamaCpp("1", tmp_path, {"Q4_0": Path("m.gguf")}, settings_for(["Q4_0"], []), threads=2)
-    answer = engine.ask("Q4_0, fa on", [ROW["prefill-512"], ROW["decode-16"]])
-    assert answer.errors["prefill-512"] == "ended with status 3: it is broken"
+    engine = LlamaCpp("1", tmp_path, {"Q4_0": Path("m.gguf")}, settings_for(["Q4_0"], []), 2, 1)
+    answer = engine.ask("Q4_0, fa on", [ROW["decode-1"], ROW["decode-16"]])
+    assert answer.errors["decode-1"] == "ended with status 3: it is broken"
     assert "llama-batched-bench" in answer.errors["decode-16"]
 
 

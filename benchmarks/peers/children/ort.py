@@ -1,4 +1,4 @@
-"""onnxruntime-genai: `python ort.py FOLDER THREADS SETTING`, then see serve.py. FOLDER/SETTING is what it loads.
+"""onnxruntime-genai: `python ort.py FOLDER THREADS SETTING`, then see serve.py. FOLDER + SETTING is what it loads.
 
 Sequences cannot share a prefix in it: where they could, it computes each one's own.
 """
@@ -17,7 +17,7 @@ FOLDER, THREADS, SETTING = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 class OnnxRuntime(Generating):
     def __init__(self) -> None:
         super().__init__()
-        config = genai.Config(f"{FOLDER}/{SETTING}")
+        config = genai.Config(FOLDER + SETTING)
         config.overlay(json.dumps({"model": {"decoder": {"session_options": {"intra_op_num_threads": THREADS}}}}))
         self.model = genai.Model(config)
 
