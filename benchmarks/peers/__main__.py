@@ -6,7 +6,7 @@
 The first time, the peers are built and installed into the cache folder (FARTHING_PEERS, else ~/.cache/farthing/peers):
 about twenty minutes and 6 GB. A peer that cannot be built or run is named at the end, with the reason. llama.cpp's
 programs are taken from --llamacpp or FARTHING_LLAMACPP where it is given. Every engine has --threads threads and its
-best setting: a first round tries all of them. farthing is timed on its kernels, as llama.cpp is by its own benchmarks;
+best setting: trials before the rounds find it. farthing is timed on its kernels, as llama.cpp is by its own benchmarks;
 the others choose tokens too. Speculation has its own command, benchmarks/speculation.py. Nothing else should run
 meanwhile. Prints tables; the last line is one JSON document, also written to benchmarks/results/peers.json.
 """

@@ -1,4 +1,4 @@
-"""Rounds: each engine has its turn in each of them. The first finds each engine's best settings and is not counted."""
+"""Rounds: each engine has its turn in each of them. Trials before them find its best settings and are not counted."""
 
 import statistics
 from collections import defaultdict
@@ -13,13 +13,14 @@ __all__ = ["Measured", "chosen", "measure"]
 
 NOISE = 0.15  # settings that are closer to an engine's best are measured in every round, since either may be it
 MAX_CHOSEN = 3
+TRIALS = 2  # of every setting, the faster counts: what disturbs the machine for a moment must not choose
 
 Speeds = dict[tuple[str, str, str], list[float]]  # row, engine, setting: tokens per second, one per round
 
 
 @dataclass
 class Measured:
-    trial: Speeds = field(default_factory=lambda: defaultdict(list))  # every setting, once
+    trial: Speeds = field(default_factory=lambda: defaultdict(list))  # every setting
     rounds: Speeds = field(default_factory=lambda: defaultdict(list))
     errors: dict[tuple[str, str, str], str] = field(
         default_factory=dict
@@ -44,9 +45,13 @@ def measure(engines: Sequence[Engine], rows: Sequence[Row], rounds: int, say: Ca
     turns: list[dict[str, list[Row]]] = []  # each engine's settings, and the rows of each
     for engine in engines:
         say(f"trying every setting of {engine.name}")
-        _turn(engine, {s: engine.rows_of(s, rows) for s in engine.settings}, found.trial, found)
+        for _ in range(TRIALS):
+            _turn(engine, {s: engine.rows_of(s, rows) for s in engine.settings}, found.trial, found)
         turns.append(_worth_rounds(engine, rows, found.trial))
         engine.keep(turns[-1])
+        for (row, name, setting), speeds in found.trial.items():
+            if name == engine.name:
+                say(f"{row:17} {name}: {setting:28} {max(speeds):8.1f} tok/s")
     for number in range(rounds):
         first = number % len(engines)  # so that nobody always follows the same one
         for i in [*range(first, len(engines)), *range(first)]:
@@ -58,7 +63,7 @@ def measure(engines: Sequence[Engine], rows: Sequence[Row], rounds: int, say: Ca
 def _worth_rounds(engine: Engine, rows: Sequence[Row], trial: Speeds) -> dict[str, list[Row]]:
     turn: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        speeds = {s: values[0] for (r, e, s), values in trial.items() if (r, e) == (row.name, engine.name)}
+        speeds = {s: max(values) for (r, e, s), values in trial.items() if (r, e) == (row.name, engine.name)}
         for setting in chosen(speeds) if speeds else []:
             turn[setting].append(row)
     return turn

@@ -136,8 +136,9 @@ def test_rounds_interleave_and_only_good_settings_are_in_them() -> None:
     engines = [Canned("farthing", {"int8": 3.0}, asked), Canned("peer", {"slow": 1.0, "x": 2.0}, asked)]
     rows = [ROW["decode-1"], ROW["decode-16"]]
     measured = measure(engines, rows, 2, lambda _text: None)
-    assert asked[:3] == [("farthing", "int8"), ("peer", "slow"), ("peer", "x")]
-    assert [name for name, _ in asked[3:]] == ["farthing", "peer", "peer", "peer", "peer", "farthing"]
+    trials, of_rounds = asked[:6], asked[6:]
+    assert trials == [("farthing", "int8")] * 2 + [("peer", "slow"), ("peer", "x")] * 2
+    assert [name for name, _ in of_rounds] == ["farthing", "peer", "peer", "peer", "peer", "farthing"]
     assert measured.medians("decode-1") == {("farthing", "int8"): 3.0, ("peer", "x"): 2.0}
     assert measured.medians("decode-16")["peer", "slow"] == 1.0  # x could not
     assert measured.errors == {("peer", "x", "decode-16"): "no"}
