@@ -58,13 +58,13 @@ def _counts(engine: str, setting: str, against: str) -> bool:
 
 
 def compare(row: Row, medians: Medians, has_floors: bool = True) -> list[Compared]:
-    """One for each bar of the row; none where farthing was not measured."""
+    """One for each bar of the row; none where farthing was not measured. Without floors llama.cpp is all there is."""
     ours = max((speed for (engine, _), speed in medians.items() if engine == OURS), default=None)
     if ours is None:
         return []
     found = []
     for bar in row.bars:
-        if key := best(medians, bar.against):
+        if (key := best(medians, bar.against)) and (has_floors or bar.against != "all"):
             given = bar if has_floors else Bar(bar.against)
             found.append(Compared(row, given, ours, *key, medians[key]))
     return found
