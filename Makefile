@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := $(wildcard csrc/*) CMakeLists.txt
 
-.PHONY: run test torture lint setup build bench clean sanitize
+.PHONY: run test torture lint setup build bench bench-peers clean sanitize
 
 run: setup
 	$(BIN)/farthing pull smollm2-135m-instruct
@@ -24,6 +24,11 @@ lint: setup
 
 bench: setup
 	$(BIN)/farthing bench
+
+# The first time it also builds and installs the peers, into the cache folder. ARGS="--peers llama.cpp --rounds 1"
+bench-peers: setup
+	$(BIN)/farthing pull smollm2-135m-instruct
+	$(BIN)/python -m benchmarks.peers $(ARGS)
 
 setup: $(VENV)/.ready
 
