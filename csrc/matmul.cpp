@@ -52,12 +52,18 @@ void wide_panels(const LinearArgs& a, const PackedMatrix& m, const float* bias, 
   const uint8_t* const next = m.panel(p + P);
   auto tile = [&](auto num_tokens, int64_t t) {
     constexpr int T = std::min(decltype(num_tokens)::value, G);
-    f32xw sums[T][P];
     const int64_t fetched = (t - t0) / kRows * num_blocks * lines * 64;
     const Ahead ahead{next + fetched, fetched < P * m.panel_bytes ? lines : 0};
-    wide_tile<K, P, T, G>(m.panel(p), m.panel_bytes, m.cols, from_token(blocks + t / G * num_blocks, t % G), ahead, sums);
+    const auto* const from = from_token(blocks + t / G * num_blocks, t % G);
+    if ((p + P) * kPanel <= m.rows) {
+      float* const at = a.dst.data + t * a.dst.stride + first + p * kPanel;
+      const Target to{at, a.dst.stride, bias ? bias + p * kPanel : nullptr, a.is_added};
+      return wide_tile<K, P, T, G>(m.panel(p), m.panel_bytes, m.cols, from, ahead, to);
+    }
+    alignas(64) float sums[T][P * kPanel];
+    wide_tile<K, P, T, G>(m.panel(p), m.panel_bytes, m.cols, from, ahead, {sums[0], P * kPanel, nullptr, false});
     for (int i = 0; i < T; ++i)
-      for (int j = 0; j < P; ++j) write_row(a, m, bias, first, p + j, t + i, sums[i][j]);
+      for (int j = 0; j < P; ++j) write_row(a, m, bias, first, p + j, t + i, loadw(sums[i] + j * kPanel));
   };
   for (int64_t t = t0; t < t1; t += kRows) {
     switch (std::min<int64_t>(kRows, t1 - t)) {

@@ -2,9 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdlib>
 #include <cstring>
-#include <new>
 #include <stdexcept>
 
 namespace farthing {
@@ -13,10 +11,12 @@ namespace {
 
 [[noreturn]] void fail(const std::string& message) { throw std::invalid_argument(message); }
 
-void* allocate(size_t bytes) {
-  void* p = std::aligned_alloc(64, (bytes + 63) / 64 * 64 + 64);
-  if (!p) throw std::bad_alloc();
-  return p;
+float* floats(const Region& region) { return reinterpret_cast<float*>(region.get()); }
+
+// Replaces a buffer, the old one being given back first; a vector may read past the last float.
+void renew(Region& region, int64_t num_floats) {
+  region.reset();
+  region = map_region((static_cast<size_t>(num_floats) + 16) * sizeof(float));
 }
 
 double now_s() {
@@ -99,7 +99,7 @@ int64_t Program::stride_of(int64_t width) { return ((width + 15) / 16 | 1) * 16;
 
 View Program::view(Columns c) const {
   const size_t b = static_cast<size_t>(c.buffer);
-  return {activations_.get() + offsets_[b] * token_capacity_ + c.offset, stride_of(widths_[b]), c.width};
+  return {floats(activations_) + offsets_[b] * token_capacity_ + c.offset, stride_of(widths_[b]), c.width};
 }
 
 KVLayer Program::layer(int64_t index) const {
@@ -191,7 +191,7 @@ void Program::rope(Columns buf, int64_t head_dim, int inv_freq, bool is_interlea
     rotary_width_ += 2 * head_dim;
   }
   append("rope", [=](const Run& r, Worker& w) {
-    float* table = rotary_.get() + rotary.offset * token_capacity_;
+    float* table = floats(rotary_) + rotary.offset * token_capacity_;
     if (is_first) kernels_.rotary(r.batch, head_dim, vector(inv_freq).data.get(), is_interleaved, scale, table, w);
     kernels_.rope(r.batch.num_tokens, view(buf), head_dim, table, is_interleaved, w);
   });
@@ -242,12 +242,12 @@ void Program::head(Columns src, int weight, int bias, bool is_int8) {
   head_width_ = src.width;
   has_head_ = true;
   append("head", [=](const Run& r, Worker& w) {
-    const View rows{head_rows_.get(), src.width, src.width};
+    const View rows{floats(head_rows_), src.width, src.width};
     const View x = view(src);
     w.for_each(r.num_logits, [&](int64_t i) {
       memcpy(rows.data + i * src.width, x.data + r.logit_rows[i] * x.stride, static_cast<size_t>(src.width) * sizeof(float));
     });
-    LinearArgs a = linear_args(r, r.num_logits, rows, {logits_.get(), vocab_size_, vocab_size_}, false, is_int8);
+    LinearArgs a = linear_args(r, r.num_logits, rows, {floats(logits_), vocab_size_, vocab_size_}, false, is_int8);
     const PackedMatrix* head = &matrix(weight);
     const float* b = bias >= 0 ? vector(bias).data.get() : nullptr;
     a.weights = &head;
@@ -288,21 +288,17 @@ void Program::reserve(int64_t num_tokens, int64_t num_logits, int64_t scratch_by
       offsets_.push_back(width);
       width += stride_of(w);
     }
-    activations_.reset();
-    activations_.reset(static_cast<float*>(allocate(static_cast<size_t>(width * token_capacity_) * sizeof(float))));
-    rotary_.reset();
-    rotary_.reset(static_cast<float*>(allocate(static_cast<size_t>(rotary_width_ * token_capacity_) * sizeof(float))));
+    renew(activations_, width * token_capacity_);
+    renew(rotary_, rotary_width_ * token_capacity_);
   }
   if (num_logits > logit_capacity_) {
     logit_capacity_ = num_logits;
-    logits_.reset();
-    logits_.reset(static_cast<float*>(allocate(static_cast<size_t>(num_logits * vocab_size_) * sizeof(float))));
-    head_rows_.reset(static_cast<float*>(allocate(static_cast<size_t>(num_logits * head_width_) * sizeof(float))));
+    renew(logits_, num_logits * vocab_size_);
+    renew(head_rows_, num_logits * head_width_);
   }
   if (scratch_bytes > scratch_capacity_) {
     scratch_capacity_ = scratch_bytes;
-    scratch_.reset();
-    scratch_.reset(static_cast<uint8_t*>(allocate(static_cast<size_t>(scratch_bytes))));
+    renew(scratch_, (scratch_bytes + 3) / 4);
   }
 }
 
@@ -326,7 +322,7 @@ float* Program::run(const BatchView& batch, const int32_t* logit_rows, int64_t n
       }
     }
   });
-  return logits_.get();
+  return floats(logits_);
 }
 
 void Program::sample(const SampleArgs& args) {

@@ -75,9 +75,6 @@ class Program {
     std::unique_ptr<float[]> data;
     int64_t size;
   };
-  struct Free {
-    void operator()(void* p) const { free(p); }
-  };
 
   void append(const char* kind, std::function<void(const Run&, Worker&)> body);
   static int64_t stride_of(int64_t width);
@@ -109,8 +106,8 @@ class Program {
 
   int64_t token_capacity_ = 0, logit_capacity_ = 0, scratch_capacity_ = 0;
   std::vector<int64_t> offsets_;  // of each buffer, in floats per token of capacity
-  std::unique_ptr<float, Free> activations_, logits_, head_rows_, rotary_;
-  std::unique_ptr<uint8_t, Free> scratch_;
+  // In huge pages, like the weights.
+  Region activations_, logits_, head_rows_, rotary_, scratch_;
 };
 
 // What this machine can do at this moment with `num_threads`, the best of `passes`.

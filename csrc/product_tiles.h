@@ -15,11 +15,14 @@ FARTHING_INLINE float quantize_block(const float* p, int8_t* codes, int32_t* sum
   const __m512 a = _mm512_loadu_ps(p), b = _mm512_loadu_ps(p + 16);
   const float max = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(a), _mm512_abs_ps(b)));
   const __m512 inverse = _mm512_set1_ps(max > 0 ? 127.0f / max : 0.0f);
-  const __m512i q[2] = {_mm512_cvtps_epi32(a * inverse), _mm512_cvtps_epi32(b * inverse)};
-  for (int half = 0; half < 2; ++half) {
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + 16 * half), _mm512_cvtepi32_epi8(q[half]));
-    sum[half] = _mm512_reduce_add_epi32(q[half]);
-  }
+  const __m256i q = _mm256_set_m128i(_mm512_cvtepi32_epi8(_mm512_cvtps_epi32(b * inverse)),
+                                     _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a * inverse)));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), q);
+  __m256i s = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), q);  // sums of fours
+  s = _mm256_add_epi32(s, _mm256_shuffle_epi32(s, 0x4e));
+  s = _mm256_add_epi32(s, _mm256_shuffle_epi32(s, 0xb1));
+  sum[0] = _mm256_extract_epi32(s, 0);
+  sum[1] = _mm256_extract_epi32(s, 4);
   return max / 127.0f;
 }
 

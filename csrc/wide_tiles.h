@@ -22,11 +22,19 @@ struct Ahead {
   int64_t num_lines;  // per block
 };
 
-// T tokens x P panels: out[t][p] = the whole dot product of token t with each row of panel p. Not inlined, so that few
-// pointers reach everything at fixed distances.
+// Where the sums of whole panels go, first token and first row: + bias, if there is one, + what is there already.
+struct Target {
+  float* at;
+  int64_t stride;
+  const float* bias;
+  bool is_added;
+};
+
+// T tokens x P panels: the whole dot product of token t with each row of panel p goes to row t, columns 16 p of the target.
+// Not inlined, so that few pointers reach everything at fixed distances.
 template <Packed K, int P, int T, int G>
 __attribute__((noinline)) void wide_tile(const uint8_t* panel, int64_t panel_bytes, int64_t cols, const ActivationBlock<G>* x,
-                                         Ahead ahead, f32xw (*out)[P]) {
+                                         Ahead ahead, const Target& to) {
   typedef Block<K> B;
   constexpr int kParts = kQuantBlock / B::kCols;  // packed blocks to one block of activations
   const ActivationBlock<G>* const end = x + cols / kQuantBlock;
@@ -98,7 +106,13 @@ __attribute__((noinline)) void wide_tile(const uint8_t* panel, int64_t panel_byt
 #pragma GCC unroll 12
   for (int t = 0; t < T; ++t)
 #pragma GCC unroll 2
-    for (int p = 0; p < P; ++p) out[t][p] = acc[t][p];
+    for (int p = 0; p < P; ++p) {
+      float* out = to.at + t * to.stride + p * kPanel;
+      f32xw sum = acc[t][p];
+      if (to.bias) sum = sum + loadw(to.bias + p * kPanel);
+      if (to.is_added) sum = sum + loadw(out);
+      storew(out, sum);
+    }
 }
 
 }  // namespace FARTHING_ISA

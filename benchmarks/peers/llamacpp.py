@@ -87,7 +87,9 @@ class LlamaCpp(Engine):
         return [
             row
             for row in rows
-            if (row.batch > 1 or not given.is_unified) and (given.kv == "f16" or row.name in long_rows)
+            if (row.batch > 1 or not given.is_unified)
+            and (given.kv == "f16" or row.name in long_rows)
+            and (row.kind == "prefill" or given.weights != "F16")  # four times the bytes for a token
         ]
 
     def ask(self, setting: str, rows: Sequence[Row]) -> Answer:

@@ -12,8 +12,10 @@ from benchmarks.peers.works import Row
 __all__ = ["Measured", "chosen", "measure"]
 
 NOISE = 0.15  # settings that are closer to an engine's best are measured in every round, since either may be it
-MAX_CHOSEN = 3
+MAX_CHOSEN = 2
 TRIALS = 2  # of every setting, the faster counts: what disturbs the machine for a moment must not choose
+MANY_SETTINGS = 6  # with more than these, one trial each: many of them are alike, and the rounds take several
+HOPELESS = 0.6  # of the fastest peer's trial: what is slower can be nobody's bar, and has its trial's figure only
 
 Speeds = dict[tuple[str, str, str], list[float]]  # row, engine, setting: tokens per second, one per round
 
@@ -45,13 +47,15 @@ def measure(engines: Sequence[Engine], rows: Sequence[Row], rounds: int, say: Ca
     turns: list[dict[str, list[Row]]] = []  # each engine's settings, and the rows of each
     for engine in engines:
         say(f"trying every setting of {engine.name}")
-        for _ in range(TRIALS):
+        for _ in range(TRIALS if len(engine.settings) <= MANY_SETTINGS else 1):
             _turn(engine, {s: engine.rows_of(s, rows) for s in engine.settings}, found.trial, found)
-        turns.append(_worth_rounds(engine, rows, found.trial))
-        engine.keep(turns[-1])
         for (row, name, setting), speeds in found.trial.items():
             if name == engine.name:
                 say(f"{row:17} {name}: {setting:28} {max(speeds):8.1f} tok/s")
+    ours = engines[0].name
+    for engine in engines:
+        turns.append(_worth_rounds(engine, rows, found.trial, ours))
+        engine.keep(turns[-1])
     for number in range(rounds):
         first = number % len(engines)  # so that nobody always follows the same one
         for i in [*range(first, len(engines)), *range(first)]:
@@ -60,12 +64,14 @@ def measure(engines: Sequence[Engine], rows: Sequence[Row], rounds: int, say: Ca
     return found
 
 
-def _worth_rounds(engine: Engine, rows: Sequence[Row], trial: Speeds) -> dict[str, list[Row]]:
+def _worth_rounds(engine: Engine, rows: Sequence[Row], trial: Speeds, ours: str) -> dict[str, list[Row]]:
     turn: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         speeds = {s: max(values) for (r, e, s), values in trial.items() if (r, e) == (row.name, engine.name)}
+        others = [max(values) for (r, e, _), values in trial.items() if r == row.name and e != ours]
         for setting in chosen(speeds) if speeds else []:
-            turn[setting].append(row)
+            if engine.name == ours or AS_IT_IS in setting or speeds[setting] >= HOPELESS * max(others):
+                turn[setting].append(row)
     return turn
 
 
