@@ -344,7 +344,7 @@ void store_kv(const BatchView& batch, const KVShape& shape, const KVLayer& layer
     with_codec(layer.v_codec, [&](auto vc) {
       using CK = decltype(kc);
       using CV = decltype(vc);
-      worker.for_each((batch.num_tokens + num_tokens - 1) / num_tokens, [&](int64_t item) {
+      worker.for_each_near((batch.num_tokens + num_tokens - 1) / num_tokens, [&](int64_t item) {
         const int64_t first = item * num_tokens, end = std::min(batch.num_tokens, first + num_tokens);
         int64_t b = std::upper_bound(batch.seq_starts, batch.seq_starts + batch.num_seqs, first) - batch.seq_starts - 1;
         for (int64_t t = first; t < end; ++t) {

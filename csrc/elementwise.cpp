@@ -19,7 +19,7 @@ constexpr int64_t kColumns = 512;  // of one item of elementwise work: under a m
 template <class F>
 void for_tokens(int64_t num_tokens, Worker& worker, F&& body) {
   const int64_t step = std::max<int64_t>(1, num_tokens / (4 * worker.count));
-  worker.for_each((num_tokens + step - 1) / step,
+  worker.for_each_near((num_tokens + step - 1) / step,
                   [&](int64_t i) { body(i * step, std::min(num_tokens, (i + 1) * step)); });
 }
 
@@ -28,7 +28,7 @@ template <class F>
 void for_columns(int64_t num_tokens, int64_t width, Worker& worker, F&& body) {
   const int64_t pieces = (width + kColumns - 1) / kColumns;
   const int64_t step = std::max<int64_t>(1, num_tokens / (4 * worker.count));
-  worker.for_each((num_tokens + step - 1) / step * pieces, [&](int64_t i) {
+  worker.for_each_near((num_tokens + step - 1) / step * pieces, [&](int64_t i) {
     const int64_t c = i % pieces * kColumns, t = i / pieces * step;
     for (int64_t token = t; token < std::min(num_tokens, t + step); ++token)
       body(token, c, std::min(width, c + kColumns));

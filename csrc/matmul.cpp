@@ -290,7 +290,7 @@ void linear(const LinearArgs& a, Worker& worker) {
       // A few blocks of a group: the last group may be small, and with few tokens there are few groups.
       constexpr int64_t kBlocks = 12;
       const int64_t g = group_size(num_tokens), num_blocks = cols / kQuantBlock, pieces = (num_blocks + kBlocks - 1) / kBlocks;
-      worker.for_each((num_tokens + g - 1) / g * pieces, [&](int64_t i) {
+      worker.for_each_near((num_tokens + g - 1) / g * pieces, [&](int64_t i) {
         const int64_t t = i / pieces * g, first = i % pieces * kBlocks;
         quantize(a, a.scratch, t, std::min(num_tokens, t + g), first, std::min(num_blocks, first + kBlocks));
       });
@@ -298,14 +298,18 @@ void linear(const LinearArgs& a, Worker& worker) {
   }
   // Tokens per pass: what one worker's second-level cache holds beside the weights, in whole tiles.
   constexpr int64_t kPassBytes = 256 * 1024;
+  // Many tokens are shared out first, so that each member multiplies those whose activations it wrote.
   const int64_t fitting = kPassBytes / (cols * static_cast<int64_t>(sizeof(ActivationBlock<1>)) / kQuantBlock);
-  const int64_t per_pass = is_int8 ? std::max(kTile, fitting / kTile * kTile) : kTokensPerPass;
+  const bool is_shared_out = num_tokens >= 4 * kTile * worker.count;
+  const int64_t share_of_tokens = is_shared_out ? (num_tokens + worker.count - 1) / worker.count : num_tokens;
+  const int64_t most = is_int8 ? std::max<int64_t>(kTile, fitting / kTile * kTile) : kTokensPerPass;
+  const int64_t per_pass = std::clamp((share_of_tokens + kTile - 1) / kTile * kTile, kTile, most);
   const int64_t passes = (num_tokens + per_pass - 1) / per_pass;
   // Few tokens: large chunks, in which the next panels are fetched in time. Many: small ones, which leave nobody waiting.
   const int64_t share = total_panels(a) / (worker.count * (num_tokens > 64 ? 32 : 4)) / 2 * 2;
   const Chunks chunks{std::min<int64_t>(std::max<int64_t>(share, 2), 64), a};
   const int64_t n = chunks.count();
-  worker.for_each(passes * n, [&](int64_t i) {
+  worker.for_each_near(passes * n, [&](int64_t i) {
     const int64_t t0 = i / n * per_pass, t1 = std::min(t0 + per_pass, num_tokens);
     chunks.with(i % n, [&](const PackedMatrix& m, const float* bias, int64_t first, int64_t begin, int64_t end) {
       with_kind(m.kind, [&](auto kind) {
@@ -325,7 +329,7 @@ void linear(const LinearArgs& a, Worker& worker) {
 }
 
 void embed(const BatchView& batch, const PackedMatrix& m, float scale, View dst, Worker& worker) {
-  worker.for_each(batch.num_tokens, [&](int64_t t) {
+  worker.for_each_near(batch.num_tokens, [&](int64_t t) {
     const int64_t row = batch.token_ids[t];
     const uint8_t* panel = m.panel(row / kPanel);
     float* out = dst.data + t * dst.stride;

@@ -34,7 +34,9 @@ constexpr int kSpinsBeforeSleep = 20000;  // about 0.3 ms: longer than the gap b
 }  // namespace
 
 struct Team::State {
-  explicit State(int count) : count(count) {}
+  explicit State(int count) : count(count) {
+    for (auto& of_phase : counters) of_phase.reset(new Counter[static_cast<size_t>(count)]);
+  }
   const int count;
 
   // Handing out work: `epoch` counts calls of run(); a member that sees it move runs `body`.
@@ -51,10 +53,16 @@ struct Team::State {
   alignas(64) std::atomic<int> num_arrived{0};
   alignas(64) std::atomic<uint64_t> generation{0};
 
-  // for_each number p counts in counters[p % 3]; while it runs, the one of p + 1 is idle and is set to zero.
+  // for_each number p counts in counters[p % 3], for_each_near in the one of each member; while it runs, those of p + 1
+  // are idle and are set to zero.
   struct alignas(64) Counter {
     std::atomic<int64_t> value{0};
-  } counters[3];
+  };
+  std::unique_ptr<Counter[]> counters[3];
+
+  void clear(uint64_t phase) {
+    for (int i = 0; i < count; ++i) counters[phase % 3][static_cast<size_t>(i)].value.store(0, std::memory_order_relaxed);
+  }
 
   std::vector<std::thread> threads;
 };
@@ -71,10 +79,12 @@ void Worker::barrier() {
   }
 }
 
-std::atomic<int64_t>& Worker::counter() { return team_.state_->counters[phase_ % 3].value; }
+std::atomic<int64_t>& Worker::counter_of(int member) {
+  return team_.state_->counters[phase_ % 3][static_cast<size_t>(member)].value;
+}
 
 void Worker::finish() {
-  if (index == 0) team_.state_->counters[(phase_ + 1) % 3].value.store(0, std::memory_order_relaxed);
+  if (index == 0) team_.state_->clear(phase_ + 1);
   ++phase_;
   barrier();
 }
@@ -118,7 +128,7 @@ int Team::count() const { return state_->count; }
 void Team::run(void (*body)(Worker&, void*), void* context) {
   State& s = *state_;
   Worker self(*this, 0, s.count);
-  for (auto& counter : s.counters) counter.value.store(0, std::memory_order_relaxed);
+  for (uint64_t phase = 0; phase < 3; ++phase) s.clear(phase);
   if (s.count == 1) {
     body(self, context);
     return;

@@ -27,10 +27,24 @@ class Worker {
     finish();
   }
 
+  // The same, but every member begins with its own contiguous share and helps the others after. Where operation after
+  // operation runs over the same tokens, what a member wrote is then in its own caches when it reads it.
+  template <class F>
+  void for_each_near(int64_t n, F&& body) {
+    for (int k = 0; k < count; ++k) {
+      const int whose = (index + k) % count;
+      const int64_t begin = n * whose / count, end = n * (whose + 1) / count;
+      std::atomic<int64_t>& next = counter_of(whose);
+      for (int64_t i; (i = begin + next.fetch_add(1, std::memory_order_relaxed)) < end;) body(i);
+    }
+    finish();
+  }
+
  private:
   friend class Team;
   Worker(Team& team, int index, int count) : index(index), count(count), team_(team) {}
-  std::atomic<int64_t>& counter();
+  std::atomic<int64_t>& counter() { return counter_of(0); }
+  std::atomic<int64_t>& counter_of(int member);
   void finish();
   Team& team_;
   uint64_t phase_ = 0;
