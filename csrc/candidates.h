@@ -79,11 +79,22 @@ struct Row {
   double mass(float temperature, std::vector<double>& blocks) const {
     double total = 0;
     blocks.assign(block_max.size(), 0.0);
+    const f32xw inverse = splatw(1.0f / temperature), least = splatw(-88.0f);  // below it the weight is as good as 0
     for (int64_t b = 0; b < blocks_of(size); ++b) {
       if ((block_max[b] - max) / temperature < -87.0f) continue;  // where exp8 is 0
-      f32x8 sum = zero8();
-      for (int64_t i = b * kBlock; i < std::min(size, (b + 1) * kBlock); i += 8) sum = sum + weights8(i, temperature);
-      total += blocks[b] = sum8(sum);
+      if ((b + 1) * kBlock <= size) {
+        f32xw sum = {};
+        for (int64_t i = b * kBlock; i < (b + 1) * kBlock; i += kWide) {
+          const f32xw logits = maxw(loadw(x + i), splatw(kLow));
+          sum = sum + expw(maxw((logits - splatw(max)) * inverse, least));
+        }
+        blocks[b] = sum_of_w(sum);
+      } else {
+        f32x8 sum = zero8();
+        for (int64_t i = b * kBlock; i < size; i += 8) sum = sum + weights8(i, temperature);
+        blocks[b] = sum8(sum);
+      }
+      total += blocks[b];
     }
     return total;
   }
@@ -149,6 +160,12 @@ struct Candidates {
     for (int64_t b = 0; b < blocks_of(row.size); ++b) {
       if (row.block_max[b] < bound) continue;
       const int64_t end = std::min(row.size, (b + 1) * kBlock);
+#if defined(FARTHING_ISA_avx512)
+      if (end == (b + 1) * kBlock) {
+        gather_block(row.x, b * kBlock, bound);
+        continue;
+      }
+#endif
       for (int64_t i = b * kBlock; i < end; i += 8) {
         const f32x8 logits = logits8(row.x, i, row.size);
         const i32x8 is_kept = ~less8(logits, splat(bound));
@@ -158,6 +175,20 @@ struct Candidates {
     }
     std::fill(x.get() + size, x.get() + padded(), kLow);
   }
+
+#if defined(FARTHING_ISA_avx512)
+  FARTHING_INLINE void gather_block(const float* logits, int64_t first, float bound) {
+    const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    for (int64_t i = first; i < first + kBlock; i += 16) {
+      const f32xw v = maxw(loadw(logits + i), splatw(kLow));
+      const __mmask16 is_kept = _mm512_cmp_ps_mask(v, splatw(bound), _CMP_NLT_UQ);
+      const __m512i ids = _mm512_add_epi32(lanes, _mm512_set1_epi32(static_cast<int32_t>(i)));
+      storew(x.get() + size, _mm512_maskz_compress_ps(is_kept, v));
+      _mm512_storeu_si512(id.get() + size, _mm512_maskz_compress_epi32(is_kept, ids));
+      size += __builtin_popcount(is_kept);
+    }
+  }
+#endif
 
   void weigh(float max, float temperature) {
     for (int64_t i = 0; i < padded(); i += 8)

@@ -33,8 +33,9 @@ KV_BYTES = 2 * (2 * 8 + 8 + 4)  # two layers; a key in f16, a value in q8 with i
 def test_a_decode_reads_weights_once_and_every_sequences_keys_and_values() -> None:
     need = counts().need(Work("decode", 4, 100))
     assert need.num_bytes == 2 * 18 + 320 + 4 * (100 + OWN) * KV_BYTES
-    assert need.int8_ops == 4 * 2 * (2 * 4 * 8)
-    assert need.f32_ops == 4 * (2 * 10 * 8) + 4 * (100 + OWN) * 2 * (2 * 2 * 16)
+    keys = 4 * (100 + OWN)
+    assert need.int8_ops == 4 * 2 * (2 * 4 * 8) + keys * 2 * (2 * 2 * 16)  # values: two integer products each
+    assert need.f32_ops == 4 * (2 * 10 * 8) + keys * 2 * (2 * 16)  # scores
     assert need.ops == need.int8_ops + need.f32_ops
 
 
@@ -48,8 +49,9 @@ def test_a_prefill_reads_the_layers_once_per_chunk_and_computes_the_head_once() 
     n = CHUNK + 10
     need = counts().need(Work("prefill", 1, n))
     assert need.num_bytes == 2 * (2 * 18) + 320 + (CHUNK + n) * KV_BYTES
-    assert need.int8_ops == n * 2 * (2 * 4 * 8)
-    assert need.f32_ops == 2 * 10 * 8 + n * (n + 1) / 2 * 2 * (2 * 2 * 16)  # half of the square of positions
+    keys = n * (n + 1) / 2  # half of the square of positions
+    assert need.int8_ops == n * 2 * (2 * 4 * 8) + keys * 2 * (2 * 2 * 16)
+    assert need.f32_ops == 2 * 10 * 8 + keys * 2 * (2 * 16)
 
 
 def test_without_integer_products_all_is_float32() -> None:

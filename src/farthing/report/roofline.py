@@ -101,16 +101,20 @@ class Counts:
 
     layers: _Products
     head: _Products
-    attention_ops: int  # per token and key, all layers: a multiplication and an addition each for score and value
+    attention_int8_ops: int  # per token and key, all layers: a multiplication and an addition each for score and value;
+    attention_f32_ops: int  # codes of 8 bits are met by 15 bits, which takes two integer products
     kv_bytes: int  # of one token's K and V, all layers
 
     @classmethod
     def of(cls, plan: Plan, kv: KVSpec) -> "Counts":
-        head_bytes = sum(kv_head_bytes(codec, kv.head_dim) for codec in (kv.k_codec, kv.v_codec))
+        codecs = (kv.k_codec, kv.v_codec)
+        head_bytes = sum(kv_head_bytes(codec, kv.head_dim) for codec in codecs)
+        ops_of_side = sum(2 * op.q.width for op in plan.ops if isinstance(op, Attention))  # scores, or values
         return cls(
             layers=_Products.of(plan, [op for op in plan.ops if isinstance(op, Linear)]),
             head=_Products.of(plan, [op for op in plan.ops if isinstance(op, Head)]),
-            attention_ops=sum(2 * 2 * op.q.width for op in plan.ops if isinstance(op, Attention)),
+            attention_int8_ops=2 * ops_of_side * sum(codec == "q8" for codec in codecs),
+            attention_f32_ops=ops_of_side * sum(codec != "q8" for codec in codecs),
             kv_bytes=kv.num_layers * kv.num_kv_heads * head_bytes,
         )
 
@@ -134,6 +138,10 @@ class Counts:
         layers, head = self.layers, self.head
         return Need(
             num_bytes=layers.num_bytes * num_passes + head.num_bytes + self.kv_bytes * num_kv_tokens,
-            int8_ops=layers.int8_ops * work.num_tokens + head.int8_ops * num_logit_rows,
-            f32_ops=layers.f32_ops * work.num_tokens + head.f32_ops * num_logit_rows + self.attention_ops * num_keys,
+            int8_ops=layers.int8_ops * work.num_tokens
+            + head.int8_ops * num_logit_rows
+            + self.attention_int8_ops * num_keys,
+            f32_ops=layers.f32_ops * work.num_tokens
+            + head.f32_ops * num_logit_rows
+            + self.attention_f32_ops * num_keys,
         )
