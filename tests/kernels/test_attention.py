@@ -97,7 +97,7 @@ def rotated(heads: F32) -> F32:
 
 
 def assert_close(shape: Shape, found: F32, expected: npt.NDArray[np.float64]) -> None:
-    """q8 multiplies keys by queries of 15 bits and values by weights of 15; float32 may round a key to the code beside."""
+    """In q8 queries and the weights of values have 15 bits, and float32 may round a key to the code beside."""
     difference = np.abs(found - expected)
     if "q8" in shape.codecs:
         assert np.quantile(difference, 0.9) < 2e-4

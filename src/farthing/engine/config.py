@@ -27,7 +27,7 @@ class EngineConfig:
 
     num_threads: int = 2
     max_num_seqs: int = 16  # sequences in one batch
-    max_num_batched_tokens: int = 256  # tokens in one batch; longer prompts are computed in parts, which stay in the caches
+    max_num_batched_tokens: int = 256  # tokens in one batch; longer prompts are computed in parts
     kv_bytes: int = 512 << 20  # memory for pages at most
     num_pages: int | None = None  # overrides kv_bytes
     page_size: int = 16  # tokens
