@@ -45,15 +45,16 @@ template <Packed K, int G, int P>
 void wide_panels(const LinearArgs& a, const PackedMatrix& m, const float* bias, int64_t first, const uint8_t* x, int64_t p,
                  int64_t t0, int64_t t1) {
   const ActivationBlock<G>* blocks = reinterpret_cast<const ActivationBlock<G>*>(x);
-  // All tiles together fetch the next panels, each the same share.
+  // All tiles together fetch the next panels, each the same share. The tokens of a group are cut into tiles of equal height.
   constexpr int64_t kRows = std::min(6, G);
   const int64_t num_blocks = m.cols / kQuantBlock, num_tiles = (t1 - t0 + kRows - 1) / kRows;
   const int64_t steps = num_tiles * num_blocks, lines = (P * m.panel_bytes / 64 + steps - 1) / steps;
   const uint8_t* const next = m.panel(p + P);
+  int64_t fetched = 0;
   auto tile = [&](auto num_tokens, int64_t t) {
     constexpr int T = std::min(decltype(num_tokens)::value, G);
-    const int64_t fetched = (t - t0) / kRows * num_blocks * lines * 64;
     const Ahead ahead{next + fetched, fetched < P * m.panel_bytes ? lines : 0};
+    fetched += num_blocks * lines * 64;
     const auto* const from = from_token(blocks + t / G * num_blocks, t % G);
     if ((p + P) * kPanel <= m.rows) {
       float* const at = a.dst.data + t * a.dst.stride + first + p * kPanel;
@@ -65,8 +66,9 @@ void wide_panels(const LinearArgs& a, const PackedMatrix& m, const float* bias, 
     for (int i = 0; i < T; ++i)
       for (int j = 0; j < P; ++j) write_row(a, m, bias, first, p + j, t + i, loadw(sums[i] + j * kPanel));
   };
-  for (int64_t t = t0; t < t1; t += kRows) {
-    switch (std::min<int64_t>(kRows, t1 - t)) {
+  for (int64_t t = t0; t < t1;) {
+    const int64_t left = std::min<int64_t>(G - t % G, t1 - t), tiles = (left + kRows - 1) / kRows, n = (left + tiles - 1) / tiles;
+    switch (n) {
       case 6: tile(std::integral_constant<int, 6>(), t); break;
       case 5: tile(std::integral_constant<int, 5>(), t); break;
       case 4: tile(std::integral_constant<int, 4>(), t); break;
@@ -74,6 +76,7 @@ void wide_panels(const LinearArgs& a, const PackedMatrix& m, const float* bias, 
       case 2: tile(std::integral_constant<int, 2>(), t); break;
       default: tile(std::integral_constant<int, 1>(), t); break;
     }
+    t += n;
   }
 }
 

@@ -46,7 +46,7 @@ __attribute__((noinline)) void wide_tile(const uint8_t* panel, int64_t panel_byt
 #pragma GCC unroll 2
     for (int p = 0; p < P; ++p) acc[t][p] = f32xw{};
   for (; x != end; ++x) {
-    if constexpr (T > 2) {
+    if constexpr (G > 1) {
       for (int64_t i = 0; i < ahead.num_lines; ++i, ahead.at += 64) __builtin_prefetch(ahead.at);
     }
 #pragma GCC unroll 2
@@ -72,7 +72,7 @@ __attribute__((noinline)) void wide_tile(const uint8_t* panel, int64_t panel_byt
 #pragma GCC unroll 2
         for (int p = 0; p < P; ++p) {
           v[p] = _mm512_loadu_si512(w[p] + kHeader<K> + 64 * j);
-          if constexpr (T <= 2) __builtin_prefetch(w[p] + kPrefetchBytes + 64 * j);
+          if constexpr (G == 1) __builtin_prefetch(w[p] + kPrefetchBytes + 64 * j);
           if constexpr (B::kBits == 4) {
             high[p] = _mm512_and_si512(_mm512_srli_epi16(v[p], 4), _mm512_set1_epi8(15));
             v[p] = _mm512_and_si512(v[p], _mm512_set1_epi8(15));

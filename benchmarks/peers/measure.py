@@ -16,6 +16,7 @@ MAX_CHOSEN = 2
 TRIALS = 2  # of every setting, the faster counts: what disturbs the machine for a moment must not choose
 MANY_SETTINGS = 6  # with more than these, one trial each: many of them are alike, and the rounds take several
 HOPELESS = 0.6  # of the fastest peer's trial: what is slower can be nobody's bar, and has its trial's figure only
+IS_A_BAR_ITSELF = "llama.cpp"
 
 Speeds = dict[tuple[str, str, str], list[float]]  # row, engine, setting: tokens per second, one per round
 
@@ -70,7 +71,7 @@ def _worth_rounds(engine: Engine, rows: Sequence[Row], trial: Speeds, ours: str)
         speeds = {s: max(values) for (r, e, s), values in trial.items() if (r, e) == (row.name, engine.name)}
         others = [max(values) for (r, e, _), values in trial.items() if r == row.name and e != ours]
         for setting in chosen(speeds) if speeds else []:
-            if engine.name == ours or AS_IT_IS in setting or speeds[setting] >= HOPELESS * max(others):
+            if engine.name in (ours, IS_A_BAR_ITSELF) or speeds[setting] >= HOPELESS * max(others):
                 turn[setting].append(row)
     return turn
 
