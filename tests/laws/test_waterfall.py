@@ -44,9 +44,10 @@ def test_bars_telescope_to_the_total(items: list[Measured], usd_per_hour: Decima
 def test_factors_multiply_to_the_factor_against_the_first(items: list[Measured], usd_per_hour: Decimal) -> None:
     product = Decimal(1)
     for row in waterfall(items, HostCost(usd_per_hour)):
+        if row.usd_per_mtok.blended <= Decimal("1e-6"):
+            return  # its price has too few digits left, and so has every factor behind it
         product *= row.factor_previous
-        if row.usd_per_mtok.blended > Decimal("1e-6"):
-            assert abs(product / row.factor_first - 1) < Decimal("1e-5")
+        assert abs(product / row.factor_first - 1) < Decimal("1e-5")
 
 
 @given(measured, prices)
