@@ -185,7 +185,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--product", default=DEFAULTS.product, choices=("f32", "int8"))
-    parser.add_argument("--kv", default=DEFAULTS.k_codec, choices=kernels.codecs())
+    parser.add_argument("--kv", default=DEFAULTS.kv)
     parser.add_argument("--threads", type=int, default=DEFAULTS.num_threads)
     parser.add_argument("--runs", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)

@@ -43,38 +43,55 @@ struct Buffers {
   }
 };
 
-// Whole vectors: what stands beyond count belongs to keys that nobody sees.
-inline void copy_scales(const float* from, int64_t count, float* to) {
-  for (int64_t i = 0; i < count; i += 8) store8(to + i, load8(from + i));
-}
+// What attention does in the way of a codec, for keys and for values: chosen once per layer.
+struct KeyOps {
+  int64_t bits;
+  bool is_codes;
+  void (*copy_scales)(const char* head, const KVShape&, int64_t slot, int64_t count, float* to);
+  // `ahead`: what to fetch meanwhile; null where there are rows enough to expand a segment of floats for.
+  void (*scores)(int64_t head_dim, const Segment&, const SideCodec&, const Rows&, const Buffers&, const char* const* ahead);
+};
+struct ValueOps {
+  int64_t bits;
+  bool is_codes, is_rotated;
+  void (*copy_scales)(const char* head, const KVShape&, int64_t slot, int64_t count, float* to);
+  // softmax, and the sum of values by it.
+  void (*values)(const KVShape&, const Segment&, const SideCodec&, const Rows&, const Buffers&, const Partial& out, bool is_direct);
+};
+
+struct Job {  // one layer's attention
+  const AttentionArgs& a;
+  const KeyOps& k;
+  const ValueOps& v;
+  int64_t k_bytes, v_bytes;  // of a head
+};
 
 // The keys and values of positions [start, start + num_keys) where they lie in pages. is_next_head: this member takes the
 // same positions of the next kv head afterwards.
-template <class CK, class CV>
-void locate_segment(const AttentionArgs& a, const Tile& tile, int64_t start, int64_t num_keys, bool is_next_head, Segment& out) {
+void locate_segment(const Job& job, const Tile& tile, int64_t start, int64_t num_keys, bool is_next_head, Segment& out) {
+  const AttentionArgs& a = job.a;
   const int32_t* table = a.batch.page_tables + tile.sequence->index * a.batch.max_pages;
-  const char* k = static_cast<const char*>(a.layer.k) + tile.kv_head * codec_head_bytes(a.layer.k_codec, a.shape);
-  const char* v = static_cast<const char*>(a.layer.v) + tile.kv_head * codec_head_bytes(a.layer.v_codec, a.shape);
-  const int64_t k_bytes = codec_head_bytes(a.layer.k_codec, a.shape), v_bytes = codec_head_bytes(a.layer.v_codec, a.shape);
+  const char* k = static_cast<const char*>(a.layer.k) + tile.kv_head * job.k_bytes;
+  const char* v = static_cast<const char*>(a.layer.v) + tile.kv_head * job.v_bytes;
   out.num_keys = num_keys;
   out.k_page_size = a.shape.page_size;
-  out.next_bytes = is_next_head ? k_bytes : 0;
+  out.next_bytes = is_next_head ? job.k_bytes : 0;
   out.num_runs = 0;
   int64_t page = start / a.shape.page_size, slot = start % a.shape.page_size;
   KeyRef* keys = out.keys;
   for (int64_t key = 0; key < num_keys; ++page, slot = 0) {
     const int64_t count = std::min(a.shape.page_size - slot, num_keys - key);
-    const char* k_head = k + table[page] * a.layer.k_page_bytes;
-    const char* v_head = v + table[page] * a.layer.v_page_bytes;
+    const char* k_head = k + table[page] * a.layer.page_bytes;
+    const char* v_head = v + table[page] * a.layer.page_bytes;
     for (int64_t i = 0; i < count; i += 8) *keys++ = {k_head, slot + i};
-    out.next[out.num_runs] = k_head + k_bytes;
+    out.next[out.num_runs] = k_head + job.k_bytes;
     out.runs[out.num_runs++] = {v_head, slot, count};
     if (is_next_head) {  // its scales are read first
-      __builtin_prefetch(k_head + 2 * k_bytes - 64);
-      __builtin_prefetch(v_head + 2 * v_bytes - 64);
+      __builtin_prefetch(k_head + 2 * job.k_bytes - 64);
+      __builtin_prefetch(v_head + 2 * job.v_bytes - 64);
     }
-    if constexpr (CK::kIsCodes) copy_scales(CK::scales(k_head, a.shape) + slot, count, out.k_scale + key);
-    if constexpr (CV::kIsCodes) copy_scales(CV::scales(v_head, a.shape) + slot, count, out.v_scale + key);
+    if (job.k.is_codes) job.k.copy_scales(k_head, a.shape, slot, count, out.k_scale + key);
+    if (job.v.is_codes) job.v.copy_scales(v_head, a.shape, slot, count, out.v_scale + key);
     key += count;
   }
 }
@@ -109,24 +126,20 @@ void unpack_values(const Segment& from, int64_t head_dim, float* dst) {
 }
 
 // What to fetch while a segment's keys are scored, two pieces per vector of keys: keys further on, and the values.
-template <class CK, class CV>
-void look_ahead(const Segment& pages, int64_t head_dim, const char** ahead) {
+void look_ahead(const Job& job, const Segment& pages, const char** ahead) {
   constexpr int64_t kDistance = 8;  // vectors
-  const int64_t num_vectors = (pages.num_keys + 7) / 8;
+  const int64_t head_dim = job.a.shape.head_dim, num_vectors = (pages.num_keys + 7) / 8;
   int64_t next = 0;
   auto add_values = [&](const Run& run) {
     for (int64_t i = 0; i < run.count; i += 8, next += 2)
-      ahead[next] = run.head + (run.slot + i) * head_dim * CV::kBytes;
+      ahead[next] = run.head + (run.slot + i) * head_dim * job.v.bits / 8;
   };
   for (int64_t r = 0; r < pages.num_runs; ++r) add_values(pages.runs[r]);
-  for (int64_t j = 0; j < num_vectors; ++j) {
-    const KeyRef& k = pages.keys[std::min(j + kDistance, num_vectors - 1)];
-    ahead[2 * j + 1] = k.head + k.slot * head_dim * CK::kBytes;
-  }
+  auto first_of = [&](const KeyRef& k) { return k.head + k.slot * head_dim * job.k.bits / 8; };
+  for (int64_t j = 0; j < num_vectors; ++j) ahead[2 * j + 1] = first_of(pages.keys[std::min(j + kDistance, num_vectors - 1)]);
   for (int64_t i = 2 * num_vectors; i % 4; ++i) ahead[i] = ahead[0];  // read where a vector has the keys of two
   for (int64_t j = 0; j < std::min(kDistance, num_vectors); ++j)
-    for (int64_t d = 0; d < head_dim; d += 8 / CK::kBytes)
-      __builtin_prefetch(pages.keys[j].head + (pages.keys[j].slot * head_dim + d * 8) * CK::kBytes);
+    for (int64_t byte = 0; byte < head_dim * job.k.bits; byte += 64) __builtin_prefetch(first_of(pages.keys[j]) + byte);
 }
 
 // Codes of pages that are too small for a vector of lanes, put together.
@@ -145,33 +158,39 @@ void join_key_codes(const Segment& from, int64_t head_dim, uint8_t* dst, Segment
   }
 }
 
-template <class CK>
-void find_scores(int64_t head_dim, const Segment& pages, const Rows& rows, const Buffers& buf, const char* const* ahead) {
-  if constexpr (CK::kIsCodes) {
-    if (pages.k_page_size % kCodeLanes == 0) return scores_of_codes(buf.codes, head_dim, pages, rows, buf.scores, ahead);
-    Segment joined;
-    join_key_codes(pages, head_dim, reinterpret_cast<uint8_t*>(buf.keys), joined);
-    scores_of_codes(buf.codes, head_dim, joined, rows, buf.scores, ahead);
+template <class C>
+void scores_of(int64_t head_dim, const Segment& pages, const SideCodec& side, const Rows& rows, const Buffers& buf,
+               const char* const* ahead) {
+  if constexpr (C::kIsCodes) {
+    if (pages.k_page_size % kCodeLanes == 0)
+      return scores_of_codes<C>(buf.codes, head_dim, pages, side.book, rows, buf.scores, ahead);
+    if constexpr (C::kBits == 8) {
+      Segment joined;
+      join_key_codes(pages, head_dim, reinterpret_cast<uint8_t*>(buf.keys), joined);
+      scores_of_codes<C>(buf.codes, head_dim, joined, nullptr, rows, buf.scores, ahead);
+    }
   } else if (ahead) {
-    scores<CK>(buf.q, head_dim, pages, rows, buf.scores, ahead);
+    scores<C>(buf.q, head_dim, pages, rows, buf.scores, ahead);
   } else {
     Segment unpacked;
-    unpack_keys<CK>(pages, head_dim, buf.keys, unpacked);
+    unpack_keys<C>(pages, head_dim, buf.keys, unpacked);
     scores<CodecF32>(buf.q, head_dim, unpacked, rows, buf.scores);
   }
 }
 
-template <class CV>
-void find_values(int64_t head_dim, const Segment& pages, const Rows& rows, const Buffers& buf, const Partial& out, bool is_direct) {
-  if constexpr (CV::kIsCodes) {
+template <class C>
+void values_of(const KVShape& shape, const Segment& pages, const SideCodec& side, const Rows& rows, const Buffers& buf,
+               const Partial& out, bool is_direct) {
+  const int64_t head_dim = shape.head_dim;
+  if constexpr (C::kIsCodes) {
     softmax_codes(rows, pages, buf.scores, out, buf.codes);
-    values_of_codes(buf.codes, head_dim, pages, rows, out.value);
+    values_of_codes<C>(buf.codes, head_dim, shape.page_size, pages, side.book, rows, out.value);
   } else if (is_direct) {
     softmax(rows, buf.scores, out);
-    values<CV>(buf.scores, pages, rows, head_dim, 0, head_dim, out.value, head_dim);
+    values<C>(buf.scores, pages, rows, head_dim, 0, head_dim, out.value, head_dim);
   } else {
     softmax(rows, buf.scores, out);
-    unpack_values<CV>(pages, head_dim, buf.values);
+    unpack_values<C>(pages, head_dim, buf.values);
     Segment unpacked;
     unpacked.num_runs = 1;
     for (int64_t d = 0; d < head_dim; d += kPanel) {
@@ -181,37 +200,55 @@ void find_values(int64_t head_dim, const Segment& pages, const Rows& rows, const
   }
 }
 
+template <class C>
+constexpr auto copy_scales_of() -> decltype(KeyOps::copy_scales) {
+  if constexpr (C::kIsCodes) return C::copy_scales;
+  else return nullptr;
+}
+const KeyOps& key_ops(Codec codec) {
+  const KeyOps* found = nullptr;
+  with_codec(codec, [&](auto c) {
+    using C = decltype(c);
+    static constexpr KeyOps kOps{C::kBits, C::kIsCodes, copy_scales_of<C>(), scores_of<C>};
+    found = &kOps;
+  });
+  return *found;
+}
+const ValueOps& value_ops(Codec codec) {
+  const ValueOps* found = nullptr;
+  with_codec(codec, [&](auto c) {
+    using C = decltype(c);
+    static constexpr ValueOps kOps{C::kBits, C::kIsCodes, C::kIsRotated, copy_scales_of<C>(), values_of<C>};
+    found = &kOps;
+  });
+  return *found;
+}
+
 // Rows against the segment that `pages` shows.
-template <class CK, class CV>
-void attend(int64_t head_dim, const Segment& pages, const Rows& rows, const Buffers& buf, const Partial& out) {
+void attend(const Job& job, const Segment& pages, const Rows& rows, const Buffers& buf, const Partial& out) {
   const char* ahead[2 * kSegmentVectors];
   const bool is_direct = rows.end - rows.first <= kDirectRows;
-  if (is_direct) look_ahead<CK, CV>(pages, head_dim, ahead);
-  if constexpr (CK::kIsCodes && CV::kIsCodes) {
-    // A few rows at a time, whose scores stay in the first-level cache beside the segment's codes.
-    for (int64_t row = rows.first; row < rows.end; row += kDirectRows) {
-      const Rows some{row, std::min(row + kDirectRows, rows.end), rows.limits};
-      find_scores<CK>(head_dim, pages, some, buf, is_direct ? ahead : nullptr);
-      find_values<CV>(head_dim, pages, some, buf, out, is_direct);
-    }
-  } else {
-    find_scores<CK>(head_dim, pages, rows, buf, is_direct ? ahead : nullptr);
-    find_values<CV>(head_dim, pages, rows, buf, out, is_direct);
+  if (is_direct) look_ahead(job, pages, ahead);
+  // Of codes a few rows at a time, whose scores stay in the first-level cache beside the segment's codes.
+  const int64_t step = job.k.is_codes && job.v.is_codes ? kDirectRows : rows.end - rows.first;
+  for (int64_t row = rows.first; row < rows.end; row += step) {
+    const Rows some{row, std::min(row + step, rows.end), rows.limits};
+    job.k.scores(job.a.shape.head_dim, pages, job.a.layer.k_codec, some, buf, is_direct ? ahead : nullptr);
+    job.v.values(job.a.shape, pages, job.a.layer.v_codec, some, buf, out, is_direct);
   }
 }
 
 // One tile against segment number `s`; returns the first row that sees any of it.
-template <class CK, class CV>
-int64_t run_segment(const AttentionArgs& a, const Tile& tile, int64_t s, bool is_next_head, const Buffers& buf,
-                    const Partial& out) {
+int64_t run_segment(const Job& job, const Tile& tile, int64_t s, bool is_next_head, const Buffers& buf, const Partial& out) {
+  const AttentionArgs& a = job.a;
   const int64_t group = a.num_heads / a.shape.num_kv_heads;
   const int64_t start = s * kSegment, past = start - tile.position;
   const Rows rows{std::max<int64_t>(0, past) * group, tile.num_rows, buf.limits};
   for (int64_t row = rows.first; row < rows.end; row += group)
     std::fill_n(buf.limits + row, group, static_cast<int32_t>(std::min(kSegment, row / group + 1 - past)));
   Segment pages;
-  locate_segment<CK, CV>(a, tile, start, buf.limits[rows.end - 1], is_next_head, pages);
-  attend<CK, CV>(a.shape.head_dim, pages, rows, buf, out);
+  locate_segment(job, tile, start, buf.limits[rows.end - 1], is_next_head, pages);
+  attend(job, pages, rows, buf, out);
   return rows.first;
 }
 
@@ -223,60 +260,65 @@ void for_tile_rows(const AttentionArgs& a, const Tile& tile, F&& f) {
     f(tile.first_token + row / group, (tile.kv_head * group + row % group) * a.shape.head_dim, row);
 }
 
-// q: [rows of the tile][head_dim]
-inline void load_queries(const AttentionArgs& a, const Tile& tile, float* q) {
+// The tile's queries at `row` and below of the buffers, as codes too where keys are.
+void load_queries(const Job& job, const Tile& tile, int64_t first_row, const Buffers& buf) {
+  const AttentionArgs& a = job.a;
   const int64_t head_dim = a.shape.head_dim;
+  float* q = buf.q + first_row * head_dim;
   for_tile_rows(a, tile, [&](int64_t token, int64_t column, int64_t row) {
     const float* src = a.q.data + token * a.q.stride + column;
     for (int64_t d = 0; d < head_dim; d += 8) store8(q + row * head_dim + d, load8(src + d) * splat(a.scale * kLog2E));
   });
+  if (job.k.is_codes) quantize_queries(q, head_dim, tile.num_rows, buf.codes.from(first_row, head_dim));
 }
 
-void store_result(const AttentionArgs& a, const Tile& tile, const Partial& total) {
+void store_result(const Job& job, const Tile& tile, const Partial& total) {
+  const AttentionArgs& a = job.a;
   const int64_t head_dim = a.shape.head_dim;
   for_tile_rows(a, tile, [&](int64_t token, int64_t column, int64_t row) {
     float* dst = a.dst.data + token * a.dst.stride + column;
     const f32x8 inverse = splat(1.0f / total.sum[row]);
-    for (int64_t d = 0; d < head_dim; d += 8) store8(dst + d, load8(total.value + row * head_dim + d) * inverse);
+    alignas(32) float x[kMostHeadDim];
+    for (int64_t d = 0; d < head_dim; d += 8) store8(x + d, load8(total.value + row * head_dim + d) * inverse);
+    if (job.v.is_rotated) hadamard(x, head_dim, x);  // its own inverse
+    for (int64_t d = 0; d < head_dim; d += 8) store8(dst + d, load8(x + d));
   });
 }
 
-template <class CK, class CV>
-void run_whole_tile(const AttentionArgs& a, const Tile& tile, const Buffers& buf) {
+void run_whole_tile(const Job& job, const Tile& tile, const Buffers& buf) {
+  const AttentionArgs& a = job.a;
   const int64_t group = a.num_heads / a.shape.num_kv_heads;
   const int64_t last = tile.position + tile.num_rows / group - 1;
-  if constexpr (CK::kIsCodes) quantize_queries(buf.q, a.shape.head_dim, tile.num_rows, buf.codes);
-  run_segment<CK, CV>(a, tile, 0, false, buf, buf.total);
+  load_queries(job, tile, 0, buf);
+  run_segment(job, tile, 0, false, buf, buf.total);
   for (int64_t s = 1; s * kSegment <= last; ++s) {
-    const int64_t first = run_segment<CK, CV>(a, tile, s, false, buf, buf.part);
+    const int64_t first = run_segment(job, tile, s, false, buf, buf.part);
     merge(buf.total, buf.part, first, tile.num_rows, a.shape.head_dim);
   }
-  store_result(a, tile, buf.total);
+  store_result(job, tile, buf.total);
 }
 
 // A segment that several sequences share: the rows of all of them side by side, the pages read once.
-template <class CK, class CV>
-void run_shared(const AttentionArgs& a, const Schedule& schedule, const Shared& shared, int64_t kv_head, bool is_next_head,
+void run_shared(const Job& job, const Schedule& schedule, const Shared& shared, int64_t kv_head, bool is_next_head,
                 const Buffers& buf) {
-  const int64_t head_dim = a.shape.head_dim;
+  const int64_t head_dim = job.a.shape.head_dim;
   const Rows rows{0, shared.num_rows, buf.limits};
   std::fill_n(buf.limits, rows.end, static_cast<int32_t>(kSegment));
   int64_t row = 0;
   for (int64_t i = 0; i < shared.num_members; ++i) {
     const Tile tile = schedule.whole(schedule.member(shared, i), kv_head);
-    load_queries(a, tile, buf.q + row * head_dim);
+    load_queries(job, tile, row, buf);
     row += tile.num_rows;
   }
-  if constexpr (CK::kIsCodes) quantize_queries(buf.q, head_dim, row, buf.codes);
   Segment pages;
-  locate_segment<CK, CV>(a, schedule.whole(schedule.member(shared, 0), kv_head), shared.segment * kSegment, kSegment,
-                         is_next_head, pages);
-  attend<CK, CV>(head_dim, pages, rows, buf, buf.part);
+  locate_segment(job, schedule.whole(schedule.member(shared, 0), kv_head), shared.segment * kSegment, kSegment, is_next_head,
+                 pages);
+  attend(job, pages, rows, buf, buf.part);
   row = 0;
   for (int64_t i = 0; i < shared.num_members; ++i) {
     const Sequence& s = schedule.member(shared, i);
     const int64_t num = schedule.whole(s, kv_head).num_rows;
-    const Partial out = schedule.partial_of(a.scratch, s, shared.segment, kv_head);
+    const Partial out = schedule.partial_of(job.a.scratch, s, shared.segment, kv_head);
     std::copy_n(buf.part.max + row, num, out.max);
     std::copy_n(buf.part.sum + row, num, out.sum);
     std::copy_n(buf.part.value + row * head_dim, num * head_dim, out.value);
@@ -284,28 +326,26 @@ void run_shared(const AttentionArgs& a, const Schedule& schedule, const Shared& 
   }
 }
 
-template <class CK, class CV>
-void run(const AttentionArgs& a, Worker& worker) {
+void run(const Job& job, Worker& worker) {
+  const AttentionArgs& a = job.a;
   const int64_t num_kv_heads = a.shape.num_kv_heads, group = a.num_heads / num_kv_heads;
   const Schedule schedule(a.batch, a.shape, a.num_heads, worker.count);
   const Buffers buf(a.scratch + worker.index * schedule.tile.worker(), schedule.tile);
   auto segment_of_head = [&](const Shared& shared, int64_t kv_head, bool is_next_head) {
-    if (shared.num_members > 1) return run_shared<CK, CV>(a, schedule, shared, kv_head, is_next_head, buf);
+    if (shared.num_members > 1) return run_shared(job, schedule, shared, kv_head, is_next_head, buf);
     const Sequence& s = schedule.member(shared, 0);
     const Tile tile = schedule.whole(s, kv_head);
-    load_queries(a, tile, buf.q);
-    if constexpr (CK::kIsCodes) quantize_queries(buf.q, a.shape.head_dim, tile.num_rows, buf.codes);
+    load_queries(job, tile, 0, buf);
     const Partial out = schedule.partial_of(a.scratch, s, shared.segment, kv_head);
-    run_segment<CK, CV>(a, tile, shared.segment, is_next_head, buf, out);
+    run_segment(job, tile, shared.segment, is_next_head, buf, out);
   };
   // Where there are segments enough for all, a member takes one with all its kv heads, which lie side by side in a page.
   const int64_t num_shared = static_cast<int64_t>(schedule.shared.size());
   const int64_t heads = num_shared >= 2 * worker.count ? num_kv_heads : 1, pieces = num_kv_heads / heads;
   worker.for_each(schedule.num_whole_items + num_shared * pieces, [&](int64_t item) {
     if (item < schedule.num_whole_items) {
-      const Tile tile = schedule.tile_of(item);
-      load_queries(a, tile, buf.q);
-      return run_whole_tile<CK, CV>(a, tile, buf);
+      run_whole_tile(job, schedule.tile_of(item), buf);
+      return;
     }
     const int64_t i = item - schedule.num_whole_items, first = i % pieces * heads;
     for (int64_t h = first; h < first + heads; ++h)
@@ -321,46 +361,64 @@ void run(const AttentionArgs& a, Worker& worker) {
       const int64_t first = std::max<int64_t>(0, segment * kSegment - s.position) * group;
       merge(partial(0), partial(segment), first, tile.num_rows, a.shape.head_dim);
     }
-    store_result(a, tile, partial(0));
+    store_result(job, tile, partial(0));
   });
 }
 
 }  // namespace
 
 void attention(const AttentionArgs& a, Worker& worker) {
-  with_codec(a.layer.k_codec, [&](auto k) {
-    with_codec(a.layer.v_codec, [&](auto v) { run<decltype(k), decltype(v)>(a, worker); });
-  });
+  const Codec k = a.layer.k_codec.codec, v = a.layer.v_codec.codec;
+  run({a, key_ops(k), value_ops(v), codec_head_bytes(k, a.shape), codec_head_bytes(v, a.shape)}, worker);
 }
 
 int64_t attention_scratch(const BatchView& batch, const KVShape& shape, int64_t num_heads, int num_threads) {
   return Schedule(batch, shape, num_heads, num_threads).scratch;
 }
 
+namespace {
+
+// Codes one token's vector of one kv head, its mean taken off.
+using Encode = void (*)(char* head, const KVShape&, const Codebook*, int64_t slot, const float* src);
+struct Encoder {
+  Encode encode;
+  const SideCodec& side;
+  int64_t head_bytes;
+
+  void operator()(char* page, const KVShape& shape, int64_t slot, const float* src) const {
+    alignas(32) float centred[kMostHeadDim];
+    for (int64_t h = 0; h < shape.num_kv_heads; ++h, page += head_bytes, src += shape.head_dim) {
+      const float* x = src;
+      if (side.mean) {
+        const float* mean = side.mean + h * shape.head_dim;
+        for (int64_t d = 0; d < shape.head_dim; d += 8) store8(centred + d, load8(src + d) - load8(mean + d));
+        x = centred;
+      }
+      encode(page, shape, side.book, slot, x);
+    }
+  }
+};
+
+}  // namespace
+
 void store_kv(const BatchView& batch, const KVShape& shape, const KVLayer& layer, View k, View v, Worker& worker) {
+  Encode encode_k = nullptr, encode_v = nullptr;
+  with_codec(layer.k_codec.codec, [&](auto c) { encode_k = decltype(c)::encode_k; });
+  with_codec(layer.v_codec.codec, [&](auto c) { encode_v = decltype(c)::encode_v; });
+  const Encoder store_k{encode_k, layer.k_codec, codec_head_bytes(layer.k_codec.codec, shape)};
+  const Encoder store_v{encode_v, layer.v_codec, codec_head_bytes(layer.v_codec.codec, shape)};
   // Of one item: about two pages, so that members seldom write to one cache line, or less where all must have some.
   const int64_t num_tokens = std::clamp<int64_t>(batch.num_tokens / (2 * worker.count), 1, 32);
-  with_codec(layer.k_codec, [&](auto kc) {
-    with_codec(layer.v_codec, [&](auto vc) {
-      using CK = decltype(kc);
-      using CV = decltype(vc);
-      worker.for_each_near((batch.num_tokens + num_tokens - 1) / num_tokens, [&](int64_t item) {
-        const int64_t first = item * num_tokens, end = std::min(batch.num_tokens, first + num_tokens);
-        int64_t b = std::upper_bound(batch.seq_starts, batch.seq_starts + batch.num_seqs, first) - batch.seq_starts - 1;
-        for (int64_t t = first; t < end; ++t) {
-          while (t >= batch.seq_starts[b + 1]) ++b;
-          const int64_t slot = batch.positions[t] % shape.page_size;
-          const int64_t page = batch.page_tables[b * batch.max_pages + batch.positions[t] / shape.page_size];
-          char* k_page = static_cast<char*>(layer.k) + page * layer.k_page_bytes;
-          char* v_page = static_cast<char*>(layer.v) + page * layer.v_page_bytes;
-          for (int64_t h = 0; h < shape.num_kv_heads; ++h) {
-            const int64_t column = h * shape.head_dim;
-            CK::encode_k(k_page + h * codec_head_bytes(layer.k_codec, shape), shape, slot, k.data + t * k.stride + column);
-            CV::encode_v(v_page + h * codec_head_bytes(layer.v_codec, shape), shape, slot, v.data + t * v.stride + column);
-          }
-        }
-      });
-    });
+  worker.for_each_near((batch.num_tokens + num_tokens - 1) / num_tokens, [&](int64_t item) {
+    const int64_t first = item * num_tokens, end = std::min(batch.num_tokens, first + num_tokens);
+    int64_t b = std::upper_bound(batch.seq_starts, batch.seq_starts + batch.num_seqs, first) - batch.seq_starts - 1;
+    for (int64_t t = first; t < end; ++t) {
+      while (t >= batch.seq_starts[b + 1]) ++b;
+      const int64_t slot = batch.positions[t] % shape.page_size;
+      const int64_t page = batch.page_tables[b * batch.max_pages + batch.positions[t] / shape.page_size];
+      store_k(static_cast<char*>(layer.k) + page * layer.page_bytes, shape, slot, k.data + t * k.stride);
+      store_v(static_cast<char*>(layer.v) + page * layer.page_bytes, shape, slot, v.data + t * v.stride);
+    }
   });
 }
 

@@ -1,10 +1,12 @@
 // The only file that knows Python: shapes in, GIL released, ValueError out.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/map.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <map>
 #include <stdexcept>
 
 #include "plan.h"
@@ -30,14 +32,42 @@ const Kernels& kernels_named(const std::string& isa) {
 }
 
 Codec codec_named(const std::string& name) {
-  if (name == "f32") return Codec::f32;
-  if (name == "f16") return Codec::f16;
-  if (name == "q8") return Codec::q8;
+  constexpr const char* kNames[kNumCodecs] = {"f32", "f16", "q8", "tq4", "tq3", "tq2"};
+  for (int i = 0; i < kNumCodecs; ++i)
+    if (name == kNames[i]) return static_cast<Codec>(i);
   throw std::invalid_argument("KV codec " + name + " is not known");
 }
 
 void need(bool ok, const char* message) {
   if (!ok) throw std::invalid_argument(message);
+}
+
+// codebooks: of each TurboQuant codec in use, its centroids in 127ths of the largest, and 127 / the largest.
+KVSpec kv_spec(KVShape shape, int64_t num_pages, const std::vector<std::string>& k_codecs, const std::vector<std::string>& v_codecs,
+               const std::map<std::string, std::pair<std::vector<int>, float>>& codebooks) {
+  KVSpec spec{num_pages, shape, {}, {}, {}};
+  bool has_book[kNumCodecs] = {};
+  for (const auto& [name, book] : codebooks) {
+    const Codec codec = codec_named(name);
+    const int bits = static_cast<int>(codec_bits(codec));
+    need(is_turboquant(codec) && book.first.size() == size_t{1} << bits, "a codebook has 2^bits values, of a TurboQuant codec");
+    int8_t values[16];
+    for (size_t i = 0; i < book.first.size(); ++i) {
+      need(book.first[i] >= -127 && book.first[i] <= 127, "a codebook's values are -127 to 127");
+      values[i] = static_cast<int8_t>(book.first[i]);
+    }
+    spec.books[static_cast<int>(codec)] = make_codebook(values, bits, book.second);
+    has_book[static_cast<int>(codec)] = true;
+  }
+  auto named = [&](const std::vector<std::string>& names, std::vector<Codec>& codecs) {
+    for (const std::string& name : names) {
+      codecs.push_back(codec_named(name));
+      need(!is_turboquant(codecs.back()) || has_book[static_cast<int>(codecs.back())], "a TurboQuant codec needs its codebook");
+    }
+  };
+  named(k_codecs, spec.k_codecs);
+  named(v_codecs, spec.v_codecs);
+  return spec;
 }
 
 struct View3 {
@@ -46,15 +76,30 @@ struct View3 {
   operator Columns() const { return {buffer, offset, width}; }
 };
 
-nb::ndarray<nb::numpy, float, nb::ndim<2>> run(nb::handle_t<Program> self, In<int32_t, 1> token_ids, In<int32_t, 1> positions,
-                                               In<int32_t, 1> seq_starts, In<int32_t, 2> page_tables, In<int32_t, 1> logit_rows) {
-  Program& program = nb::cast<Program&>(self);
+BatchView batch_of(In<int32_t, 1> token_ids, In<int32_t, 1> positions, In<int32_t, 1> seq_starts, In<int32_t, 2> page_tables) {
   need(seq_starts.shape(0) >= 2, "seq_starts needs two entries or more");
   need(positions.shape(0) == token_ids.shape(0), "one position per token");
   need(page_tables.shape(0) == seq_starts.shape(0) - 1, "one row of page_tables per sequence");
-  const BatchView batch{static_cast<int64_t>(token_ids.shape(0)), static_cast<int64_t>(page_tables.shape(0)),
-                        token_ids.data(), positions.data(), seq_starts.data(), page_tables.data(),
-                        static_cast<int64_t>(page_tables.shape(1))};
+  return {static_cast<int64_t>(token_ids.shape(0)), static_cast<int64_t>(page_tables.shape(0)),
+          token_ids.data(), positions.data(), seq_starts.data(), page_tables.data(),
+          static_cast<int64_t>(page_tables.shape(1))};
+}
+
+void run_for_key_sums(Program& program, In<int32_t, 1> token_ids, In<int32_t, 1> positions, In<int32_t, 1> seq_starts,
+                  In<int32_t, 2> page_tables, Out<double, 2> sums) {
+  const BatchView batch = batch_of(token_ids, positions, seq_starts, page_tables);
+  const KVSpec& kv = program.kv();
+  const int64_t width = kv.shape.num_kv_heads * kv.shape.head_dim;
+  need(static_cast<int64_t>(sums.shape(0)) == kv.num_layers() && static_cast<int64_t>(sums.shape(1)) == width,
+       "sums must be [num_layers, num_kv_heads * head_dim]");
+  nb::gil_scoped_release release;
+  program.run_for_key_sums(batch, sums.data());
+}
+
+nb::ndarray<nb::numpy, float, nb::ndim<2>> run(nb::handle_t<Program> self, In<int32_t, 1> token_ids, In<int32_t, 1> positions,
+                                               In<int32_t, 1> seq_starts, In<int32_t, 2> page_tables, In<int32_t, 1> logit_rows) {
+  Program& program = nb::cast<Program&>(self);
+  const BatchView batch = batch_of(token_ids, positions, seq_starts, page_tables);
   float* logits;
   {
     nb::gil_scoped_release release;
@@ -98,15 +143,15 @@ NB_MODULE(_native, m) {
 
   nb::class_<Program>(m, "Program")
       .def("__init__",
-           [](Program* self, const std::string& isa, int num_threads, int64_t vocab_size, int64_t num_layers, int64_t num_kv_heads,
-              int64_t head_dim, int64_t num_pages, int64_t page_size, const std::string& k_codec, const std::string& v_codec) {
+           [](Program* self, const std::string& isa, int num_threads, int64_t vocab_size, int64_t num_kv_heads,
+              int64_t head_dim, int64_t num_pages, int64_t page_size, const std::vector<std::string>& k_codecs,
+              const std::vector<std::string>& v_codecs, const std::map<std::string, std::pair<std::vector<int>, float>>& codebooks) {
              need(num_threads >= 1 && num_threads <= 256, "num_threads must be 1 to 256");
              new (self) Program(kernels_named(isa), num_threads,
-                                {num_layers, num_pages, {num_kv_heads, head_dim, page_size}, codec_named(k_codec), codec_named(v_codec)},
-                                vocab_size);
+                                kv_spec({num_kv_heads, head_dim, page_size}, num_pages, k_codecs, v_codecs, codebooks), vocab_size);
            },
-           "isa"_a, "num_threads"_a, "vocab_size"_a, "num_layers"_a, "num_kv_heads"_a, "head_dim"_a, "num_pages"_a,
-           "page_size"_a, "k_codec"_a, "v_codec"_a)
+           "isa"_a, "num_threads"_a, "vocab_size"_a, "num_kv_heads"_a, "head_dim"_a, "num_pages"_a, "page_size"_a,
+           "k_codecs"_a, "v_codecs"_a, "codebooks"_a)
       .def("add_buffer", &Program::add_buffer)
       .def("add_matrix",
            [](Program& p, const std::string& format, int64_t rows, int64_t cols, In<uint8_t, 1> data) {
@@ -128,7 +173,16 @@ NB_MODULE(_native, m) {
       .def("swiglu", [](Program& p, View3 gate, View3 up, View3 dst) { p.swiglu(gate, up, dst); })
       .def("add", [](Program& p, View3 src, View3 dst) { p.add(src, dst); })
       .def("head", [](Program& p, View3 src, int weight, int bias, bool is_int8) { p.head(src, weight, bias, is_int8); })
+      .def("set_key_means",
+           [](Program& p, In<float, 2> means) {
+             need(static_cast<int64_t>(means.shape(0)) == p.kv().num_layers() &&
+                      static_cast<int64_t>(means.shape(1)) == p.kv().shape.num_kv_heads * p.kv().shape.head_dim,
+                  "means must be [num_layers, num_kv_heads * head_dim]");
+             p.set_key_means(means.data());
+           })
       .def("run", &run)
+      .def("run_for_key_sums", &run_for_key_sums, nb::arg("token_ids"), nb::arg("positions"), nb::arg("seq_starts"),
+           nb::arg("page_tables"), nb::arg("sums").noconvert())
       .def("sample", &farthing::sample, nb::arg("logits"), nb::arg("temperature"), nb::arg("top_k"), nb::arg("top_p"), nb::arg("min_p"),
            nb::arg("penalty"), nb::arg("seed"), nb::arg("step"), nb::arg("history"), nb::arg("history_starts"),
            nb::arg("wants_logprob"), nb::arg("token").noconvert(), nb::arg("logprob").noconvert(), nb::arg("top_token").noconvert(),

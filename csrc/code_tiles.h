@@ -1,5 +1,5 @@
-// Attention directly on the 8-bit codes of pages (codec q8): scores and weighted sums are integer products, exact whatever
-// their order, so law 1 holds by itself and nothing is expanded.
+// Attention directly on the codes of pages (q8 and TurboQuant's): scores and weighted sums are integer products, exact
+// whatever their order, so law 1 holds by itself and no page is expanded.
 //
 //   scores   q, scaled and rotated as keys are, becomes codes of 15 bits with a scale per row (8 bits would lose as much
 //            again as keys of 8 bits do); sum over head_dim of q code * key code
@@ -12,6 +12,7 @@
 // one early token (a sink) takes most.
 #pragma once
 #include "attention_tile.h"
+#include "code_loads.h"
 
 namespace farthing {
 namespace FARTHING_ISA {
@@ -21,11 +22,9 @@ constexpr float kWeightMax = 32767.0f;
 constexpr float kQueryMax = 127 * 128;
 
 #if defined(FARTHING_ISA_avx512)
-constexpr int64_t kCodeLanes = 16;
 constexpr int kScoreRows = 3, kScoreVectors = 2;  // of a register tile
 constexpr int kValueRows = 3, kValueVectors = 2;
 #else
-constexpr int64_t kCodeLanes = 8;
 constexpr int kScoreRows = 6, kScoreVectors = 1;
 constexpr int kValueRows = 6, kValueVectors = 1;
 #endif
@@ -37,6 +36,11 @@ struct RowCodes {
   int32_t* query_offset;  // [rows], -128 * sum of the codes: keys are stored 128 too high
   uint8_t* weights;       // [rows][kWeightBytes]: with AVX-512 256 high bytes, 256 low bytes; else 256 of int16
   float* weight_scale;    // [rows]
+
+  // The queries from `row` on.
+  RowCodes from(int64_t row, int64_t head_dim) const {
+    return {query + row * 2 * head_dim, query_scale + row, query_offset + row, weights, weight_scale};
+  }
 };
 constexpr int64_t kWeightBytes = 2 * kSegment;
 
@@ -76,8 +80,6 @@ inline void quantize_queries(const float* q, int64_t head_dim, int64_t num_rows,
 
 #if defined(FARTHING_ISA_avx512)
 
-typedef __m512i Sum;
-
 FARTHING_INLINE __m512i splat_codes(const void* four) {
   int32_t v;
   memcpy(&v, four, 4);
@@ -89,14 +91,10 @@ FARTHING_INLINE __m512i splat_codes(const void* four) {
 constexpr int kSumsPerKey = 2, kSumsPerValue = 2;
 
 template <int R, int NV>
-FARTHING_INLINE void add_keys(Sum (&sum)[R][2 * NV], const uint8_t* const* keys, int64_t at, const uint8_t* q, int64_t d,
-                              int64_t head_dim) {
-  Sum k[NV];
-#pragma GCC unroll 8
-  for (int v = 0; v < NV; ++v) k[v] = _mm512_loadu_si512(keys[v] + at);
+FARTHING_INLINE void add_keys(Sum (&sum)[R][2 * NV], const Sum (&k)[NV], const uint8_t* q, int64_t head_dim) {
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
-    const Sum high = splat_codes(q + 2 * r * head_dim + d), low = splat_codes(q + (2 * r + 1) * head_dim + d);
+    const Sum high = splat_codes(q + 2 * r * head_dim), low = splat_codes(q + (2 * r + 1) * head_dim);
 #pragma GCC unroll 8
     for (int v = 0; v < NV; ++v) {
       sum[r][2 * v] = _mm512_dpbusd_epi32(sum[r][2 * v], k[v], high);
@@ -116,10 +114,7 @@ FARTHING_INLINE f32xw key_sum(const Sum* sum) {
 }
 
 template <int R, int NV>
-FARTHING_INLINE void add_values(Sum (&sum)[R][2 * NV], const uint8_t* values, const uint8_t* weights) {
-  Sum x[NV];
-#pragma GCC unroll 8
-  for (int v = 0; v < NV; ++v) x[v] = _mm512_loadu_si512(values + 64 * v);
+FARTHING_INLINE void add_values(Sum (&sum)[R][2 * NV], const Sum (&x)[NV], const uint8_t* weights) {
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
     const Sum high = splat_codes(weights + r * kWeightBytes), low = splat_codes(weights + r * kWeightBytes + kSegment);
@@ -133,13 +128,13 @@ FARTHING_INLINE void add_values(Sum (&sum)[R][2 * NV], const uint8_t* values, co
 FARTHING_INLINE f32xw value_sum(const Sum* sum) {
   return _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(sum[0], 8), sum[1]));
 }
-constexpr int64_t kWeightStep = 1;  // bytes from a token's weight to the next
+constexpr int64_t kQueryStep = 1;   // bytes from a column's code in a query to the next
+constexpr int64_t kWeightStep = 1;  // and from a token's weight
 
 #elif defined(FARTHING_HAS_AVX2)
 
-// 8 lanes are two vectors of int32, lane i being the sum of the pair 2 i, 2 i + 1 of both side by side.
+// Lane i is the sum of the pair 2 i, 2 i + 1 of both vectors side by side.
 constexpr int kSumsPerKey = 2, kSumsPerValue = 2;
-typedef __m256i Sum;
 
 FARTHING_INLINE __m256i splat_codes(const int16_t* four) {
   int64_t v;
@@ -155,14 +150,9 @@ FARTHING_INLINE void add_products(Sum (&sum)[R][N], const Sum (&x)[N], const int
     for (int v = 0; v < N; ++v) sum[r][v] = _mm256_add_epi32(sum[r][v], _mm256_madd_epi16(x[v], y));
   }
 }
-template <int R, int NV>
-FARTHING_INLINE void add_keys(Sum (&sum)[R][2 * NV], const uint8_t* const* keys, int64_t at, const uint8_t* q, int64_t d,
-                              int64_t head_dim) {
-  Sum x[2 * NV];
-#pragma GCC unroll 8
-  for (int v = 0; v < 2 * NV; ++v)
-    x[v] = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(keys[v / 2] + at + 16 * (v % 2))));
-  add_products(sum, x, reinterpret_cast<const int16_t*>(q) + d, head_dim);
+template <int R, int N>
+FARTHING_INLINE void add_keys(Sum (&sum)[R][N], const Sum (&x)[N], const uint8_t* q, int64_t head_dim) {
+  add_products(sum, x, reinterpret_cast<const int16_t*>(q), head_dim);
 }
 template <int R, int N>
 FARTHING_INLINE void start_keys(Sum (&sum)[R][N], const int32_t* offset) {
@@ -174,36 +164,28 @@ FARTHING_INLINE void start_keys(Sum (&sum)[R][N], const int32_t* offset) {
 FARTHING_INLINE f32x8 key_sum(const Sum* sum) {
   return _mm256_cvtepi32_ps(_mm256_permute4x64_epi64(_mm256_hadd_epi32(sum[0], sum[1]), 0xd8));
 }
-template <int R, int NV>
-FARTHING_INLINE void add_values(Sum (&sum)[R][2 * NV], const uint8_t* values, const uint8_t* weights) {
-  Sum x[2 * NV];
-#pragma GCC unroll 8
-  for (int v = 0; v < 2 * NV; ++v)
-    x[v] = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(values + 16 * v)));
+template <int R, int N>
+FARTHING_INLINE void add_values(Sum (&sum)[R][N], const Sum (&x)[N], const uint8_t* weights) {
   add_products(sum, x, reinterpret_cast<const int16_t*>(weights), kSegment);
 }
 FARTHING_INLINE f32x8 value_sum(const Sum* sum) { return key_sum(sum); }
-constexpr int64_t kWeightStep = 2;
+constexpr int64_t kQueryStep = 2, kWeightStep = 2;
 
 #else
 
 constexpr int kSumsPerKey = 1, kSumsPerValue = 1;
-typedef i32x8 Sum;
 
 template <bool kIsSigned, int R, int NV>
-FARTHING_INLINE void add_products(Sum (&sum)[R][NV], int v, const uint8_t* codes, const int16_t* fours, int64_t stride) {
-  i32x8 word;
-  memcpy(&word, codes, 32);
-  for (int i = 0; i < 4; ++i) {
-    const i32x8 x = kIsSigned ? word << (24 - 8 * i) >> 24 : (word >> (8 * i)) & 255;
-    for (int r = 0; r < R; ++r) sum[r][v] += x * fours[r * stride + i];
-  }
+FARTHING_INLINE void add_products(Sum (&sum)[R][NV], const Sum (&x)[NV], const int16_t* fours, int64_t stride) {
+  for (int v = 0; v < NV; ++v)
+    for (int i = 0; i < 4; ++i) {
+      const i32x8 code = kIsSigned ? x[v] << (24 - 8 * i) >> 24 : (x[v] >> (8 * i)) & 255;
+      for (int r = 0; r < R; ++r) sum[r][v] += code * fours[r * stride + i];
+    }
 }
 template <int R, int NV>
-FARTHING_INLINE void add_keys(Sum (&sum)[R][NV], const uint8_t* const* keys, int64_t at, const uint8_t* q, int64_t d,
-                              int64_t head_dim) {
-  for (int v = 0; v < NV; ++v)
-    add_products<false>(sum, v, keys[v] + at, reinterpret_cast<const int16_t*>(q) + d, head_dim);
+FARTHING_INLINE void add_keys(Sum (&sum)[R][NV], const Sum (&x)[NV], const uint8_t* q, int64_t head_dim) {
+  add_products<false>(sum, x, reinterpret_cast<const int16_t*>(q), head_dim);
 }
 template <int R, int NV>
 FARTHING_INLINE void start_keys(Sum (&sum)[R][NV], const int32_t* offset) {
@@ -212,12 +194,11 @@ FARTHING_INLINE void start_keys(Sum (&sum)[R][NV], const int32_t* offset) {
 }
 FARTHING_INLINE f32x8 key_sum(const Sum* sum) { return __builtin_convertvector(*sum, f32x8); }
 template <int R, int NV>
-FARTHING_INLINE void add_values(Sum (&sum)[R][NV], const uint8_t* values, const uint8_t* weights) {
-  for (int v = 0; v < NV; ++v)
-    add_products<true>(sum, v, values + 32 * v, reinterpret_cast<const int16_t*>(weights), kSegment);
+FARTHING_INLINE void add_values(Sum (&sum)[R][NV], const Sum (&x)[NV], const uint8_t* weights) {
+  add_products<true>(sum, x, reinterpret_cast<const int16_t*>(weights), kSegment);
 }
 FARTHING_INLINE f32x8 value_sum(const Sum* sum) { return key_sum(sum); }
-constexpr int64_t kWeightStep = 2;
+constexpr int64_t kQueryStep = 2, kWeightStep = 2;
 
 #endif
 
@@ -226,25 +207,32 @@ constexpr int64_t kWeightStep = 2;
 constexpr int64_t kPieces = kCodeLanes / 8 * 2;  // of memory that look_ahead() names for a vector of lanes
 
 // dst[r][lanes * v ..] = scores of R rows and NV vectors of keys, `scale` being the keys' and `ahead`, if any, what to fetch.
-template <int R, int NV>
+template <class C, int R, int NV>
 __attribute__((noinline)) void score_codes(const RowCodes& codes, int64_t row, int64_t head_dim, const KeyRef* refs,
-                                           int64_t page_size, const float* scale, float* dst, const char* const* ahead) {
-  const uint8_t* keys[NV];
+                                           int64_t page_size, const Codebook* book, const float* scale, float* dst,
+                                           const char* const* ahead) {
+  constexpr int kPerLoad = pieces_of<C>();
+  constexpr int64_t kColumns = C::kBits == 8 ? 8 : C::kBits == 2 ? 32 : 16;  // that take a cache line of eight keys, or less
+  const Table table = table_of(book, true);
+  KeyCodes keys[NV];
 #pragma GCC unroll 8
-  for (int v = 0; v < NV; ++v)
-    keys[v] = reinterpret_cast<const uint8_t*>(refs[v * (kCodeLanes / 8)].head) + 4 * refs[v * (kCodeLanes / 8)].slot;
+  for (int v = 0; v < NV; ++v) {
+    const KeyRef& first = refs[v * (kCodeLanes / 8)];
+    keys[v] = key_codes<C>(first.head, first.slot, head_dim, page_size);
+  }
   Sum sum[R][NV * kSumsPerKey];
   start_keys(sum, codes.query_offset + row);
   const uint8_t* q = codes.query + row * kQueryBytes * head_dim;
-  const int64_t step = 4 * page_size;
-  if (ahead) {
-    for (int64_t d = 0; d < head_dim; d += 4) {
-      add_keys<R, NV>(sum, keys, d / 4 * step, q, d, head_dim);
-      if (d % 8 == 0)
-        for (int64_t i = 0; i < NV * kPieces; ++i) __builtin_prefetch(ahead[i] + d * 8);
+  for (int64_t quad = 0; quad < head_dim / 4; quad += kPerLoad) {
+#pragma GCC unroll 8
+    for (int piece = 0; piece < kPerLoad; ++piece, q += 4 * kQueryStep) {
+      Sum k[NV * kParts];
+#pragma GCC unroll 8
+      for (int v = 0; v < NV; ++v) load_keys<C>(k + v * kParts, keys[v], quad + piece, piece, table);
+      add_keys(sum, k, q, head_dim);
     }
-  } else {
-    for (int64_t d = 0, at = 0; d < head_dim; d += 4, at += step) add_keys<R, NV>(sum, keys, at, q, d, head_dim);
+    if (ahead && 4 * quad % kColumns == 0)
+      for (int64_t i = 0; i < NV * kPieces; ++i) __builtin_prefetch(ahead[i] + 4 * quad * C::kBits);
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
@@ -263,15 +251,16 @@ FARTHING_INLINE void for_vectors(int64_t n, F&& f, int64_t j = 0) {
 }
 
 // s[row, key] = scaled q[row] . key, up to each row's limit; what stands beyond is undefined.
-inline void scores_of_codes(const RowCodes& codes, int64_t head_dim, const Segment& segment, const Rows& rows, float* s,
-                            const char* const* ahead) {
+template <class C>
+void scores_of_codes(const RowCodes& codes, int64_t head_dim, const Segment& segment, const Codebook* book, const Rows& rows,
+                     float* s, const char* const* ahead) {
   for_row_groups<kScoreRows>(rows, [&](int64_t row, int64_t num) {
     const int64_t n = (rows.limits[row + num - 1] + kCodeLanes - 1) / kCodeLanes;
     with_rows<kScoreRows>(num, [&](auto r) {
       for_vectors<kScoreVectors>(n, [&](int64_t j, auto nv) {
-        score_codes<r, nv>(codes, row, head_dim, segment.keys + j * (kCodeLanes / 8), segment.k_page_size,
-                           segment.k_scale + j * kCodeLanes, s + row * kSegment + j * kCodeLanes,
-                           ahead ? ahead + j * kPieces : nullptr);
+        score_codes<C, r, nv>(codes, row, head_dim, segment.keys + j * (kCodeLanes / 8), segment.k_page_size, book,
+                              segment.k_scale + j * kCodeLanes, s + row * kSegment + j * kCodeLanes,
+                              ahead ? ahead + j * kPieces : nullptr);
       });
     });
   });
@@ -280,10 +269,11 @@ inline void scores_of_codes(const RowCodes& codes, int64_t head_dim, const Segme
 // Columns [d, d + NV * lanes) of R rows: sum of weight * value code over the first num_tokens tokens, times the row's
 // scale; of the last vector only `width` columns are written (a head_dim may end with half a vector; what it reads beyond
 // its columns is still the page's).
-template <int R, int NV>
+template <class C, int R, int NV>
 __attribute__((noinline)) void sum_values(const RowCodes& codes, int64_t row, int64_t head_dim, const Run* run,
-                                          int64_t num_tokens, int64_t d, int64_t width, float* dst,
-                                          const char* const* next, int64_t next_bytes) {
+                                          int64_t page_size, const Codebook* book, int64_t num_tokens, int64_t d,
+                                          int64_t width, float* dst, const char* const* next, int64_t next_bytes) {
+  const Table table = table_of(book, false);
   Sum sum[R][NV * kSumsPerValue];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
@@ -291,12 +281,16 @@ __attribute__((noinline)) void sum_values(const RowCodes& codes, int64_t row, in
     for (int v = 0; v < NV * kSumsPerValue; ++v) sum[r][v] = Sum{};
   const uint8_t* weights = codes.weights + row * kWeightBytes;
   for (int64_t left = num_tokens; left > 0; left -= run->count, ++run) {
-    const uint8_t* values = reinterpret_cast<const uint8_t*>(run->head) + 4 * d;
     const int64_t n = std::min(run->count, left);
     for (int64_t line = 0; line < next_bytes; line += 64) __builtin_prefetch(*next + line);
     ++next;
-    for (int64_t i = 0; i < n; i += 4, values += 4 * head_dim, weights += 4 * kWeightStep)
-      add_values<R, NV>(sum, values, weights);
+    for (int64_t i = 0; i < n; i += 4, weights += 4 * kWeightStep) {
+      Sum x[NV * kParts];
+#pragma GCC unroll 8
+      for (int v = 0; v < NV; ++v)
+        load_values<C>(x + v * kParts, value_codes<C>(run->head, i / 4, d + v * kCodeLanes, head_dim, page_size), table);
+      add_values(sum, x, weights);
+    }
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
@@ -311,18 +305,21 @@ __attribute__((noinline)) void sum_values(const RowCodes& codes, int64_t row, in
     }
 }
 
-inline void values_of_codes(const RowCodes& codes, int64_t head_dim, const Segment& segment, const Rows& rows, float* dst) {
+template <class C>
+void values_of_codes(const RowCodes& codes, int64_t head_dim, int64_t page_size, const Segment& segment, const Codebook* book,
+                     const Rows& rows, float* dst) {
   for_row_groups<kValueRows>(rows, [&](int64_t row, int64_t num) {
     const int64_t n = rows.limits[row + num - 1];
     with_rows<kValueRows>(num, [&](auto r) {
       for_vectors<kValueVectors>(head_dim / kCodeLanes, [&](int64_t j, auto nv) {
         const int64_t next_bytes = row == rows.first && j == 0 ? segment.next_bytes : 0;
-        sum_values<r, nv>(codes, row, head_dim, segment.runs, n, j * kCodeLanes, kCodeLanes, dst + row * head_dim,
-                          segment.next, next_bytes);
+        sum_values<C, r, nv>(codes, row, head_dim, segment.runs, page_size, book, n, j * kCodeLanes, kCodeLanes,
+                             dst + row * head_dim, segment.next, next_bytes);
       });
       const int64_t rest = head_dim % kCodeLanes;
       if (rest)
-        sum_values<r, 1>(codes, row, head_dim, segment.runs, n, head_dim - rest, rest, dst + row * head_dim, segment.next, 0);
+        sum_values<C, r, 1>(codes, row, head_dim, segment.runs, page_size, book, n, head_dim - rest, rest,
+                            dst + row * head_dim, segment.next, 0);
     });
   });
 }

@@ -1,6 +1,7 @@
-// Plug-in: how keys and values are written in pages. A codec is one struct. One with kIsCodes has products of its own in
-// code_tiles.h; of the others attention only asks for eight values at a time, as floats: the members of Plain below.
-// To add one: write the struct, name it in enum Codec, in codec_head_bytes() and in with_codec().
+// Plug-in: how keys and values are written in pages. A codec is one struct. One with kIsCodes is multiplied as integers by
+// code_tiles.h, which code_loads.h tells how its codes lie; of the others attention only asks for eight values at a time,
+// as floats: the members of Plain below. To add one: write the struct, name it in enum Codec, in codec_bits() and in
+// with_codec().
 //
 // `head` is the start of one kv head inside a page.
 #pragma once
@@ -27,9 +28,10 @@ template <class Code>
 struct Plain {
   using Type = typename Code::Type;
   static constexpr int64_t kBytes = sizeof(Type);  // of one element
-  static constexpr bool kIsCodes = false;
+  static constexpr int64_t kBits = 8 * kBytes;
+  static constexpr bool kIsCodes = false, kIsRotated = false;
 
-  static void encode_k(char* head, const KVShape& s, int64_t slot, const float* src) {
+  static void encode_k(char* head, const KVShape& s, const Codebook*, int64_t slot, const float* src) {
     Type* column = reinterpret_cast<Type*>(head) + slot;
     Type codes[8];
     for (int64_t d = 0; d < s.head_dim; d += 8) {
@@ -38,7 +40,7 @@ struct Plain {
     }
   }
 
-  static void encode_v(char* head, const KVShape& s, int64_t slot, const float* src) {
+  static void encode_v(char* head, const KVShape& s, const Codebook*, int64_t slot, const float* src) {
     Type* row = reinterpret_cast<Type*>(head) + slot * s.head_dim;
     for (int64_t d = 0; d < s.head_dim; d += 8) Code::store(row + d, load8(src + d));
   }
@@ -98,12 +100,15 @@ FARTHING_INLINE float largest_magnitude(const float* x, int64_t n) {
 // key, or four tokens of a value's column, lie side by side (code_tiles.h), the scales [page_size] of a page behind its
 // codes.
 struct CodecQ8 {
-  static constexpr int64_t kBytes = 1;
-  static constexpr bool kIsCodes = true;
+  static constexpr int64_t kBits = 8;
+  static constexpr bool kIsCodes = true, kIsRotated = false;  // of values
 
   static float* scales(char* head, const KVShape& s) { return reinterpret_cast<float*>(head + s.head_dim * s.page_size); }
-  static const float* scales(const char* head, const KVShape& s) {
-    return reinterpret_cast<const float*>(head + s.head_dim * s.page_size);
+
+  // To floats, whole vectors of them: what stands beyond count belongs to keys that nobody sees.
+  static void copy_scales(const char* head, const KVShape& s, int64_t slot, int64_t count, float* to) {
+    const float* from = reinterpret_cast<const float*>(head + s.head_dim * s.page_size) + slot;
+    for (int64_t i = 0; i < count; i += 8) store8(to + i, load8(from + i));
   }
 
   // Calls put(d, codes) for each eight columns; returns the scale.
@@ -121,7 +126,7 @@ struct CodecQ8 {
     return max / 127.0f;
   }
 
-  static void encode_k(char* head, const KVShape& s, int64_t slot, const float* src) {
+  static void encode_k(char* head, const KVShape& s, const Codebook*, int64_t slot, const float* src) {
     alignas(32) float rotated[kMostHeadDim];
     hadamard(src, s.head_dim, rotated);
     scales(head, s)[slot] = encode(rotated, s.head_dim, [&](int64_t d, const int8_t* codes) {
@@ -134,7 +139,7 @@ struct CodecQ8 {
     });
   }
 
-  static void encode_v(char* head, const KVShape& s, int64_t slot, const float* src) {
+  static void encode_v(char* head, const KVShape& s, const Codebook*, int64_t slot, const float* src) {
     char* first = head + slot / 4 * 4 * s.head_dim + slot % 4;
     scales(head, s)[slot] = encode(src, s.head_dim, [&](int64_t d, const int8_t* codes) {
       for (int i = 0; i < 8; ++i) first[(d + i) * 4] = static_cast<char>(codes[i]);
@@ -144,16 +149,6 @@ struct CodecQ8 {
 
 using CodecF32 = Plain<FloatCode>;
 using CodecF16 = Plain<HalfCode>;
-
-// Calls f(codec) with the struct that `codec` names.
-template <class F>
-FARTHING_INLINE void with_codec(Codec codec, F&& f) {
-  switch (codec) {
-    case Codec::f32: return f(CodecF32{});
-    case Codec::f16: return f(CodecF16{});
-    case Codec::q8: return f(CodecQ8{});
-  }
-}
 
 }  // namespace FARTHING_ISA
 }  // namespace farthing

@@ -17,16 +17,40 @@ struct View {       // [T, width]
   int64_t width;
 };
 
-enum class Codec : int { f32 = 0, f16 = 1, q8 = 2 };
+enum class Codec : int { f32 = 0, f16 = 1, q8 = 2, tq4 = 3, tq3 = 4, tq2 = 5 };
+constexpr int kNumCodecs = 6;
+
+// Bits of a value's code.
+inline int64_t codec_bits(Codec codec) {
+  constexpr int64_t kBits[kNumCodecs] = {32, 16, 8, 4, 3, 2};
+  return kBits[static_cast<int>(codec)];
+}
+inline bool is_turboquant(Codec codec) { return codec >= Codec::tq4; }
+
+// What a TurboQuant codec rounds the coordinates of a rotated unit vector to, ascending.
+struct Codebook {
+  float centroids[16];  // whole numbers, in 127ths of the largest
+  int8_t codes[16];     // the same
+  float tree[4][8];     // what lies halfway between two, in the order of a binary search: tree[level][place]
+  float per_unit;       // 127 / the largest centroid
+};
+// values [2^bits]; per_unit as above.
+Codebook make_codebook(const int8_t* values, int bits, float per_unit);
+
+// How one side (K or V) of a layer is kept.
+struct SideCodec {
+  Codec codec;
+  const Codebook* book;  // of TurboQuant's
+  const float* mean;     // [num_kv_heads * head_dim] of keys or null: subtracted before they are coded. That changes no
+};                       // answer (it adds the same to all scores of a query), but leaves the codes less to say.
 
 // One layer's K or V of the whole pool. A page holds page_size tokens of every kv head, codec_head_bytes() each, keys
 // transposed, so that a vector holds a column (or four) of several keys; codecs.h says how.
 struct KVLayer {
-  void* k;             // page p at k + p * k_page_bytes
+  void* k;             // page p at k + p * page_bytes
   void* v;
-  int64_t k_page_bytes;  // from one page of this layer to the next
-  int64_t v_page_bytes;
-  Codec k_codec, v_codec;
+  int64_t page_bytes;  // from one page of this layer to the next
+  SideCodec k_codec, v_codec;
 };
 
 struct BatchView {
@@ -44,15 +68,18 @@ struct KVShape {
   int64_t num_kv_heads, head_dim, page_size;  // page_size and head_dim multiples of 8, head_dim at most kMostHeadDim
 };
 
+// Bytes of one kv head's codes in a page, the scales of its tokens behind them.
+inline int64_t codec_code_bytes(Codec codec, const KVShape& s) {
+  const int64_t values = s.head_dim * s.page_size;
+  if (codec == Codec::tq3)  // two bits of each, then the third, of 32 columns of a key in one place
+    return values / 4 + (s.head_dim + 31) / 32 * 32 * s.page_size / 8;
+  return values * codec_bits(codec) / 8;
+}
+
 // Bytes of one kv head of a page.
 inline int64_t codec_head_bytes(Codec codec, const KVShape& s) {
-  const int64_t values = s.head_dim * s.page_size;
-  switch (codec) {
-    case Codec::f32: return 4 * values;
-    case Codec::f16: return 2 * values;
-    case Codec::q8: return values + 4 * s.page_size;  // codes, scales
-  }
-  return 0;
+  const int64_t scale_bytes = is_turboquant(codec) ? 2 : codec == Codec::q8 ? 4 : 0;
+  return codec_code_bytes(codec, s) + scale_bytes * s.page_size;
 }
 
 // Scratch that an operation asks for once per run, before the team starts.

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstring>
 #include <stdexcept>
+#include <utility>
 
 namespace farthing {
 
@@ -25,20 +26,46 @@ double now_s() {
 
 }  // namespace
 
+Codebook make_codebook(const int8_t* values, int bits, float per_unit) {
+  Codebook book{};
+  book.per_unit = per_unit;
+  const int n = 1 << bits;
+  for (int i = 0; i < 16; ++i) {
+    book.codes[i] = values[std::min(i, n - 1)];
+    book.centroids[i] = book.codes[i];
+  }
+  for (int level = 0; level < bits; ++level)
+    for (int place = 0; place < 1 << level; ++place) {
+      const int i = (2 * place + 1) * (n >> (level + 1)) - 1;  // the edge between centroids i and i + 1
+      book.tree[level][place] = (book.centroids[i] + book.centroids[i + 1]) / 2;
+    }
+  return book;
+}
+
 Program::Program(const Kernels& kernels, int num_threads, const KVSpec& kv, int64_t vocab_size)
     : kernels_(kernels), team_(num_threads), kv_(kv), vocab_size_(vocab_size) {
-  if (kv.num_layers < 1 || kv.num_pages < 1 || kv.shape.num_kv_heads < 1 || vocab_size < 1) fail("sizes must be 1 or more");
+  if (kv.num_layers() < 1 || kv.v_codecs.size() != kv.k_codecs.size() || kv.num_pages < 1 || kv.shape.num_kv_heads < 1 || vocab_size < 1) fail("sizes must be 1 or more");
   if (kv.shape.head_dim < 8 || kv.shape.head_dim > kMostHeadDim || kv.shape.head_dim % 8)
     fail("head_dim must be a multiple of 8 up to 256, not " + std::to_string(kv.shape.head_dim));
   if (kv.shape.page_size < 8 || kSegment % kv.shape.page_size || kv.shape.page_size % 8)
     fail("page_size must be 8, 16, 32, 64, 128 or 256, not " + std::to_string(kv.shape.page_size));
-  k_page_bytes_ = kv.shape.num_kv_heads * codec_head_bytes(kv.k_codec, kv.shape);
-  v_page_bytes_ = kv.shape.num_kv_heads * codec_head_bytes(kv.v_codec, kv.shape);
+  for (size_t i = 0; i < kv.k_codecs.size(); ++i) {
+    LayerPlace place{};
+    auto take = [&](Codec codec) {
+      if (is_turboquant(codec) && (kv.shape.head_dim % 16 || kv.shape.page_size % 16))
+        fail("TurboQuant codecs need a head_dim and a page_size that are multiples of 16, not " +
+             std::to_string(kv.shape.head_dim) + " and " + std::to_string(kv.shape.page_size));
+      return std::exchange(page_bytes_, page_bytes_ + kv.shape.num_kv_heads * codec_head_bytes(codec, kv.shape));
+    };
+    place.k_offset = take(kv.k_codecs[i]);
+    place.v_offset = take(kv.v_codecs[i]);
+    places_.push_back(place);
+  }
   pages_ = map_region(kv_bytes());
 }
 
 size_t Program::kv_bytes() const {
-  return static_cast<size_t>(kv_.num_layers * kv_.num_pages * (k_page_bytes_ + v_page_bytes_));
+  return static_cast<size_t>(kv_.num_pages * page_bytes_);
 }
 
 size_t Program::weight_bytes() const {
@@ -104,9 +131,22 @@ View Program::view(Columns c) const {
 
 KVLayer Program::layer(int64_t index) const {
   // A page's layers lie side by side, so that a short conversation touches little memory however many pages there are.
-  const int64_t layer_bytes = k_page_bytes_ + v_page_bytes_, page_bytes = kv_.num_layers * layer_bytes;
-  uint8_t* k = pages_.get() + index * layer_bytes;
-  return {k, k + k_page_bytes_, page_bytes, page_bytes, kv_.k_codec, kv_.v_codec};
+  const size_t i = static_cast<size_t>(index);
+  const LayerPlace& place = places_[i];
+  auto side = [&](Codec codec, const float* mean) {
+    return SideCodec{codec, is_turboquant(codec) ? &kv_.books[static_cast<int>(codec)] : nullptr, mean};
+  };
+  return {pages_.get() + place.k_offset, pages_.get() + place.v_offset, page_bytes_,
+          side(kv_.k_codecs[i], k_means_.empty() ? nullptr : k_means_.data() + index * kv_.shape.num_kv_heads * kv_.shape.head_dim),
+          side(kv_.v_codecs[i], nullptr)};
+}
+
+void Program::set_key_means(const float* means) {
+  const int64_t width = kv_.shape.num_kv_heads * kv_.shape.head_dim;
+  k_means_.assign(static_cast<size_t>(kv_.num_layers() * width), 0.0f);
+  for (int64_t i = 0; i < kv_.num_layers(); ++i)
+    if (is_turboquant(kv_.k_codecs[static_cast<size_t>(i)]))
+      std::copy_n(means + i * width, width, k_means_.begin() + i * width);
 }
 
 void Program::embed(Columns dst, int weight, float scale) {
@@ -201,9 +241,12 @@ void Program::store_kv(int64_t index, Columns k, Columns v) {
   check(k, "store_kv");
   check(v, "store_kv");
   const int64_t width = kv_.shape.num_kv_heads * kv_.shape.head_dim;
-  if (index < 0 || index >= kv_.num_layers || k.width != width || v.width != width)
+  if (index < 0 || index >= kv_.num_layers() || k.width != width || v.width != width)
     fail("store_kv: layer and widths must fit the pages");
   append("store_kv", [=](const Run& r, Worker& w) {
+    if (sums_ && w.index == 0)
+      for (int64_t t = 0; t < r.batch.num_tokens; ++t)
+        for (int64_t d = 0; d < width; ++d) sums_[index * width + d] += view(k).data[t * view(k).stride + d];
     kernels_.store_kv(r.batch, kv_.shape, layer(index), view(k), view(v), w);
   });
 }
@@ -211,7 +254,7 @@ void Program::store_kv(int64_t index, Columns k, Columns v) {
 void Program::attention(int64_t index, Columns q, Columns dst, int64_t num_heads, float scale) {
   check(q, "attention");
   check(dst, "attention");
-  if (index < 0 || index >= kv_.num_layers || num_heads < 1 || num_heads % kv_.shape.num_kv_heads ||
+  if (index < 0 || index >= kv_.num_layers() || num_heads < 1 || num_heads % kv_.shape.num_kv_heads ||
       q.width != num_heads * kv_.shape.head_dim || dst.width != q.width)
     fail("attention: layer, heads and widths must fit the pages");
   num_heads_ = std::max(num_heads_, num_heads);
@@ -323,6 +366,17 @@ float* Program::run(const BatchView& batch, const int32_t* logit_rows, int64_t n
     }
   });
   return floats(logits_);
+}
+
+void Program::run_for_key_sums(const BatchView& batch, double* sums) {
+  sums_ = sums;
+  try {
+    run(batch, nullptr, 0);
+  } catch (...) {
+    sums_ = nullptr;
+    throw;
+  }
+  sums_ = nullptr;
 }
 
 void Program::sample(const SampleArgs& args) {

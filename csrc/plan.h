@@ -16,9 +16,12 @@ struct Columns {
 };
 
 struct KVSpec {
-  int64_t num_layers, num_pages;
+  int64_t num_pages;
   KVShape shape;
-  Codec k_codec, v_codec;
+  std::vector<Codec> k_codecs, v_codecs;  // of each layer
+  Codebook books[kNumCodecs];             // of the TurboQuant codecs among them
+
+  int64_t num_layers() const { return static_cast<int64_t>(k_codecs.size()); }
 };
 
 // Every method throws std::invalid_argument when shapes do not fit; run() also when the batch reaches outside them.
@@ -29,6 +32,10 @@ class Program {
   int add_buffer(int64_t width);
   int add_matrix(const std::string& format, int64_t rows, int64_t cols, const uint8_t* data, size_t num_bytes);
   int add_vector(const float* data, int64_t size);
+
+  // What is taken off keys before TurboQuant codes them: means [num_layers, num_kv_heads * head_dim]. Pages that were
+  // written before no longer fit.
+  void set_key_means(const float* means);
 
   // Appends an operation; they run in this order.
   void embed(Columns dst, int weight, float scale);
@@ -44,9 +51,13 @@ class Program {
   // Returns logits [num_logits, vocab_size], valid until the next call.
   float* run(const BatchView& batch, const int32_t* logit_rows, int64_t num_logits);
 
+  // The same without logits, adding every layer's keys to sums [num_layers, num_kv_heads * head_dim].
+  void run_for_key_sums(const BatchView& batch, double* sums);
+
   void sample(const SampleArgs& args);
 
   int64_t vocab_size() const { return vocab_size_; }
+  const KVSpec& kv() const { return kv_; }
   size_t weight_bytes() const;
   size_t kv_bytes() const;
   Team& team() { return team_; }
@@ -71,6 +82,9 @@ class Program {
     float scale;
     int64_t offset;
   };
+  struct LayerPlace {  // of a layer within a page
+    int64_t k_offset, v_offset;
+  };
   struct Vector {
     std::unique_ptr<float[]> data;
     int64_t size;
@@ -91,7 +105,10 @@ class Program {
   Team team_;
   KVSpec kv_;
   int64_t vocab_size_;
-  int64_t k_page_bytes_, v_page_bytes_;
+  std::vector<LayerPlace> places_;
+  int64_t page_bytes_ = 0;
+  std::vector<float> k_means_;
+  double* sums_ = nullptr;  // while run_for_key_sums() runs
   Region pages_;
   Arena arena_;
   std::vector<PackedMatrix> matrices_;

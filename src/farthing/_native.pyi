@@ -13,13 +13,13 @@ class Program:
         isa: str,
         num_threads: int,
         vocab_size: int,
-        num_layers: int,
         num_kv_heads: int,
         head_dim: int,
         num_pages: int,
         page_size: int,
-        k_codec: str,
-        v_codec: str,
+        k_codecs: list[str],
+        v_codecs: list[str],
+        codebooks: dict[str, tuple[list[int], float]],
     ) -> None: ...
     def add_buffer(self, width: int) -> int: ...
     def add_matrix(self, format: str, rows: int, cols: int, data: npt.NDArray[np.uint8]) -> int: ...
@@ -43,6 +43,15 @@ class Program:
         page_tables: npt.NDArray[np.int32],
         logit_rows: npt.NDArray[np.int32],
     ) -> npt.NDArray[np.float32]: ...
+    def run_for_key_sums(
+        self,
+        token_ids: npt.NDArray[np.int32],
+        positions: npt.NDArray[np.int32],
+        seq_starts: npt.NDArray[np.int32],
+        page_tables: npt.NDArray[np.int32],
+        sums: npt.NDArray[np.float64],
+    ) -> None: ...
+    def set_key_means(self, means: npt.NDArray[np.float32]) -> None: ...
     def sample(self, **arrays: npt.NDArray[Any]) -> None: ...
     def weight_bytes(self) -> int: ...
     def kv_bytes(self) -> int: ...

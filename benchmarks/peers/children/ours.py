@@ -16,7 +16,7 @@ LARGEST = (Work("decode", 1, 2048), Work("decode", 16, 512))  # what there must 
 class Farthing:
     def __init__(self) -> None:
         assert PRODUCT in ("int8", "f32")
-        self.bench = Bench(load_model(MODEL), LARGEST, PRODUCT, THREADS, EngineConfig().k_codec)
+        self.bench = Bench(load_model(MODEL), LARGEST, PRODUCT, THREADS, EngineConfig().kv)
 
     def speed(self, kind: str, batch: int, context: int, is_shared: bool) -> float:
         """All tokens by all seconds; the first repetition is not counted, as in serve.py."""

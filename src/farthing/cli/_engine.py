@@ -35,7 +35,7 @@ KVOption = Annotated[
     typer.Option(
         "--kv",
         metavar="CODEC",
-        help="Keep keys and values in f32, f16 or q8 (default: the engine's).",
+        help="Keep keys and values in f32, f16, q8, tq4, tq3 or tq2; q8/tq4 is K/V (default: the engine's).",
     ),
 ]
 SpeculationOption = Annotated[
@@ -55,8 +55,10 @@ def usable_threads(threads: int | None) -> int:
 def engine_config(threads: int | None, product: str | None, kv: str | None = None, **more: Any) -> "EngineConfig":
     """The engine's defaults, but for the options given. Raises InvalidRequest for a codec that is not known."""
     from farthing.engine import EngineConfig
+    from farthing.kernels.codecs import parse_codecs
 
-    given = {"product": product, "k_codec": kv, "v_codec": kv}
+    k_codec, v_codec = (None, None) if kv is None else parse_codecs(kv)
+    given = {"product": product, "k_codec": k_codec, "v_codec": v_codec}
     more |= {name: value for name, value in given.items() if value is not None}
     return EngineConfig(num_threads=usable_threads(threads), **more)
 

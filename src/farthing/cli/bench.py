@@ -44,7 +44,7 @@ def bench(
     works = default_works(loaded.config.max_position_embeddings)
     with progress() as bar:
         task = bar.add_task("bench", total=len(works) + 1)
-        measured = Bench(loaded, (*works, ROOM), config.product, config.num_threads, config.k_codec)
+        measured = Bench(loaded, (*works, ROOM), config.product, config.num_threads, config.kv)
         rows: list[SpeedRow] = []
         for work in works:
             rows.append(measured.row(work))
@@ -55,7 +55,7 @@ def bench(
     def show() -> None:
         out = console()
         out.print(
-            f"{loaded.name}, {config.product} products, {config.k_codec} keys and values, "
+            f"{loaded.name}, {config.product} products, {config.kv} keys and values, "
             f"{config.num_threads} threads, {machine}"
         )
         out.print(_limits_line(limits))
@@ -76,7 +76,7 @@ def bench(
         "model": loaded.name,
         "weights": weights or "file",
         "product": config.product,
-        "kv": config.k_codec,
+        "kv": config.kv,
         "threads": config.num_threads,
     }
     emit(json_mode, document, show)

@@ -73,7 +73,7 @@ def perplexity(
         "model": loaded.name,
         "weights": weights or "file",
         "product": effective_product(loaded.plan(config.product), config.product),
-        "kv": config.k_codec,
+        "kv": config.kv,
     }
     if found.divergence is not None:
         document |= {

@@ -1,19 +1,17 @@
 """How an engine is set up, and how many pages that makes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from farthing.errors import CapacityError, InvalidRequest
+from farthing.kernels.codecs import CODECS, codecs_name
 from farthing.kernels.plan import KVSpec
 from farthing.models import ModelConfig
 
-__all__ = ["EngineConfig", "Speculation", "kv_head_bytes", "kv_spec"]
+__all__ = ["EngineConfig", "Speculation", "kv_spec"]
 
 Speculation = Literal["off", "prompt-lookup"]
 
-# Bytes of a value, and of what is kept once for a token's whole head (its scale).
-BYTES_PER_VALUE = {"f32": 4, "f16": 2, "q8": 1}
-BYTES_PER_HEAD = {"f32": 0, "f16": 0, "q8": 4}
 PAGE_SIZES = (8, 16, 32, 64, 128, 256)  # whole vectors of keys, whole pages to a segment of 256 positions
 
 
@@ -33,6 +31,7 @@ class EngineConfig:
     page_size: int = 16  # tokens
     k_codec: str = KVSpec.k_codec
     v_codec: str = KVSpec.v_codec
+    num_edge_layers: int = KVSpec.num_edge_layers  # first and last ones that keep q8 beside TurboQuant codecs
     is_prefix_cached: bool = True
     is_kv_cached: bool = True
     product: Literal["f32", "int8"] = "int8"
@@ -51,16 +50,17 @@ class EngineConfig:
         need(self.kv_bytes >= 1, "kv_bytes", "1 or more")
         need(self.num_pages is None or self.num_pages >= 1, "num_pages", "1 or more, or none to follow from kv_bytes")
         need(self.page_size in PAGE_SIZES, "page_size", ", ".join(map(str, PAGE_SIZES)))
-        need(self.k_codec in BYTES_PER_VALUE, "k_codec", ", ".join(BYTES_PER_VALUE))
-        need(self.v_codec in BYTES_PER_VALUE, "v_codec", ", ".join(BYTES_PER_VALUE))
+        need(self.k_codec in CODECS, "k_codec", ", ".join(CODECS))
+        need(self.v_codec in CODECS, "v_codec", ", ".join(CODECS))
+        need(self.num_edge_layers >= 0, "num_edge_layers", "0 or more")
         need(self.product in ("f32", "int8"), "product", "f32, int8")
         need(self.speculation in get_args(Speculation), "speculation", ", ".join(get_args(Speculation)))
         need(self.max_draft_tokens >= 1, "max_draft_tokens", "1 or more")
 
-
-def kv_head_bytes(codec: str, head_dim: int) -> int:
-    """Bytes of one token's key, or value, of one kv head."""
-    return BYTES_PER_VALUE[codec] * head_dim + BYTES_PER_HEAD[codec]
+    @property
+    def kv(self) -> str:
+        """The codecs by one name: "q8", or "q8/tq4" for K and V."""
+        return codecs_name(self.k_codec, self.v_codec)
 
 
 def kv_spec(config: EngineConfig, model: ModelConfig) -> KVSpec:
@@ -68,21 +68,21 @@ def kv_spec(config: EngineConfig, model: ModelConfig) -> KVSpec:
 
     Raises CapacityError where kv_bytes does not hold a single page.
     """
-    head_bytes = sum(kv_head_bytes(codec, model.head_dim) for codec in (config.k_codec, config.v_codec))
-    page_bytes = model.num_layers * model.num_kv_heads * head_bytes * config.page_size
-    num_pages = config.num_pages
-    if num_pages is None:
-        num_seqs = config.max_num_seqs if config.is_kv_cached else 1
-        most = num_seqs * -(-model.max_position_embeddings // config.page_size)
-        num_pages = min(config.kv_bytes // page_bytes, most)
-    if num_pages < 1:
-        raise CapacityError(f"kv_bytes is {config.kv_bytes}; one page of this model takes {page_bytes}: raise it")
-    return KVSpec(
+    kv = KVSpec(
         num_layers=model.num_layers,
         num_kv_heads=model.num_kv_heads,
         head_dim=model.head_dim,
-        num_pages=num_pages,
+        num_pages=config.num_pages or 0,
         page_size=config.page_size,
         k_codec=config.k_codec,
         v_codec=config.v_codec,
+        num_edge_layers=config.num_edge_layers,
     )
+    if config.num_pages is not None:
+        return kv
+    num_seqs = config.max_num_seqs if config.is_kv_cached else 1
+    most = num_seqs * -(-model.max_position_embeddings // config.page_size)
+    num_pages = min(config.kv_bytes // kv.page_bytes, most)
+    if num_pages < 1:
+        raise CapacityError(f"kv_bytes is {config.kv_bytes}; one page of this model takes {kv.page_bytes}: raise it")
+    return replace(kv, num_pages=num_pages)

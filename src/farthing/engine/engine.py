@@ -12,6 +12,7 @@ import numpy.typing as npt
 from farthing import kernels as native_kernels
 from farthing.cache import KVCache
 from farthing.engine.batch import BatchBuilder
+from farthing.engine.calibration import centre_keys
 from farthing.engine.config import EngineConfig, kv_spec
 from farthing.engine.sampler import SampleArrays, logprobs
 from farthing.engine.scheduler import Scheduler
@@ -72,6 +73,7 @@ class Engine:
         self.model, self.config = model, config
         self.max_len = min(model.config.max_position_embeddings, kv.num_pages * kv.page_size)
         self.program = kernels.load(model.plan(config.product), kv, num_threads=config.num_threads, isa=config.isa)
+        centre_keys(self.program, kv, model.tokenizer)
         self.cache = KVCache(
             kv.num_pages, kv.page_size, is_prefix_cached=config.is_prefix_cached and config.is_kv_cached
         )

@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from farthing.errors import InvalidRequest
+from farthing.kernels.codecs import CODECS, TURBOQUANT_MULTIPLE
 from farthing.kernels.formats import formats
 from farthing.kernels.native import NativeProgram, instruction_sets
 from farthing.kernels.native import probe as _probe
 from farthing.kernels.plan import Batch, KVSpec, Plan
-from farthing.kernels.reference import CODECS, ReferenceProgram
+from farthing.kernels.reference import ReferenceProgram
 from farthing.kernels.reference_sampling import sample_rows
 
 __all__ = ["Limits", "Program", "Sampled", "codecs", "formats", "instruction_sets", "load", "probe", "run", "sample"]
@@ -28,6 +29,8 @@ class Program(Protocol):
     @property
     def kv_bytes(self) -> int: ...
     def run(self, batch: Batch) -> npt.NDArray[np.float32]: ...
+    def key_sums(self, batch: Batch) -> npt.NDArray[np.float64]: ...
+    def set_key_means(self, means: npt.NDArray[np.float32]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,11 @@ def load(plan: Plan, kv: KVSpec, *, num_threads: int = 2, isa: str = "auto") -> 
     for codec in (kv.k_codec, kv.v_codec):
         if codec not in codecs():
             raise InvalidRequest(f"KV codec {codec!r} is not known; allowed: {', '.join(codecs())}")
+        for name, size in (("head_dim", kv.head_dim), ("page_size", kv.page_size)):
+            if CODECS[codec].is_turboquant and size % TURBOQUANT_MULTIPLE:
+                raise InvalidRequest(
+                    f"KV codec {codec} needs a {name} that is a multiple of {TURBOQUANT_MULTIPLE}, not {size}: use q8"
+                )
     if isa == "reference":
         return ReferenceProgram(plan, kv)
     if isa not in available:

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 import farthing._native as _native
+from farthing.kernels.codecs import CODECS
 from farthing.kernels.formats import dequantize
 from farthing.kernels.mapped import forget_mapped
 from farthing.kernels.plan import (
@@ -25,6 +26,7 @@ from farthing.kernels.plan import (
     SwiGLU,
     View,
 )
+from farthing.kernels.turboquant import code_unit, code_values
 
 __all__ = ["NativeProgram", "instruction_sets", "probe"]
 
@@ -49,13 +51,20 @@ class NativeProgram:
             isa=isa,
             num_threads=num_threads,
             vocab_size=plan.vocab_size,
-            num_layers=kv.num_layers,
             num_kv_heads=kv.num_kv_heads,
             head_dim=kv.head_dim,
             num_pages=kv.num_pages,
             page_size=kv.page_size,
-            k_codec=kv.k_codec,
-            v_codec=kv.v_codec,
+            k_codecs=[kv.codecs_of(layer)[0] for layer in range(kv.num_layers)],
+            v_codecs=[kv.codecs_of(layer)[1] for layer in range(kv.num_layers)],
+            codebooks={
+                codec: (
+                    code_values(kv.head_dim, CODECS[codec].bits).tolist(),
+                    code_unit(kv.head_dim, CODECS[codec].bits),
+                )
+                for codec in (kv.k_codec, kv.v_codec)
+                if CODECS[codec].is_turboquant
+            },
         )
         self._buffers = {name: self._program.add_buffer(width) for name, width in plan.buffers.items()}
         self._matrices: dict[str, int] = {}
@@ -81,6 +90,17 @@ class NativeProgram:
             batch.token_ids, batch.positions, batch.seq_starts, batch.page_tables, batch.logit_rows
         )
         return logits
+
+    def key_sums(self, batch: Batch) -> npt.NDArray[np.float64]:
+        """Runs the batch; the sums of its keys [num_layers, num_kv_heads * head_dim], as they are before coding."""
+        sums = np.zeros((self.kv.num_layers, self.kv.num_kv_heads * self.kv.head_dim))
+        self._program.run_for_key_sums(batch.token_ids, batch.positions, batch.seq_starts, batch.page_tables, sums)
+        return sums
+
+    def set_key_means(self, means: npt.NDArray[np.float32]) -> None:
+        """What is taken off keys before TurboQuant codes them [num_layers, num_kv_heads * head_dim]; before any page is
+        in use."""
+        self._program.set_key_means(means)
 
     def sample(self, **arrays: npt.NDArray[Any]) -> None:
         self._program.sample(**arrays)

@@ -13,6 +13,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from farthing.kernels.codecs import CODECS, EDGE_CODEC, head_bytes
+
 __all__ = [
     "Add",
     "Attention",
@@ -155,7 +157,10 @@ Op = Embed | RmsNorm | Linear | Rope | StoreKV | Attention | SwiGLU | Add | Head
 
 @dataclass(frozen=True)
 class KVSpec:
-    """What the pages hold. One page holds page_size tokens of every layer, K and V."""
+    """What the pages hold. One page holds page_size tokens of every layer, K and V.
+
+    num_edge_layers: so many of the first and of the last layers keep in q8 what others keep in a TurboQuant codec.
+    """
 
     num_layers: int
     num_kv_heads: int
@@ -164,6 +169,23 @@ class KVSpec:
     page_size: int = 16
     k_codec: str = "q8"
     v_codec: str = "q8"
+    num_edge_layers: int = 2
+
+    def codecs_of(self, layer: int) -> tuple[str, str]:
+        """Of a layer's keys and of its values."""
+        is_edge = min(layer, self.num_layers - 1 - layer) < self.num_edge_layers
+        k, v = (EDGE_CODEC if is_edge and CODECS[c].is_turboquant else c for c in (self.k_codec, self.v_codec))
+        return k, v
+
+    @property
+    def token_bytes(self) -> int:
+        """Of one token's keys and values in all layers."""
+        heads = [head_bytes(c, self.head_dim) for layer in range(self.num_layers) for c in self.codecs_of(layer)]
+        return self.num_kv_heads * sum(heads)
+
+    @property
+    def page_bytes(self) -> int:
+        return self.page_size * self.token_bytes
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from farthing.errors import InvalidRequest
+from farthing.kernels.codecs import CODECS
 from farthing.kernels.formats import dequantize, format_of
 from farthing.kernels.plan import (
     Add,
@@ -30,6 +31,7 @@ from farthing.kernels.plan import (
     SwiGLU,
     View,
 )
+from farthing.kernels.turboquant import code_unit, code_values, hadamard
 
 __all__ = ["ReferenceProgram", "quantize_activations"]
 
@@ -40,8 +42,7 @@ ACTIVATION_BLOCK = 32  # columns that share a scale in the int8 product
 WEIGHT_ROWS = 2048  # rows of a weight widened to float64 at a time
 QUERY_CODES = np.float32(127 * 128)  # of the largest of a query that meets keys in q8
 QUERY_ROWS = 256  # queries of a sequence whose scores are held at a time
-# Where the values of a page are kept, and what they are rounded to on their way there.
-CODECS: dict[str, type[np.floating]] = {"f32": np.float32, "f16": np.float16, "q8": np.float32}
+TURBO_SCALE = np.float32(256)  # TurboQuant's scales are stored in float16 as so many times themselves
 
 
 class ReferenceProgram:
@@ -51,8 +52,15 @@ class ReferenceProgram:
         self.plan = plan
         self.kv = kv
         shape = (kv.num_layers, kv.num_pages, kv.page_size, kv.num_kv_heads, kv.head_dim)
-        self.k_pages = np.zeros(shape, _codec(kv.k_codec))
-        self.v_pages = np.zeros(shape, _codec(kv.v_codec))
+        for codec in (kv.k_codec, kv.v_codec):
+            if codec not in CODECS:
+                raise InvalidRequest(f"KV codec {codec!r} is unknown; allowed: {', '.join(CODECS)}")
+        # As the codec says them, rotated where it rotates.
+        self.k_pages, self.v_pages = (
+            np.zeros(shape, np.float16 if codec == "f16" else np.float32) for codec in (kv.k_codec, kv.v_codec)
+        )
+        self.k_means = np.zeros((kv.num_layers, kv.num_kv_heads, kv.head_dim), np.float32)
+        self.sums: F64 | None = None  # of keys, while they are asked for
         self._weights: dict[str, F32] = {}
 
     def run(self, batch: Batch) -> F32:
@@ -61,6 +69,19 @@ class ReferenceProgram:
         for op in self.plan.ops:
             run.do(op)
         return run.logits
+
+    def key_sums(self, batch: Batch) -> F64:
+        """The sums of the batch's keys [num_layers, num_kv_heads * head_dim], as they are before coding."""
+        self.sums = np.zeros((self.kv.num_layers, self.kv.num_kv_heads * self.kv.head_dim))
+        try:
+            self.run(batch)
+            return self.sums
+        finally:
+            self.sums = None
+
+    def set_key_means(self, means: F32) -> None:
+        """What is taken off keys before TurboQuant codes them [num_layers, num_kv_heads * head_dim]."""
+        self.k_means = means.reshape(self.k_means.shape)
 
     @property
     def weight_bytes(self) -> int:
@@ -161,10 +182,18 @@ class _Run:
         pages = batch.page_tables[seqs, batch.positions // kv.page_size]
         slots = batch.positions % kv.page_size
         shape = (-1, kv.num_kv_heads, kv.head_dim)
+        keys, values = self.at(op.k).reshape(shape), self.at(op.v).reshape(shape)
+        if self.program.sums is not None:
+            self.program.sums[op.layer] += self.at(op.k).sum(axis=0, dtype=np.float64)
+        k_codec, v_codec = kv.codecs_of(op.layer)
+        if CODECS[k_codec].is_turboquant:
+            keys = keys - self.program.k_means[op.layer]
         with np.errstate(over="ignore"):  # beyond float16 is inf there, as in native code
-            keys = _rotated(self.at(op.k).reshape(shape), kv.k_codec)
-            self.program.k_pages[op.layer, pages, slots] = _encode(keys, kv.k_codec)
-            self.program.v_pages[op.layer, pages, slots] = _encode(self.at(op.v).reshape(shape), kv.v_codec)
+            self.program.k_pages[op.layer, pages, slots] = _encode(
+                _rotated(keys) if _is_rotated(k_codec) else keys, k_codec
+            )
+            values = _rotated(values) if CODECS[v_codec].is_turboquant else values
+            self.program.v_pages[op.layer, pages, slots] = _encode(values, v_codec)
 
     def attention(self, op: Attention) -> None:
         starts = self.batch.seq_starts
@@ -178,6 +207,8 @@ class _Run:
         num_keys = int(positions[-1]) + 1
         pages = self.batch.page_tables[seq, : -(-num_keys // kv.page_size)]
 
+        k_codec, v_codec = kv.codecs_of(op.layer)
+
         def gather(pool: npt.NDArray[np.floating]) -> F64:  # [kv heads, keys, head_dim]
             tokens = pool[op.layer, pages].reshape(-1, kv.num_kv_heads, kv.head_dim)
             return np.asarray(tokens[:num_keys].transpose(1, 0, 2), np.float64)
@@ -185,13 +216,15 @@ class _Run:
         keys, values = gather(self.program.k_pages), gather(self.program.v_pages)
         group = op.num_heads // kv.num_kv_heads  # query heads that share a kv head
         q = self.at(op.q)[rows].reshape(-1, kv.num_kv_heads, group, kv.head_dim) * np.float32(op.scale)
-        if kv.k_codec == "q8":
-            q = _rounded(_rotated(q, kv.k_codec), QUERY_CODES)
+        if _is_rotated(k_codec):
+            q = _rounded(_rotated(q), QUERY_CODES)
         scores = q.transpose(1, 2, 0, 3).astype(np.float64) @ keys[:, None].swapaxes(2, 3)  # [kv heads, group, n, keys]
         scores[..., np.arange(num_keys) > positions[:, None]] = -np.inf
         weights = np.exp(scores - scores.max(axis=3, keepdims=True))
         weights /= weights.sum(axis=3, keepdims=True)
         attended = weights @ values[:, None]  # [kv heads, group, n, head_dim]
+        if CODECS[v_codec].is_turboquant:
+            attended = hadamard(attended)  # its own inverse
         self.at(op.dst)[rows] = attended.transpose(2, 0, 1, 3).reshape(len(positions), -1)
 
 
@@ -211,7 +244,24 @@ def quantize_activations(x: F32) -> F64:
 
 def _encode(heads: F32, codec: str) -> F32:
     """heads [..., head_dim] as the codec keeps them."""
-    return _rounded(heads, np.float32(127)) if codec == "q8" else heads
+    if codec == "q8":
+        return _rounded(heads, np.float32(127))
+    if CODECS[codec].is_turboquant:
+        return _nearest(heads, CODECS[codec].bits)
+    return heads
+
+
+def _nearest(heads: F32, bits: int) -> F32:
+    """heads [..., head_dim], each coordinate the nearest of the codebook for their norm, scaled to that norm."""
+    head_dim = heads.shape[-1]
+    book = code_values(head_dim, bits).astype(np.float32)  # [2**bits]
+    norms = np.sqrt((heads * heads).sum(axis=-1, keepdims=True))  # [..., 1]
+    unit = np.float32(code_unit(head_dim, bits))
+    inverse = np.divide(unit, norms, out=np.zeros_like(norms), where=norms > 1e-30)
+    nearest = book[np.searchsorted((book[1:] + book[:-1]) / 2, heads * inverse)]  # [..., head_dim]
+    scales = norms / np.sqrt((nearest * nearest).sum(axis=-1, keepdims=True)) * TURBO_SCALE
+    values: F32 = nearest * (scales.astype(np.float16).astype(np.float32) / TURBO_SCALE)
+    return values
 
 
 def _rounded(heads: F32, most: np.float32) -> F32:
@@ -222,25 +272,14 @@ def _rounded(heads: F32, most: np.float32) -> F32:
     return values
 
 
-def _rotated(heads: F32, codec: str) -> F32:
-    """heads [..., head_dim] as q8 keeps keys: each block of the largest power of two that divides head_dim through the
-    orthonormal Walsh-Hadamard transform. Other codecs keep them as they are."""
-    if codec != "q8":
-        return heads
-    head_dim = heads.shape[-1]
-    size = head_dim & -head_dim
-    signs = np.ones((1, 1))  # [size, size]
-    while len(signs) < size:
-        signs = np.block([[signs, signs], [signs, -signs]])
-    rotated = heads.reshape(*heads.shape[:-1], -1, size) @ (signs / np.sqrt(size))
-    return np.asarray(rotated.reshape(heads.shape), np.float32)
+def _is_rotated(k_codec: str) -> bool:
+    """Whether keys are kept, and queries meet them, in the rotated basis."""
+    return k_codec == "q8" or CODECS[k_codec].is_turboquant
+
+
+def _rotated(heads: F32) -> F32:
+    return hadamard(heads).astype(np.float32)
 
 
 def _has_codes(tensor: QTensor) -> bool:
     return format_of(tensor.format).block_size > 1
-
-
-def _codec(name: str) -> type[np.floating]:
-    if name not in CODECS:
-        raise InvalidRequest(f"KV codec {name!r} is unknown; allowed: {', '.join(CODECS)}")
-    return CODECS[name]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from farthing.engine import EngineConfig, Speculation
+from farthing.kernels.codecs import parse_codecs
 from farthing.kernels.plan import Linear, Plan, Product
 
 __all__ = ["Lever", "effective_product", "has_codes", "is_four_bit", "levers", "linear_formats"]
@@ -24,18 +25,19 @@ class Lever:
     max_num_seqs: int = BATCH
     is_kv_cached: bool = True
     is_prefix_cached: bool = True
-    kv: str = "f16"  # codec of keys and values
+    kv: str = "f16"  # codec of keys and values, or two as K/V
     speculation: Speculation = "off"
 
     def engine_config(self, num_threads: int) -> EngineConfig:
+        k_codec, v_codec = parse_codecs(self.kv)
         return EngineConfig(
             num_threads=num_threads,
             max_num_seqs=self.max_num_seqs,
             is_prefix_cached=self.is_prefix_cached,
             is_kv_cached=self.is_kv_cached,
             product=self.product,
-            k_codec=self.kv,
-            v_codec=self.kv,
+            k_codec=k_codec,
+            v_codec=v_codec,
             speculation=self.speculation,
         )
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from farthing.engine import EngineConfig
-from farthing.engine.config import kv_head_bytes
 from farthing.kernels import Limits
+from farthing.kernels.codecs import CODECS
 from farthing.kernels.plan import Attention, Head, KVSpec, Linear, Plan
 from farthing.report.levers import has_codes
 
@@ -102,20 +102,19 @@ class Counts:
     layers: _Products
     head: _Products
     attention_int8_ops: int  # per token and key, all layers: a multiplication and an addition each for score and value;
-    attention_f32_ops: int  # codes of 8 bits are met by 15 bits, which takes two integer products
+    attention_f32_ops: int  # codes of 8 bits and less are met by 15 bits, which takes two integer products
     kv_bytes: int  # of one token's K and V, all layers
 
     @classmethod
     def of(cls, plan: Plan, kv: KVSpec) -> "Counts":
-        codecs = (kv.k_codec, kv.v_codec)
-        head_bytes = sum(kv_head_bytes(codec, kv.head_dim) for codec in codecs)
+        is_code = [CODECS[codec].bits <= 8 for codec in (kv.k_codec, kv.v_codec)]
         ops_of_side = sum(2 * op.q.width for op in plan.ops if isinstance(op, Attention))  # scores, or values
         return cls(
             layers=_Products.of(plan, [op for op in plan.ops if isinstance(op, Linear)]),
             head=_Products.of(plan, [op for op in plan.ops if isinstance(op, Head)]),
-            attention_int8_ops=2 * ops_of_side * sum(codec == "q8" for codec in codecs),
-            attention_f32_ops=ops_of_side * sum(codec != "q8" for codec in codecs),
-            kv_bytes=kv.num_layers * kv.num_kv_heads * head_bytes,
+            attention_int8_ops=2 * ops_of_side * sum(is_code),
+            attention_f32_ops=ops_of_side * (2 - sum(is_code)),
+            kv_bytes=kv.token_bytes,
         )
 
     @property

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from farthing import kernels
+from farthing.engine.calibration import centre_keys
 from farthing.errors import CapacityError
 from farthing.kernels.plan import Batch, KVSpec, Product
 
@@ -38,6 +39,7 @@ class Scorer:
         v_codec: str = "f32",
         chunk: int = 128,
         isa: str = "auto",
+        num_edge_layers: int = KVSpec.num_edge_layers,
     ) -> None:
         config = model.config
         if longest > config.max_position_embeddings:
@@ -45,12 +47,22 @@ class Scorer:
                 f"{longest} tokens in one piece; the model's context is {config.max_position_embeddings}: use less"
             )
         num_pages = -(-longest // PAGE_SIZE)
-        kv = KVSpec(config.num_layers, config.num_kv_heads, config.head_dim, num_pages, PAGE_SIZE, k_codec, v_codec)
+        kv = KVSpec(
+            config.num_layers,
+            config.num_kv_heads,
+            config.head_dim,
+            num_pages,
+            PAGE_SIZE,
+            k_codec,
+            v_codec,
+            num_edge_layers,
+        )
         self.vocab_size = config.vocab_size
         self.longest = longest
         self.chunk = chunk
         self._page_table = np.arange(num_pages, dtype=np.int32)[None]  # [1, num_pages]
         self._program = kernels.load(model.plan(product), kv, num_threads=num_threads, isa=isa)
+        centre_keys(self._program, kv, model.tokenizer)
 
     def logits(self, token_ids: Sequence[int], first: int = 0) -> Iterator[tuple[int, F32]]:
         """Yields (position, logits [n, V]) in order, for the positions from `first` on; row i is at position + i.

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from farthing import kernels
 from farthing.errors import CapacityError
 from farthing.kernels import Limits, Program
+from farthing.kernels.codecs import parse_codecs
 from farthing.kernels.plan import Batch, KVSpec, Product
 from farthing.models import Model
 from farthing.report.roofline import CHUNK, DECODE_STEPS, Counts, Work
@@ -62,10 +63,10 @@ def default_works(max_context: int) -> tuple[Work, ...]:
 
 
 def measure_speed(
-    model: Model, works: Sequence[Work], product: Product, num_threads: int, codec: str, tick: Callable[[], None]
+    model: Model, works: Sequence[Work], product: Product, num_threads: int, kv: str, tick: Callable[[], None]
 ) -> tuple[list[SpeedRow], Limits]:
     """One row per work, and the best limits probed meanwhile; `tick` is called after each row."""
-    bench = Bench(model, works, product, num_threads, codec)
+    bench = Bench(model, works, product, num_threads, kv)
     rows = []
     for work in works:
         rows.append(bench.row(work))
@@ -82,17 +83,19 @@ def best_limits(probed: Iterable[Limits]) -> Limits:
 class Bench:
     """A model's program with room for each of `works`; every sequence has pages of its own at a fixed place.
 
-    Raises InvalidRequest for an unknown codec.
+    kv: the codec of keys and values, or two as K/V. Raises InvalidRequest for one that is not known.
     """
 
-    def __init__(self, model: Model, works: Sequence[Work], product: Product, num_threads: int, codec: str) -> None:
+    def __init__(self, model: Model, works: Sequence[Work], product: Product, num_threads: int, kv: str) -> None:
         config, plan = model.config, model.plan(product)
         self.num_threads, self.vocab_size = num_threads, config.vocab_size
         longest, num_seqs = max(work.longest for work in works), max(work.batch for work in works)
         pages_per_seq = _pages(longest)
         num_pages = max(num_seqs * pages_per_seq, sum(map(_pages, HASHED_LENGTHS)))
         self._tables = np.arange(num_seqs * pages_per_seq, dtype=np.int32).reshape(num_seqs, -1)  # [seqs, pages]
-        self.kv = KVSpec(config.num_layers, config.num_kv_heads, config.head_dim, num_pages, PAGE_SIZE, codec, codec)
+        self.kv = KVSpec(
+            config.num_layers, config.num_kv_heads, config.head_dim, num_pages, PAGE_SIZE, *parse_codecs(kv)
+        )
         self.program = kernels.load(plan, self.kv, num_threads=num_threads)
         self.counts = Counts.of(plan, self.kv)
         self._ids = np.random.default_rng(0).integers(0, self.vocab_size, longest).astype(np.int32)  # [longest]
