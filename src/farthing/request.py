@@ -57,16 +57,27 @@ class SamplingParams:
 
 @dataclass(frozen=True)
 class Request:
-    """One thing to answer: messages (the model's chat template is applied) or prompt token ids, not both."""
+    """One thing to answer: messages (the model's chat template is applied) or prompt token ids, not both.
+
+    Requests share cached prefixes only with requests of the same salt, but for what is public: the first
+    num_public_messages messages, or num_public_tokens token ids, are shared with every salt (a system prompt that all
+    are given). Who runs the engine sets all three, from the authenticated identity and its own configuration; taken
+    from the one who asks, they keep nobody apart.
+    """
 
     messages: tuple[Message, ...] = ()
     token_ids: tuple[int, ...] = ()
     params: SamplingParams = field(default_factory=SamplingParams)
-    salt: str = ""  # requests share cached prefixes only with requests of the same salt
+    salt: str = ""
+    num_public_messages: int = 0
+    num_public_tokens: int = 0
 
     def __post_init__(self) -> None:
         if bool(self.messages) == bool(self.token_ids):
             raise InvalidRequest("a request needs either messages or token_ids (one of the two, not empty)")
+        for name, most in (("num_public_messages", self.messages), ("num_public_tokens", self.token_ids)):
+            if not 0 <= getattr(self, name) <= len(most):
+                raise InvalidRequest(f"{name} is {getattr(self, name)!r}; allowed: 0 to {len(most)}, as many as given")
 
 
 @dataclass(frozen=True)

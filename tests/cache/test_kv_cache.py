@@ -201,3 +201,40 @@ def test_check_notices_a_lost_page():
     lease.num_pages -= 1
     with pytest.raises(AssertionError):
         cache.check()
+
+
+def test_what_was_cut_off_is_not_public_any_more():
+    cache = KVCache(8, PAGE)
+    lease = cache.match(range(13), "a", 12)
+    assert isinstance(lease, Lease)
+    assert cache.grow(lease, 13)
+    cache.commit(lease, range(13))
+    assert cache.truncate(lease, 6) == 4
+    own = [0, 1, 2, 3, *[9] * 9]  # no longer what was declared: only the first page is known to be everyone's
+    assert cache.grow(lease, 9)
+    cache.commit(lease, own)
+    cache.release(lease)
+    assert [num_found(cache, own, salt) for salt in ("a", "b")] == [0, 0]
+    other = cache.match(own, "b", 12)
+    assert isinstance(other, Lease)
+    assert other.num_shared == 1
+    cache.release(other)
+    cache.check()
+
+
+def test_pinned_pages_stay_until_they_are_unpinned_by_all():
+    cache = KVCache(4, PAGE)
+    lease = held(cache, range(9))
+    pins = [cache.pin(lease), cache.pin(lease)]
+    cache.release(lease)
+    cache.check_idle()
+    assert (cache.num_pinned, cache.num_leased, cache.num_available) == (2, 0, 2)
+    assert (cache.room(range(9)), cache.room(range(8)), cache.room([7])) == (4, 3, 2)
+    cache.unpin(pins[0])
+    other = cache.match([7])
+    assert not cache.grow(other, 3 * PAGE)
+    cache.unpin(pins[1])
+    cache.check()
+    assert cache.grow(other, 3 * PAGE)
+    with pytest.raises(KeyError):
+        cache.unpin(pins[1])

@@ -46,7 +46,7 @@ class FakeModel:
     def plan(self, product: str) -> str:
         return product
 
-    def encode_chat(self, messages) -> list[int]:
+    def encode_chat(self, messages, *, add_generation_prompt: bool = True) -> list[int]:  # noqa: ARG002
         return [TEXT.index(letter.encode()) for message in messages for letter in message.content]
 
 

@@ -192,9 +192,9 @@ def test_what_can_be_found_again_was_never_refused(kind, monkeypatch):
         engine.step()
         engine.cache.check()
         for node in engine.cache._tree.nodes():
-            path, page = node.key, node.page
+            path, page = node.tokens, node.page
             while (node := node.parent).parent is not None:
-                path = node.key + path
+                path = node.tokens + path
             assert page is not None  # nobody announces prompts of this length after the first step
             tokens = np.frombuffer(path, np.int32)
             assert any(answer[: len(tokens)] == tuple(tokens.tolist()) for answer in whole)

@@ -1,10 +1,15 @@
 """The prefix tree: a node is one complete page, its key the page's exact tokens, so that a hit is never a guess.
 
-            root of salt "a"                   Every salt has a tree of its own.
-             /            \\                    leased: num_leases > 0; a lease pins its whole path.
-    page 3 [You are …]   page 8 [Translate …]  warm: num_leases == 0; evicted leaf first, least recently used first.
-       |           \\                           under way: no page yet; `owner` is computing it.
-    page 5 […]    under way […]
+                    root                          Keys without a salt from the root on: public pages, for everyone.
+             /        |         \\                 A key with a salt: everything below it is that tenant's own.
+    [You are …]  ("a", [Hi …])  ("b", [Hi …])
+       |      \\                                   leased: num_leases > 0; a lease pins its whole path.
+  ("a", […])  ("b", […])                          pinned: num_pins > 0; it stays when its leases are gone.
+       |          |                               warm: num_leases == 0; evicted leaf first, least recently used first.
+      […]     under way […]                       under way: no page yet; `owner` is computing it.
+
+A path has one key with a salt at most, where its public part ends. Keys are compared whole, the salt beside the tokens
+and not mixed with them, so neither salts nor tokens can be chosen to look like others.
 
 What is leased has only leased ancestors; what is under way stands below a node that its owner pins. So every warm node
 can be evicted, once its descendants are.
@@ -13,23 +18,31 @@ can be evicted, once its descendants are.
 import heapq
 from collections.abc import Hashable, Iterator
 
-__all__ = ["Node", "PrefixTree", "UnderWay"]
+__all__ = ["Key", "Node", "PrefixTree", "UnderWay"]
+
+Key = bytes | tuple[str, bytes]  # the page's tokens, int32; with the salt where a tenant's own pages begin
 
 
 class Node:
-    """One complete page of a prefix; `page` is None for a root and for a page that is still being computed."""
+    """One complete page of a prefix; `page` is None for the root and for a page that is still being computed."""
 
-    __slots__ = ("children", "is_queued", "key", "last_used", "num_leases", "owner", "page", "parent")
+    __slots__ = ("children", "is_queued", "key", "last_used", "num_leases", "num_pins", "owner", "page", "parent")
 
-    def __init__(self, key: bytes, parent: "Node | None", page: int | None, owner: Hashable | None) -> None:
-        self.key = key  # the page's tokens, int32
+    def __init__(self, key: Key, parent: "Node | None", page: int | None, owner: Hashable | None) -> None:
+        self.key = key
         self.parent = parent
         self.page = page
         self.owner = owner  # who computes it, while it is under way
-        self.children: dict[bytes, Node] = {}
-        self.num_leases = 0
+        self.children: dict[Key, Node] = {}
+        self.num_leases = 0  # pins among them
+        self.num_pins = 0
         self.last_used = 0
         self.is_queued = False
+
+    @property
+    def tokens(self) -> bytes:
+        """The page's tokens, int32."""
+        return self.key if isinstance(self.key, bytes) else self.key[1]
 
 
 class UnderWay:
@@ -50,15 +63,17 @@ class PrefixTree:
 
     def __init__(self) -> None:
         self.num_warm = 0
-        self._roots: dict[bytes, Node] = {}
+        self.num_pinned = 0
+        self.num_under_way = 0
+        self._root = Node(b"", None, None, None)
         self._leaves: list[tuple[int, int, Node]] = []  # heap by last_used: warm leaves, stale entries
         self._clock = 0
 
-    def walk(self, keys: list[bytes], salt: str) -> tuple[list[Node], Node | None]:
+    def walk(self, keys: list[Key]) -> tuple[list[Node], Node | None]:
         """Nodes from the root to the last page that is there, and the last page under way behind it, if any."""
-        path = [self._root(salt)]
+        path = [self._root]
         awaited = None
-        node = path[0]
+        node = self._root
         for key in keys:
             child = node.children.get(key)
             if child is None:
@@ -87,7 +102,22 @@ class PrefixTree:
                 node.last_used = self._clock
             self._settle(node)
 
-    def add(self, parent: Node, key: bytes, page: int) -> Node:
+    def keep(self, last: Node) -> None:
+        """Pin all pages up to `last`, whether or not anyone has a lease on them, until `unkeep`."""
+        path = list(_upwards(last))
+        self.pin(path)
+        for node in path:
+            node.num_pins += 1
+            self.num_pinned += node.num_pins == 1 and node.page is not None
+
+    def unkeep(self, last: Node) -> None:
+        for node in list(_upwards(last)):
+            node.num_pins -= 1
+            assert node.num_pins >= 0, "a prefix was unpinned twice"
+            self.num_pinned -= node.num_pins == 0 and node.page is not None
+            self.unpin(node)
+
+    def add(self, parent: Node, key: Key, page: int) -> Node:
         """The node for `key` under `parent`, pinned once more: with this page if it was new or under way."""
         child = parent.children.get(key)
         if child is None:
@@ -95,11 +125,12 @@ class PrefixTree:
             child.num_leases = 1
         elif child.owner is not None:
             child.page, child.owner, child.num_leases = page, None, 1
+            self.num_under_way -= 1
         else:
             self.pin([child])
         return child
 
-    def announce(self, parent: Node, keys: list[bytes], owner: Hashable) -> Node | None:
+    def announce(self, parent: Node, keys: list[Key], owner: Hashable) -> Node | None:
         """Note that `owner`, which pins `parent`, computes the pages below; the last of them, None if another does."""
         if not keys or keys[0] in parent.children:
             return None
@@ -107,6 +138,7 @@ class PrefixTree:
         for key in keys:
             child = node.children[key] = Node(key, node, None, owner)
             node = child
+        self.num_under_way += len(keys)
         return node
 
     def withdraw(self, last: Node) -> None:
@@ -118,6 +150,7 @@ class PrefixTree:
             assert not node.children
             del node.parent.children[node.key]
             node.owner = None
+            self.num_under_way -= 1
             node = node.parent
 
     def evict(self) -> int:
@@ -140,29 +173,24 @@ class PrefixTree:
             return node.page
 
     def nodes(self) -> Iterator[Node]:
-        """Every node but the roots, parents first."""
-        todo = [child for root in self._roots.values() for child in root.children.values()]
+        """Every node but the root, parents first."""
+        todo = list(self._root.children.values())
         while todo:
             node = todo.pop()
             yield node
             todo.extend(node.children.values())
 
-    def num_roots(self) -> int:
-        return len(self._roots)
-
-    def _root(self, salt: str) -> Node:
-        key = salt.encode("utf-8", "surrogatepass")
-        root = self._roots.get(key)
-        if root is None:
-            root = self._roots[key] = Node(key, None, None, None)
-        return root
-
     def _settle(self, node: Node) -> None:
-        """Queue a warm leaf for eviction; drop the root of a salt that nobody uses."""
-        if node.num_leases or node.children:
+        """Queue a warm leaf for eviction."""
+        if node.num_leases or node.children or node.is_queued or node.page is None:
             return
-        if node.parent is None:
-            self._roots.pop(node.key, None)
-        elif not node.is_queued and node.page is not None:
-            node.is_queued = True
-            heapq.heappush(self._leaves, (node.last_used, node.page, node))
+        node.is_queued = True
+        heapq.heappush(self._leaves, (node.last_used, node.page, node))
+
+
+def _upwards(last: Node) -> Iterator[Node]:
+    """`last` and what it stands below, the root included."""
+    node: Node | None = last
+    while node is not None:
+        yield node
+        node = node.parent

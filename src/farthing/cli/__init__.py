@@ -1,8 +1,8 @@
 """The command `farthing`: one file per command, this file the door.
 
-A command `x` lives in `cli/x.py`, which exports a function `x` (for eval: a typer app `app`) and `EXAMPLE`, one line
-shown under its --help. These files import typer, errors and `_output` at the top and nothing heavy: numpy, tokenizers,
-prices and the engine are imported inside the command, so that `farthing --help` answers at once.
+A command `x-y` lives in `cli/x_y.py`, which exports a function `x_y` (for eval: a typer app `app`) and `EXAMPLE`, one
+line shown under its --help. These files import typer, errors and `_output` at the top and nothing heavy: numpy,
+tokenizers, prices and the engine are imported inside the command, so that `farthing --help` answers at once.
 
 Exit codes: 0 done · 1 a FarthingError or an operating-system error, one line on stderr · 2 wrong usage, one line with
 the nearest names · 70 our own bug (FARTHING_DEBUG=1 shows the traceback) · 130 interrupted.
@@ -21,7 +21,7 @@ from farthing.errors import FarthingError
 
 __all__ = ["app", "main"]
 
-COMMANDS = ("pull", "generate", "chat", "count", "price", "quantize", "eval", "waterfall", "bench")
+COMMANDS = ("pull", "generate", "chat", "count", "price", "quantize", "eval", "waterfall", "bench", "explain-cache")
 
 app = typer.Typer(
     name="farthing",
@@ -51,14 +51,18 @@ def _farthing(
         raise typer.Exit(2)
 
 
+def _python_name(command: str) -> str:
+    return command.replace("-", "_")
+
+
 def _register() -> None:
     for name in COMMANDS:
-        module = importlib.import_module(f"farthing.cli.{name}")
+        module = importlib.import_module(f"farthing.cli.{_python_name(name)}")
         epilog = f"\b\nExample:\n  {module.EXAMPLE}"  # \b: do not wrap
         if isinstance(getattr(module, "app", None), typer.Typer):
             app.add_typer(module.app, name=name, epilog=epilog)
         else:
-            app.command(name, epilog=epilog)(getattr(module, name))
+            app.command(name, epilog=epilog)(getattr(module, _python_name(name)))
 
 
 _register()

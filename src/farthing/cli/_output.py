@@ -28,6 +28,7 @@ __all__ = [
     "note",
     "parse_decimal",
     "progress",
+    "visible",
     "warn",
 ]
 
@@ -113,6 +114,16 @@ def console() -> "Console":
     from rich.console import Console
 
     return Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def visible(piece: bytes | str) -> str:
+    """A text, or a token's bytes; line breaks, control characters and parts of a character as escapes."""
+    if isinstance(piece, bytes):
+        try:
+            return visible(piece.decode())
+        except UnicodeDecodeError:
+            return "<" + piece.hex(" ") + ">"
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in piece)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from farthing.cli._output import DEFAULT_MODEL, JsonOption, console, emit, warn
+from farthing.cli._output import DEFAULT_MODEL, JsonOption, console, emit, visible, warn
 from farthing.errors import InvalidRequest, ModelNotFound
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _text(text: str | None, file: Path | None) -> str:
     if text is not None and text != "-":
         return text
     if text is None and sys.stdin.isatty():
-        raise InvalidRequest('nothing to count: give a text in quotes, --file FILE, or - for stdin')
+        raise InvalidRequest("nothing to count: give a text in quotes, --file FILE, or - for stdin")
     return _decode(sys.stdin.buffer.read(), "stdin")
 
 
@@ -101,10 +101,9 @@ def _count_locally(text: str, model: str) -> tuple["Count", list[tuple[int, byte
 
     path = find_model(model)
 
-    from farthing.models.gguf import read_gguf
-    from farthing.models.tokenizer import load_tokenizer_gguf, load_tokenizer_json
+    from farthing.models.tokenizer import load_tokenizer
 
-    tokenizer = load_tokenizer_json(path) if path.is_dir() else load_tokenizer_gguf(read_gguf(path).metadata)
+    tokenizer = load_tokenizer(path)
     ids = tokenizer.encode(text, add_bos=False)
     basis = f"the model's own tokenizer ({path.name})"
     number = len(ids)
@@ -122,16 +121,7 @@ def _print_tokens(pieces: list[bytes]) -> None:
     if screen.is_terminal and not screen.no_color:
         line = Text()
         for number, piece in enumerate(pieces):
-            line.append(_visible(piece), COLOURS[number % len(COLOURS)])
+            line.append(visible(piece), COLOURS[number % len(COLOURS)])
         screen.print(line)
     else:
-        typer.echo("|".join(_visible(piece) for piece in pieces))
-
-
-def _visible(piece: bytes) -> str:
-    """A token's text; line breaks, control characters and parts of a character as escapes."""
-    try:
-        text = piece.decode()
-    except UnicodeDecodeError:
-        return "<" + piece.hex(" ") + ">"
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+        typer.echo("|".join(visible(piece) for piece in pieces))

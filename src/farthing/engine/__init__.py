@@ -1,7 +1,8 @@
 """Requests in, events out: batching, paging, preemption, speculation and sampling behind four verbs."""
 
 from farthing.engine.config import EngineConfig, Speculation
-from farthing.engine.engine import Engine, EngineStats
+from farthing.engine.engine import Engine
 from farthing.engine.speculative import Drafter
+from farthing.engine.stats import EngineStats
 
 __all__ = ["Drafter", "Engine", "EngineConfig", "EngineStats", "Speculation"]

@@ -39,7 +39,7 @@ class BatchBuilder:
             self._token_ids[start:end] = seq.token_ids[first:last]
             self._positions[start:end] = self._counting[first:last]
             self._page_tables[at, : lease.num_pages] = lease.page_table[: lease.num_pages]
-            for num_tokens in range(seq.num_tokens, last + 1):
+            for num_tokens in () if seq.is_pin else range(seq.num_tokens, last + 1):
                 logit_rows.append(end - 1 - (last - num_tokens))
                 rows.append(LogitRow(seq, num_tokens))
             starts.append(end)

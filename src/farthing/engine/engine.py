@@ -3,7 +3,6 @@
 import secrets
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,18 +13,21 @@ from farthing.cache import KVCache
 from farthing.engine.batch import BatchBuilder
 from farthing.engine.calibration import centre_keys
 from farthing.engine.config import EngineConfig, kv_spec
+from farthing.engine.pins import Pins
+from farthing.engine.prompt import Prompt, encode, encode_prefix
 from farthing.engine.sampler import SampleArrays, logprobs
 from farthing.engine.scheduler import Scheduler
 from farthing.engine.sequence import Sequence
 from farthing.engine.speculative import Drafter, Drafting, PromptLookup
-from farthing.errors import CapacityError, InvalidRequest
+from farthing.engine.stats import EngineStats
+from farthing.errors import InvalidRequest
 from farthing.kernels import Program, Sampled
 from farthing.kernels.plan import Batch, KVSpec, Plan
 from farthing.models import Model
 from farthing.models.tokenizer import Detokenizer
-from farthing.request import Done, Event, Request, Token
+from farthing.request import Done, Event, Request, SamplingParams, Token
 
-__all__ = ["Engine", "EngineStats"]
+__all__ = ["Engine"]
 
 
 class Kernels(Protocol):
@@ -34,20 +36,6 @@ class Kernels(Protocol):
     def load(self, plan: Plan, kv: KVSpec, *, num_threads: int, isa: str) -> Program: ...
     def run(self, program: Program, batch: Batch) -> npt.NDArray[np.float32]: ...
     def sample(self, program: Program, logits: npt.NDArray[np.float32], *args: Any, **kwargs: Any) -> Sampled: ...
-
-
-@dataclass(frozen=True)
-class EngineStats:
-    """Counts since the engine was made."""
-
-    busy_s: float  # in steps; the seconds given to requests sum to this
-    num_steps: int
-    num_computed_tokens: int  # tokens run through the model, repetitions and drafts included
-    num_cached_tokens: int  # prompt tokens that were found in pages instead
-    num_output_tokens: int
-    num_preemptions: int
-    num_draft_tokens: int  # guessed and run through the model
-    num_accepted_tokens: int  # drafts that were right, each an output token without a step of its own
 
 
 class Engine:
@@ -82,6 +70,7 @@ class Engine:
         if make_drafter is None and config.speculation == "prompt-lookup":
             make_drafter = PromptLookup
         self._make_drafter = make_drafter if config.is_kv_cached else None
+        self._pins = Pins(self.cache, model.config.max_position_embeddings)
         self._scheduler = Scheduler(self.cache, max_num_seqs, config.max_num_batched_tokens, config.max_draft_tokens)
         self._batches = BatchBuilder(max_num_seqs, config.max_num_batched_tokens, self.max_len, kv.page_size)
         self._sample_arrays = SampleArrays()
@@ -111,31 +100,35 @@ class Engine:
 
         Raises CapacityError where the prompt leaves no room for an answer, InvalidRequest for ids that do not exist.
         """
-        prompt = list(request.token_ids) or self.model.encode_chat(request.messages)
-        vocab_size = self.model.config.vocab_size
-        if not prompt or min(prompt) < 0 or max(prompt) >= vocab_size:
-            raise InvalidRequest(f"the prompt needs one token id or more, each from 0 to {vocab_size - 1}")
-        if len(prompt) + 1 > self.max_len:
-            context, room = self.model.config.max_position_embeddings, self.cache.num_pages * self.cache.page_size
-            raise CapacityError(
-                f"the prompt has {len(prompt)} tokens; at most {self.max_len - 1} fit (the context is {context}, "
-                f"the pages hold {room}): shorten it" + (", or raise kv_bytes" if room < context else "")
-            )
-        params = request.params
-        seq = Sequence(
-            id=self._next_id,
-            prompt=prompt,
-            max_len=min(len(prompt) + params.max_tokens, self.max_len),
-            params=params,
-            salt=request.salt,
-            seed=secrets.randbits(64) if params.seed is None else params.seed,
-            detokenizer=Detokenizer(self.model.tokenizer),
-            drafting=None if self._make_drafter is None else Drafting(self._make_drafter()),
-        )
-        self._next_id += 1
-        self._sequences[seq.id] = seq
-        self._scheduler.add(seq)
-        return seq.id
+        prompt = encode(self.model, request)
+        max_len = self._pins.most_tokens(prompt, num_more=1)
+        return self._add(prompt, min(len(prompt.token_ids) + request.params.max_tokens, max_len), request.params)
+
+    def pin(self, request: Request) -> int:
+        """Keep a prefix of prompts in its pages until `unpin(id)`; the id. Its messages need no question at their end.
+
+        It is computed with the other work, as far as it fills whole pages; its Done has no text and says what it cost.
+        From then on it is never evicted. Raises CapacityError where its pages would leave too few for requests,
+        InvalidRequest where it does not fill a page.
+        """
+        if not self.cache.is_prefix_cached:
+            raise InvalidRequest("this engine keeps no prefixes, so none can be pinned; make it with is_prefix_cached")
+        prompt = encode_prefix(self.model, request, self.cache.page_size)
+        self._pins.most_tokens(prompt, num_more=0)
+        self._pins.promise(self._next_id, prompt, [seq for seq in self._sequences.values() if not seq.is_pin])
+        return self._add(prompt, len(prompt.token_ids), request.params, is_pin=True)
+
+    def unpin(self, pin_id: int) -> Done | None:
+        """Let a pinned prefix go: its pages are warm, like others. One still being computed is aborted: its Done.
+
+        Raises InvalidRequest where nothing is pinned under this id.
+        """
+        seq = self._sequences.get(pin_id)
+        if seq is not None and seq.is_pin:
+            return self.abort(pin_id)
+        if not self._pins.unpin(pin_id):
+            raise InvalidRequest(f"no prefix is pinned under the id {pin_id}; give one that pin() returned")
+        return None
 
     def step(self) -> list[Event]:
         """Run one batch: the tokens it produced, then the requests it finished. Empty where there is no work."""
@@ -154,7 +147,9 @@ class Engine:
             seq.is_answering = seq.num_output_tokens > 0
             seq.num_computed_tokens += seq.num_scheduled_tokens - seq.num_draft_tokens
             is_caught_up = seq.num_pending_tokens == 0
-            if is_caught_up:
+            if is_caught_up and seq.is_pin:
+                seq.finish_reason = "length"
+            elif is_caught_up:
                 assert sampled is not None
                 num_rows = 1 + seq.num_draft_tokens
                 self._append(seq, sampled, row, events)
@@ -189,6 +184,22 @@ class Engine:
             for request_id in list(self._sequences):
                 self.abort(request_id)
         return [done[request_id] for request_id in ids]
+
+    def _add(self, prompt: Prompt, max_len: int, params: SamplingParams, *, is_pin: bool = False) -> int:
+        seq = Sequence(
+            id=self._next_id,
+            prompt=prompt,
+            max_len=max_len,
+            params=params,
+            seed=secrets.randbits(64) if params.seed is None else params.seed,
+            detokenizer=Detokenizer(self.model.tokenizer),
+            drafting=None if is_pin or self._make_drafter is None else Drafting(self._make_drafter()),
+            is_pin=is_pin,
+        )
+        self._next_id += 1
+        self._sequences[seq.id] = seq
+        self._scheduler.add(seq)
+        return seq.id
 
     def _append(self, seq: Sequence, sampled: Sampled, row: int, events: list[Event]) -> None:
         """Give a sequence its new tokens: the one sampled in `row`, and the next as long as the draft was that token.
@@ -234,7 +245,14 @@ class Engine:
                 seq.input_ns += share
 
     def _finish(self, seq: Sequence) -> Done:
+        if seq.is_pin and seq.finish_reason == "length":
+            assert seq.lease is not None
+            self._pins.keep(seq.id, seq.lease)
+        elif seq.is_pin:
+            self._pins.give_up(seq.id)
         self._scheduler.remove(seq)
         del self._sequences[seq.id]
         self._num_cached += seq.num_cached_tokens or 0
+        if not self._sequences:
+            self.cache.check_idle()
         return seq.done()

@@ -93,7 +93,7 @@ class Scheduler:
                 continue
             seq.under_way = None
             tokens = seq.token_ids[: seq.num_tokens]  # [num_tokens]
-            found = self._cache.match(tokens, seq.salt)
+            found = self._cache.match(tokens, seq.prompt.salt, seq.prompt.num_public)
             if isinstance(found, UnderWay):
                 seq.under_way = found
                 at += 1

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from farthing.cache import Lease, UnderWay
 from farthing.economics.usage import Usage
+from farthing.engine.prompt import Prompt
 from farthing.engine.speculative import Drafting
 from farthing.request import Done, FinishReason, SamplingParams
 
@@ -67,6 +68,7 @@ class Sequence:
         "id",
         "input_ns",
         "is_answering",
+        "is_pin",
         "lease",
         "num_cached_tokens",
         "num_computed_tokens",
@@ -76,7 +78,7 @@ class Sequence:
         "num_tokens",
         "output_ns",
         "params",
-        "salt",
+        "prompt",
         "seed",
         "stream",
         "text",
@@ -87,21 +89,22 @@ class Sequence:
     def __init__(
         self,
         id: int,
-        prompt: list[int],
+        prompt: Prompt,
         max_len: int,  # prompt and output together, at most
         params: SamplingParams,
-        salt: str,
         seed: int,
         detokenizer: Detokenizer,
         drafting: Drafting | None = None,
+        is_pin: bool = False,
     ) -> None:
         self.id = id
+        self.is_pin = is_pin  # whether it ends with its prompt, whose pages then stay
         self.params = params
-        self.salt = salt
+        self.prompt = prompt
         self.seed = seed
         self.token_ids: npt.NDArray[np.int32] = np.zeros(max_len, np.int32)  # [max_len], the first num_tokens are there
-        self.token_ids[: len(prompt)] = prompt
-        self.num_prompt_tokens = self.num_tokens = len(prompt)
+        self.num_prompt_tokens = self.num_tokens = len(prompt.token_ids)
+        self.token_ids[: self.num_tokens] = prompt.token_ids
         self.num_computed_tokens = 0
         self.num_scheduled_tokens = 0  # those of the next step, drafts included
         self.num_draft_tokens = 0  # of the next step

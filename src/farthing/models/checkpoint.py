@@ -58,9 +58,9 @@ class Model:
         """The operations that compute this model; see `kernels.plan.Linear` for what product means."""
         return build_plan(self.config, self.tensors, product)
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of a conversation in the model's chat template, ready for the model's answer."""
-        return encode_chat(self.tokenizer, messages)
+    def encode_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> list[int]:
+        """Token ids of a conversation in the model's chat template, ready for the model's answer (or for more)."""
+        return encode_chat(self.tokenizer, messages, add_generation_prompt=add_generation_prompt)
 
 
 class Tensors(Mapping[str, QTensor]):

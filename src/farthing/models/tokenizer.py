@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from farthing.errors import InvalidRequest
+from farthing.models.gguf import read_gguf
 from farthing.models.vocabulary import ControlToken, Vocabulary
 from farthing.models.vocabulary_gguf import vocabulary_from_gguf
 from farthing.models.vocabulary_json import vocabulary_from_folder
 
-__all__ = ["GUARDS", "Detokenizer", "Tokenizer", "load_tokenizer_gguf", "load_tokenizer_json"]
+__all__ = ["GUARDS", "Detokenizer", "Tokenizer", "load_tokenizer", "load_tokenizer_gguf", "load_tokenizer_json"]
 
 GUARDS = range(0x100000, 0x10FFFE)  # private use: letters that `encode_template` may be told to leave out
 
@@ -157,6 +158,11 @@ class Detokenizer:
         text = self._decoder.decode(b"", final=True)
         self._decoder.reset()
         return text
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer of a model's GGUF file or Hugging Face folder, without its weights. Raises as the two below do."""
+    return load_tokenizer_json(path) if path.is_dir() else load_tokenizer_gguf(read_gguf(path).metadata)
 
 
 def load_tokenizer_gguf(metadata: Mapping[str, Any]) -> Tokenizer:

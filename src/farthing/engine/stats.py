@@ -1,0 +1,19 @@
+"""What an engine has done since it was made."""
+
+from dataclasses import dataclass
+
+__all__ = ["EngineStats"]
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """Counts since the engine was made."""
+
+    busy_s: float  # in steps; the seconds given to requests sum to this
+    num_steps: int
+    num_computed_tokens: int  # tokens run through the model, repetitions and drafts included
+    num_cached_tokens: int  # prompt tokens that were found in pages instead
+    num_output_tokens: int
+    num_preemptions: int
+    num_draft_tokens: int  # guessed and run through the model
+    num_accepted_tokens: int  # drafts that were right, each an output token without a step of its own
