@@ -40,7 +40,7 @@ def test_the_codec_of_keys_and_values_can_be_chosen(capsys: pytest.CaptureFixtur
         hashes.add(document["logits_hash"])
     assert len(hashes) == 3
     assert main(["bench", "--model", GOLDEN, "--kv", "q9"]) == 1
-    assert "'q9'; allowed: f32, f16, q8" in capsys.readouterr().err
+    assert "'q9' is not known; allowed: f32, f16, q8" in capsys.readouterr().err
 
 
 def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,7 +78,7 @@ def test_tokens_cut_the_text_and_stdin_is_read(
         (["--window", "513"], "context is 512"),
         (["--window", "64", "--tokens", "10"], "has 10 tokens, a window 64"),
         (["--against", "f99"], "f99"),
-        (["--kv", "q9"], "'q9'; allowed: f32, f16, q8"),
+        (["--kv", "q9"], "'q9' is not known; allowed: f32, f16, q8"),
     ],
 )
 def test_mistakes_are_told_in_one_line(

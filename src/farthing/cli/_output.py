@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from farthing.errors import InvalidRequest
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
@@ -28,6 +30,7 @@ __all__ = [
     "note",
     "parse_decimal",
     "progress",
+    "read_text",
     "visible",
     "warn",
 ]
@@ -136,3 +139,14 @@ def progress() -> Iterator["Progress"]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=stderr, disable=not stderr.is_terminal, transient=True) as bar:
         yield bar
+
+
+def read_text(path: str) -> bytes:
+    """The bytes behind --text. Raises InvalidRequest where there are none."""
+    try:
+        given = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    except OSError as error:
+        raise InvalidRequest(f"--text {path}: cannot be read ({error.strerror}); give a text file") from None
+    if not given:
+        raise InvalidRequest(f"--text {path}: empty; give a text of at least one window")
+    return given

@@ -1,11 +1,10 @@
-"""`farthing eval perplexity`: how well a model, in the formats it runs in, predicts a text."""
+"""`farthing eval`: how well a model, in the formats it runs in, predicts a text. Codecs of K and V: eval_kv.py."""
 
-import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from farthing.cli import eval_kv
 from farthing.cli._engine import KVOption, ProductOption, engine_config
 from farthing.cli._output import (
     DEFAULT_MODEL,
@@ -15,8 +14,8 @@ from farthing.cli._output import (
     WeightsOption,
     emit,
     progress,
+    read_text,
 )
-from farthing.errors import InvalidRequest
 
 EXAMPLE = "farthing eval perplexity --text book.txt --window 512 --against f32"
 
@@ -26,6 +25,9 @@ app = typer.Typer(help="Measure how good a model's predictions are.", rich_marku
 @app.callback()
 def _eval() -> None:
     """Measure how good a model's predictions are."""
+
+
+app.command("kv", epilog=f"Example: {eval_kv.EXAMPLE}")(eval_kv.kv)
 
 
 @app.command("perplexity", epilog=f"Example: {EXAMPLE}")
@@ -48,7 +50,7 @@ def perplexity(
     """Perplexity over windows of a text, no BOS: of the targets in each window's second half (llama-perplexity's
     convention), and of all targets. --against f32 adds KL divergence and top-1 agreement with full precision: those
     weights multiplied in f32, keys and values kept in f32."""
-    given = _read(text)
+    given = read_text(text)
 
     from farthing.models import load_model
     from farthing.report import quality
@@ -95,13 +97,3 @@ def _show(document: dict[str, Any]) -> None:
         f"{document['model']}, {of_weights}, {document['product']} products, {document['kv']} keys and values; "
         f"{document['tokens']:,} tokens in {document['windows']} windows of {document['window']}"
     )
-
-
-def _read(path: str) -> bytes:
-    try:
-        given = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-    except OSError as error:
-        raise InvalidRequest(f"--text {path}: cannot be read ({error.strerror}); give a text file") from None
-    if not given:
-        raise InvalidRequest(f"--text {path}: empty; give a text of at least one window")
-    return given

@@ -4,7 +4,16 @@ from dataclasses import dataclass
 
 from farthing.errors import InvalidRequest
 
-__all__ = ["CODECS", "EDGE_CODEC", "TURBOQUANT_MULTIPLE", "Codec", "codecs_name", "head_bytes", "parse_codecs"]
+__all__ = [
+    "CODECS",
+    "EDGE_CODEC",
+    "TURBOQUANT_MULTIPLE",
+    "Codec",
+    "bits_per_value",
+    "codecs_name",
+    "head_bytes",
+    "parse_codecs",
+]
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,11 @@ def head_bytes(codec: str, head_dim: int) -> int:
     # The third bits of tq3 lie apart, those of 32 columns in one place.
     bits = 2 * head_dim + -(-head_dim // 32) * 32 if codec == "tq3" else known.bits * head_dim
     return bits // 8 + known.scale_bytes
+
+
+def bits_per_value(k_codec: str, v_codec: str, head_dim: int) -> float:
+    """Bits of a key's or a value's number, the mean of both, scales counted."""
+    return 8 * (head_bytes(k_codec, head_dim) + head_bytes(v_codec, head_dim)) / (2 * head_dim)
 
 
 def parse_codecs(text: str) -> tuple[str, str]:

@@ -112,7 +112,7 @@ class TurboQuant:
     def __init__(self, dim: int, bits: int, seed: int = 0) -> None:
         self.dim, self.bits = dim, bits
         self.centroids = codebook(dim, bits)
-        gaussian = np.random.default_rng(seed).standard_normal((dim, dim))
+        gaussian = np.random.default_rng([seed, 2]).standard_normal((dim, dim))
         q, r = np.linalg.qr(gaussian)
         self.rotation: F64 = q * np.sign(np.diag(r))  # [dim, dim], uniform among the orthogonal ones
 

@@ -48,14 +48,6 @@ class Perplexity:
     divergence: Divergence | None = None  # over the targets of the second halves
 
 
-def log_softmax(logits: F32) -> F64:
-    """Natural log-probabilities [n, V] in float64."""
-    shifted = logits.astype(np.float64)
-    shifted -= shifted.max(axis=1, keepdims=True)
-    shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return shifted
-
-
 def negative_log_likelihoods(logits: F32, targets: npt.NDArray[np.int64]) -> F64:
     """-ln p(target) of each row [n], from logits [n, V]; exp in float32, summed in float64 (good to about 1e-7)."""
     shifted = logits - logits.max(axis=1, keepdims=True)  # [n, V]
@@ -64,9 +56,12 @@ def negative_log_likelihoods(logits: F32, targets: npt.NDArray[np.int64]) -> F64
     return result
 
 
-def kl_divergences(reference: F64, other: F64) -> F64:
-    """KL(reference || other) of each row [n], from log-probabilities [n, V]."""
-    result: F64 = np.einsum("nv,nv->n", np.exp(reference), reference - other)
+def kl_divergences(reference: F32, other: F32) -> F64:
+    """KL(reference || other) of each row [n], from logits [n, V]; good to about 1e-6."""
+    a, b = (logits - logits.max(axis=1, keepdims=True) for logits in (reference, other))
+    weights = np.exp(a)
+    sum_a, sum_b = weights.sum(axis=1, dtype=np.float64), np.exp(b).sum(axis=1, dtype=np.float64)
+    result: F64 = np.einsum("nv,nv->n", weights, a - b) / sum_a - np.log(sum_a) + np.log(sum_b)
     return result
 
 
@@ -76,7 +71,7 @@ class _Sum:
     def __init__(self) -> None:
         self.kl, self.num_same, self.num_positions = 0.0, 0, 0
 
-    def add(self, reference: F64, other: F64) -> None:
+    def add(self, reference: F32, other: F32) -> None:
         self.kl += float(kl_divergences(reference, other).sum())
         self.num_same += int((reference.argmax(axis=1) == other.argmax(axis=1)).sum())
         self.num_positions += len(reference)
@@ -95,7 +90,7 @@ def divergence(reference: Scorer, other: Scorer, pieces: Sequence[Piece], tick: 
             reference.logits(piece.token_ids, piece.first), other.logits(piece.token_ids, piece.first), strict=True
         )
         for (_, ours), (_, theirs) in both:
-            total.add(log_softmax(ours), log_softmax(theirs))
+            total.add(ours, theirs)
             tick(len(ours))
     if not total.num_positions:
         raise InvalidRequest("no text to compare the models on")
@@ -156,7 +151,7 @@ def perplexity(
                 at, theirs = next(references)
                 assert at == position + cut
                 if cut < len(rows):
-                    total.add(log_softmax(theirs[: len(rows) - cut]), log_softmax(rows[cut:]))
+                    total.add(theirs[: len(rows) - cut], rows[cut:])
             tick(len(logits))
     return Perplexity(
         perplexity=math.exp(late / num_late),
