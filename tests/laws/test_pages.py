@@ -5,7 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule, run_state_machine_as_test
 
-from farthing.cache import KVCache, UnderWay
+from farthing.cache import DEFAULT_EVICTION, KVCache, UnderWay
 
 PAGE = 2
 prompts = st.lists(st.integers(0, 1), min_size=1, max_size=12)
@@ -21,10 +21,11 @@ class Holder:
 
 class Pages(RuleBasedStateMachine):
     holders = Bundle("holders")
+    eviction = DEFAULT_EVICTION
 
     def __init__(self):
         super().__init__()
-        self.cache = KVCache(9, PAGE)
+        self.cache = KVCache(9, PAGE, eviction=self.eviction)
         self.memory = {page: [None] * PAGE for page in range(9)}  # as stored: (salt, tokens so far)
         self.live: list[Holder] = []
 
@@ -113,8 +114,13 @@ class Pages(RuleBasedStateMachine):
         assert self.cache.num_available == self.cache.num_pages
 
 
-TestPages = Pages.TestCase
+class PagesInOrderOfUse(Pages):
+    eviction = "lru"
+
+
+TestPages, TestPagesInOrderOfUse = Pages.TestCase, PagesInOrderOfUse.TestCase
 TestPages.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestPagesInOrderOfUse.settings = TestPages.settings
 
 
 @pytest.mark.torture

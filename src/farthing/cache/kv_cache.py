@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from farthing.cache.eviction import DEFAULT_EVICTION, Eviction, make_policy
 from farthing.cache.pages import PagePool
 from farthing.cache.prefix import Node, PrefixTree, UnderWay
 
@@ -20,11 +21,12 @@ class Lease:
     in grow, commit and truncate.
     """
 
-    __slots__ = ("announced", "node", "num_pages", "num_shared", "num_tokens", "page_table")
+    __slots__ = ("announced", "is_counted", "node", "num_pages", "num_shared", "num_tokens", "page_table")
 
     def __init__(self, node: Node, pages: list[int], num_tokens: int) -> None:
         self.node = node  # the last page in the tree, or its root
         self.announced: Node | None = None  # the last page that this lease said it would compute
+        self.is_counted = not pages  # whether its use of the pages that it found has been counted
         self.num_shared = self.num_pages = len(pages)
         self.num_tokens = num_tokens  # tokens that there is room for by agreement
         self.page_table = np.zeros(max(8, 2 * len(pages)), np.int32)  # [room], grows by doubling
@@ -49,21 +51,28 @@ class KVCache:
         cache.commit(lease, token_ids)             these tokens are in their pages now
         cache.release(lease)                       complete pages stay warm, the others are free
 
-    Without `is_prefix_cached` nothing is found again and nobody waits.
+    Without `is_prefix_cached` nothing is found again and nobody waits. `eviction` says which warm pages go first.
     """
 
-    def __init__(self, num_pages: int, page_size: int, *, is_prefix_cached: bool = True) -> None:
+    def __init__(
+        self, num_pages: int, page_size: int, *, is_prefix_cached: bool = True, eviction: Eviction = DEFAULT_EVICTION
+    ) -> None:
         assert num_pages >= 1
         assert page_size >= 1
         self.page_size = page_size
         self.is_prefix_cached = is_prefix_cached
         self._pool = PagePool(num_pages)
-        self._tree = PrefixTree()
+        self._tree = PrefixTree(make_policy(eviction, num_pages))
         self._leases: set[Lease] = set()
 
     @property
     def num_pages(self) -> int:
         return self._pool.num_pages
+
+    @property
+    def num_free(self) -> int:
+        """Pages that hold nothing."""
+        return self._pool.num_free
 
     @property
     def num_available(self) -> int:
@@ -111,6 +120,9 @@ class KVCache:
                 self._pool.give_back([self._tree.evict()])
             lease.append(self._pool.take(num_new))
         lease.num_tokens = num_tokens
+        if not lease.is_counted:  # not when it was matched: who waits for room matches again in every step
+            lease.is_counted = True
+            self._tree.use(lease.node)
         return True
 
     def commit(self, lease: Lease, token_ids: TokenIds) -> None:

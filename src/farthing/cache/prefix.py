@@ -2,7 +2,7 @@
 
             root of salt "a"                   Every salt has a tree of its own.
              /            \\                    leased: num_leases > 0; a lease pins its whole path.
-    page 3 [You are …]   page 8 [Translate …]  warm: num_leases == 0; evicted leaf first, least recently used first.
+    page 3 [You are …]   page 8 [Translate …]  warm: num_leases == 0; evicted leaf first, in the order of `eviction.py`.
        |           \\                           under way: no page yet; `owner` is computing it.
     page 5 […]    under way […]
 
@@ -13,13 +13,28 @@ can be evicted, once its descendants are.
 import heapq
 from collections.abc import Hashable, Iterator
 
+from farthing.cache.eviction import Policy
+
 __all__ = ["Node", "PrefixTree", "UnderWay"]
 
 
 class Node:
     """One complete page of a prefix; `page` is None for a root and for a page that is still being computed."""
 
-    __slots__ = ("children", "is_queued", "key", "last_used", "num_leases", "owner", "page", "parent")
+    __slots__ = (
+        "children",
+        "is_queued",
+        "key",
+        "last_used",
+        "num_leases",
+        "num_uses",
+        "owner",
+        "page",
+        "parent",
+        "rank",
+        "trail",
+        "used_at",
+    )
 
     def __init__(self, key: bytes, parent: "Node | None", page: int | None, owner: Hashable | None) -> None:
         self.key = key  # the page's tokens, int32
@@ -29,6 +44,11 @@ class Node:
         self.children: dict[bytes, Node] = {}
         self.num_leases = 0
         self.last_used = 0
+        self.rank = 0.0  # the lowest is evicted first
+        self.trail: int = hash(
+            key if parent is None else (parent.trail, key)
+        )  # of the path; of use in this process only
+        self.num_uses = self.used_at = 0  # the policy's
         self.is_queued = False
 
 
@@ -48,10 +68,11 @@ class UnderWay:
 class PrefixTree:
     """Nodes, pins and the order of eviction. Pages come from and go back to the caller."""
 
-    def __init__(self) -> None:
+    def __init__(self, policy: Policy) -> None:
         self.num_warm = 0
+        self._policy = policy
         self._roots: dict[bytes, Node] = {}
-        self._leaves: list[tuple[int, int, Node]] = []  # heap by last_used: warm leaves, stale entries
+        self._leaves: list[tuple[float, int, Node]] = []  # heap by rank: warm leaves, stale entries
         self._clock = 0
 
     def walk(self, keys: list[bytes], salt: str) -> tuple[list[Node], Node | None]:
@@ -85,6 +106,7 @@ class PrefixTree:
                 self.num_warm += 1
                 self._clock += 1
                 node.last_used = self._clock
+                node.rank = self._clock + self._policy.credit(node)
             self._settle(node)
 
     def add(self, parent: Node, key: bytes, page: int) -> Node:
@@ -97,7 +119,15 @@ class PrefixTree:
             child.page, child.owner, child.num_leases = page, None, 1
         else:
             self.pin([child])
+        self._policy.used(child, self._clock)
         return child
+
+    def use(self, last: Node) -> None:
+        """Tell the policy that someone goes on from `last`, and so uses its path."""
+        node = last
+        while node.parent is not None:
+            self._policy.used(node, self._clock)
+            node = node.parent
 
     def announce(self, parent: Node, keys: list[bytes], owner: Hashable) -> Node | None:
         """Note that `owner`, which pins `parent`, computes the pages below; the last of them, None if another does."""
@@ -121,13 +151,13 @@ class PrefixTree:
             node = node.parent
 
     def evict(self) -> int:
-        """The page of the warm leaf used longest ago; there must be a warm page."""
+        """The page of the warm leaf that is worth least; there must be a warm page."""
         while True:
-            last_used, _, node = heapq.heappop(self._leaves)
+            rank, _, node = heapq.heappop(self._leaves)
             node.is_queued = False
             if node.num_leases or node.children:
                 continue
-            if node.last_used != last_used:
+            if node.rank != rank:
                 self._settle(node)
                 continue
             assert node.parent is not None
@@ -136,6 +166,8 @@ class PrefixTree:
             del parent.children[node.key]
             self.num_warm -= 1
             parent.last_used = max(parent.last_used, node.last_used)
+            parent.rank = max(parent.rank, node.rank)
+            self._policy.evicted(node)
             self._settle(parent)
             return node.page
 
@@ -165,4 +197,4 @@ class PrefixTree:
             self._roots.pop(node.key, None)
         elif not node.is_queued and node.page is not None:
             node.is_queued = True
-            heapq.heappush(self._leaves, (node.last_used, node.page, node))
+            heapq.heappush(self._leaves, (node.rank, node.page, node))

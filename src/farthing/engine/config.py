@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from farthing.cache import DEFAULT_EVICTION, Eviction
 from farthing.errors import CapacityError, InvalidRequest
 from farthing.kernels.plan import KVSpec
 from farthing.models import ModelConfig
 
-__all__ = ["EngineConfig", "Speculation", "kv_head_bytes", "kv_spec"]
+__all__ = ["EngineConfig", "Speculation", "kv_head_bytes", "kv_spec", "kv_token_bytes"]
 
 Speculation = Literal["off", "prompt-lookup"]
 
@@ -34,6 +35,7 @@ class EngineConfig:
     k_codec: str = KVSpec.k_codec
     v_codec: str = KVSpec.v_codec
     is_prefix_cached: bool = True
+    eviction: Eviction = DEFAULT_EVICTION  # which pages that nobody uses go first
     is_kv_cached: bool = True
     product: Literal["f32", "int8"] = "int8"
     isa: str = "auto"
@@ -53,6 +55,7 @@ class EngineConfig:
         need(self.page_size in PAGE_SIZES, "page_size", ", ".join(map(str, PAGE_SIZES)))
         need(self.k_codec in BYTES_PER_VALUE, "k_codec", ", ".join(BYTES_PER_VALUE))
         need(self.v_codec in BYTES_PER_VALUE, "v_codec", ", ".join(BYTES_PER_VALUE))
+        need(self.eviction in get_args(Eviction), "eviction", ", ".join(get_args(Eviction)))
         need(self.product in ("f32", "int8"), "product", "f32, int8")
         need(self.speculation in get_args(Speculation), "speculation", ", ".join(get_args(Speculation)))
         need(self.max_draft_tokens >= 1, "max_draft_tokens", "1 or more")
@@ -63,13 +66,18 @@ def kv_head_bytes(codec: str, head_dim: int) -> int:
     return BYTES_PER_VALUE[codec] * head_dim + BYTES_PER_HEAD[codec]
 
 
+def kv_token_bytes(config: EngineConfig, model: ModelConfig) -> int:
+    """Bytes of one token's keys and values, of all layers and kv heads."""
+    head_bytes = sum(kv_head_bytes(codec, model.head_dim) for codec in (config.k_codec, config.v_codec))
+    return model.num_layers * model.num_kv_heads * head_bytes
+
+
 def kv_spec(config: EngineConfig, model: ModelConfig) -> KVSpec:
     """The pages: as many as kv_bytes holds, no more than max_num_seqs sequences of the whole context can use.
 
     Raises CapacityError where kv_bytes does not hold a single page.
     """
-    head_bytes = sum(kv_head_bytes(codec, model.head_dim) for codec in (config.k_codec, config.v_codec))
-    page_bytes = model.num_layers * model.num_kv_heads * head_bytes * config.page_size
+    page_bytes = kv_token_bytes(config, model) * config.page_size
     num_pages = config.num_pages
     if num_pages is None:
         num_seqs = config.max_num_seqs if config.is_kv_cached else 1

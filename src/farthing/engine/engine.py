@@ -73,7 +73,10 @@ class Engine:
         self.max_len = min(model.config.max_position_embeddings, kv.num_pages * kv.page_size)
         self.program = kernels.load(model.plan(config.product), kv, num_threads=config.num_threads, isa=config.isa)
         self.cache = KVCache(
-            kv.num_pages, kv.page_size, is_prefix_cached=config.is_prefix_cached and config.is_kv_cached
+            kv.num_pages,
+            kv.page_size,
+            is_prefix_cached=config.is_prefix_cached and config.is_kv_cached,
+            eviction=config.eviction,
         )
         self._kernels = kernels
         self._clock_ns = clock_ns
