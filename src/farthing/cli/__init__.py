@@ -21,7 +21,7 @@ from farthing.errors import FarthingError
 
 __all__ = ["app", "main"]
 
-COMMANDS = ("pull", "generate", "chat", "count", "price", "quantize", "eval", "waterfall", "bench")
+COMMANDS = ("pull", "generate", "chat", "count", "price", "quantize", "eval", "waterfall", "bench", "replay")
 
 app = typer.Typer(
     name="farthing",
