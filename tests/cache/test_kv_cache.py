@@ -83,7 +83,7 @@ def test_grow_refuses_before_it_evicts():
 
 
 def test_eviction_takes_leaves_of_the_least_recently_used():
-    cache = KVCache(6, PAGE)
+    cache = KVCache(6, PAGE, eviction="lru")
     common = [0] * PAGE
     old, new = [*common, *[1] * PAGE, 9], [*common, *[2] * PAGE, 9]
     cache.release(held(cache, old[:-1]))

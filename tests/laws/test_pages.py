@@ -27,10 +27,11 @@ class Holder:
 
 class Pages(RuleBasedStateMachine):
     holders = Bundle("holders")
+    eviction = "odds"
 
     def __init__(self):
         super().__init__()
-        self.cache = KVCache(9, PAGE)
+        self.cache = KVCache(9, PAGE, eviction=self.eviction)
         self.memory = {page: [None] * PAGE for page in range(9)}  # as Holder.stored
         self.live: list[Holder] = []
         self.pinned = {}  # pin -> what its pages hold, page by page
@@ -162,8 +163,13 @@ class Pages(RuleBasedStateMachine):
         assert self.cache.num_available == self.cache.num_pages
 
 
-TestPages = Pages.TestCase
+class PagesInOrderOfUse(Pages):
+    eviction = "lru"
+
+
+TestPages, TestPagesInOrderOfUse = Pages.TestCase, PagesInOrderOfUse.TestCase
 TestPages.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestPagesInOrderOfUse.settings = TestPages.settings
 
 
 @pytest.mark.torture

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from farthing.cache.check import check_pages
+from farthing.cache.eviction import Eviction, make_policy
 from farthing.cache.pages import PagePool
 from farthing.cache.prefix import Key, Node, PrefixTree, UnderWay
 
@@ -21,13 +22,24 @@ class Lease:
     in grow, commit and truncate. The first `num_public` pages are everyone's, or will be; the others are of `salt`.
     """
 
-    __slots__ = ("announced", "node", "num_pages", "num_public", "num_shared", "num_tokens", "page_table", "salt")
+    __slots__ = (
+        "announced",
+        "is_counted",
+        "node",
+        "num_pages",
+        "num_public",
+        "num_shared",
+        "num_tokens",
+        "page_table",
+        "salt",
+    )
 
     def __init__(self, node: Node, pages: list[int], num_tokens: int, salt: str, num_public: int) -> None:
         self.salt = salt
         self.num_public = num_public
         self.node = node  # the last page in the tree, or its root
         self.announced: Node | None = None  # the last page that this lease said it would compute
+        self.is_counted = not pages  # whether its use of the pages that it found has been counted
         self.num_shared = self.num_pages = len(pages)
         self.num_tokens = num_tokens  # tokens that there is room for by agreement
         self.page_table = np.zeros(max(8, 2 * len(pages)), np.int32)  # [room], grows by doubling
@@ -66,16 +78,18 @@ class KVCache:
     A salt is a tenant's. Pages of one salt are never found under another; what comes before `num_public` tokens, in
     whole pages, is found under all. Who calls vouches for both: neither may come from the tenant.
 
-    Without `is_prefix_cached` nothing is found again and nobody waits.
+    Without `is_prefix_cached` nothing is found again and nobody waits. `eviction` says which warm pages go first.
     """
 
-    def __init__(self, num_pages: int, page_size: int, *, is_prefix_cached: bool = True) -> None:
+    def __init__(
+        self, num_pages: int, page_size: int, *, is_prefix_cached: bool = True, eviction: Eviction = "lru"
+    ) -> None:
         assert num_pages >= 1
         assert page_size >= 1
         self.page_size = page_size
         self.is_prefix_cached = is_prefix_cached
         self._pool = PagePool(num_pages)
-        self._tree = PrefixTree()
+        self._tree = PrefixTree(make_policy(eviction, num_pages))
         self._leases: set[Lease] = set()
         self._pins: set[Pin] = set()
         self._num_taken = 0  # pages granted since every page was looked at
@@ -83,6 +97,11 @@ class KVCache:
     @property
     def num_pages(self) -> int:
         return self._pool.num_pages
+
+    @property
+    def num_free(self) -> int:
+        """Pages that hold nothing."""
+        return self._pool.num_free
 
     @property
     def num_available(self) -> int:
@@ -146,6 +165,9 @@ class KVCache:
             lease.append(self._pool.take(num_new))
             self._num_taken += num_new
         lease.num_tokens = num_tokens
+        if not lease.is_counted:  # not when it was matched: who waits for room matches again in every step
+            lease.is_counted = True
+            self._tree.use(lease.node)
         return True
 
     def commit(self, lease: Lease, token_ids: TokenIds) -> None:

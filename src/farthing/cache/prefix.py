@@ -5,7 +5,7 @@
     [You are …]  ("a", [Hi …])  ("b", [Hi …])
        |      \\                                   leased: num_leases > 0; a lease pins its whole path.
   ("a", […])  ("b", […])                          pinned: num_pins > 0; it stays when its leases are gone.
-       |          |                               warm: num_leases == 0; evicted leaf first, least recently used first.
+       |          |                               warm: num_leases == 0; evicted leaf first, in eviction.py's order.
       […]     under way […]                       under way: no page yet; `owner` is computing it.
 
 A path has one key with a salt at most, where its public part ends. Keys are compared whole, the salt beside the tokens
@@ -18,6 +18,8 @@ can be evicted, once its descendants are.
 import heapq
 from collections.abc import Hashable, Iterator
 
+from farthing.cache.eviction import Policy
+
 __all__ = ["Key", "Node", "PrefixTree", "UnderWay"]
 
 Key = bytes | tuple[str, bytes]  # the page's tokens, int32; with the salt where a tenant's own pages begin
@@ -26,7 +28,21 @@ Key = bytes | tuple[str, bytes]  # the page's tokens, int32; with the salt where
 class Node:
     """One complete page of a prefix; `page` is None for the root and for a page that is still being computed."""
 
-    __slots__ = ("children", "is_queued", "key", "last_used", "num_leases", "num_pins", "owner", "page", "parent")
+    __slots__ = (
+        "children",
+        "is_queued",
+        "key",
+        "last_used",
+        "num_leases",
+        "num_pins",
+        "num_uses",
+        "owner",
+        "page",
+        "parent",
+        "rank",
+        "trail",
+        "used_at",
+    )
 
     def __init__(self, key: Key, parent: "Node | None", page: int | None, owner: Hashable | None) -> None:
         self.key = key
@@ -37,6 +53,11 @@ class Node:
         self.num_leases = 0  # pins among them
         self.num_pins = 0
         self.last_used = 0
+        self.rank = 0.0  # the lowest is evicted first
+        self.trail: int = hash(
+            key if parent is None else (parent.trail, key)
+        )  # of the path; of use in this process only
+        self.num_uses = self.used_at = 0  # the policy's
         self.is_queued = False
 
     @property
@@ -61,12 +82,13 @@ class UnderWay:
 class PrefixTree:
     """Nodes, pins and the order of eviction. Pages come from and go back to the caller."""
 
-    def __init__(self) -> None:
+    def __init__(self, policy: Policy) -> None:
         self.num_warm = 0
         self.num_pinned = 0
         self.num_under_way = 0
+        self._policy = policy
         self._root = Node(b"", None, None, None)
-        self._leaves: list[tuple[int, int, Node]] = []  # heap by last_used: warm leaves, stale entries
+        self._leaves: list[tuple[float, int, Node]] = []  # heap by rank: warm leaves, stale entries
         self._clock = 0
 
     def walk(self, keys: list[Key]) -> tuple[list[Node], Node | None]:
@@ -100,6 +122,7 @@ class PrefixTree:
                 self.num_warm += 1
                 self._clock += 1
                 node.last_used = self._clock
+                node.rank = self._clock + self._policy.credit(node)
             self._settle(node)
 
     def keep(self, last: Node) -> None:
@@ -128,7 +151,15 @@ class PrefixTree:
             self.num_under_way -= 1
         else:
             self.pin([child])
+        self._policy.used(child, self._clock)
         return child
+
+    def use(self, last: Node) -> None:
+        """Tell the policy that someone goes on from `last`, and so uses its path."""
+        node = last
+        while node.parent is not None:
+            self._policy.used(node, self._clock)
+            node = node.parent
 
     def announce(self, parent: Node, keys: list[Key], owner: Hashable) -> Node | None:
         """Note that `owner`, which pins `parent`, computes the pages below; the last of them, None if another does."""
@@ -154,13 +185,13 @@ class PrefixTree:
             node = node.parent
 
     def evict(self) -> int:
-        """The page of the warm leaf used longest ago; there must be a warm page."""
+        """The page of the warm leaf that is worth least; there must be a warm page."""
         while True:
-            last_used, _, node = heapq.heappop(self._leaves)
+            rank, _, node = heapq.heappop(self._leaves)
             node.is_queued = False
             if node.num_leases or node.children:
                 continue
-            if node.last_used != last_used:
+            if node.rank != rank:
                 self._settle(node)
                 continue
             assert node.parent is not None
@@ -169,6 +200,8 @@ class PrefixTree:
             del parent.children[node.key]
             self.num_warm -= 1
             parent.last_used = max(parent.last_used, node.last_used)
+            parent.rank = max(parent.rank, node.rank)
+            self._policy.evicted(node)
             self._settle(parent)
             return node.page
 
@@ -185,7 +218,7 @@ class PrefixTree:
         if node.num_leases or node.children or node.is_queued or node.page is None:
             return
         node.is_queued = True
-        heapq.heappush(self._leaves, (node.last_used, node.page, node))
+        heapq.heappush(self._leaves, (node.rank, node.page, node))
 
 
 def _upwards(last: Node) -> Iterator[Node]:

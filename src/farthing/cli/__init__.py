@@ -21,7 +21,19 @@ from farthing.errors import FarthingError
 
 __all__ = ["app", "main"]
 
-COMMANDS = ("pull", "generate", "chat", "count", "price", "quantize", "eval", "waterfall", "bench", "explain-cache")
+COMMANDS = (
+    "pull",
+    "generate",
+    "chat",
+    "count",
+    "price",
+    "quantize",
+    "eval",
+    "waterfall",
+    "bench",
+    "explain-cache",
+    "replay",
+)
 
 app = typer.Typer(
     name="farthing",

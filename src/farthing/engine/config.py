@@ -1,14 +1,15 @@
 """How an engine is set up, and how many pages that makes."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, get_args
 
+from farthing.cache import Eviction
 from farthing.errors import CapacityError, InvalidRequest
 from farthing.kernels.codecs import CODECS, codecs_name
 from farthing.kernels.plan import KVSpec
 from farthing.models import ModelConfig
 
-__all__ = ["EngineConfig", "Speculation", "kv_spec"]
+__all__ = ["EngineConfig", "Speculation", "kv_spec", "kv_token_bytes"]
 
 Speculation = Literal["off", "prompt-lookup"]
 
@@ -33,6 +34,7 @@ class EngineConfig:
     v_codec: str = KVSpec.v_codec
     num_edge_layers: int = KVSpec.num_edge_layers  # first and last ones that keep q8 beside TurboQuant codecs
     is_prefix_cached: bool = True
+    eviction: Eviction = "odds"  # which pages that nobody uses go first
     is_kv_cached: bool = True
     product: Literal["f32", "int8"] = "int8"
     isa: str = "auto"
@@ -53,6 +55,7 @@ class EngineConfig:
         need(self.k_codec in CODECS, "k_codec", ", ".join(CODECS))
         need(self.v_codec in CODECS, "v_codec", ", ".join(CODECS))
         need(self.num_edge_layers >= 0, "num_edge_layers", "0 or more")
+        need(self.eviction in get_args(Eviction), "eviction", ", ".join(get_args(Eviction)))
         need(self.product in ("f32", "int8"), "product", "f32, int8")
         need(self.speculation in get_args(Speculation), "speculation", ", ".join(get_args(Speculation)))
         need(self.max_draft_tokens >= 1, "max_draft_tokens", "1 or more")
@@ -63,26 +66,35 @@ class EngineConfig:
         return codecs_name(self.k_codec, self.v_codec)
 
 
+def kv_token_bytes(config: EngineConfig, model: ModelConfig) -> int:
+    """Bytes of one token's keys and values, of all layers and kv heads."""
+    return _kv_spec(config, model, 0).token_bytes
+
+
 def kv_spec(config: EngineConfig, model: ModelConfig) -> KVSpec:
     """The pages: as many as kv_bytes holds, no more than max_num_seqs sequences of the whole context can use.
 
     Raises CapacityError where kv_bytes does not hold a single page.
     """
-    kv = KVSpec(
+    if config.num_pages is not None:
+        return _kv_spec(config, model, config.num_pages)
+    num_seqs = config.max_num_seqs if config.is_kv_cached else 1
+    most = num_seqs * -(-model.max_position_embeddings // config.page_size)
+    page_bytes = _kv_spec(config, model, 0).page_bytes
+    num_pages = min(config.kv_bytes // page_bytes, most)
+    if num_pages < 1:
+        raise CapacityError(f"kv_bytes is {config.kv_bytes}; one page of this model takes {page_bytes}: raise it")
+    return _kv_spec(config, model, num_pages)
+
+
+def _kv_spec(config: EngineConfig, model: ModelConfig, num_pages: int) -> KVSpec:
+    return KVSpec(
         num_layers=model.num_layers,
         num_kv_heads=model.num_kv_heads,
         head_dim=model.head_dim,
-        num_pages=config.num_pages or 0,
+        num_pages=num_pages,
         page_size=config.page_size,
         k_codec=config.k_codec,
         v_codec=config.v_codec,
         num_edge_layers=config.num_edge_layers,
     )
-    if config.num_pages is not None:
-        return kv
-    num_seqs = config.max_num_seqs if config.is_kv_cached else 1
-    most = num_seqs * -(-model.max_position_embeddings // config.page_size)
-    num_pages = min(config.kv_bytes // kv.page_bytes, most)
-    if num_pages < 1:
-        raise CapacityError(f"kv_bytes is {config.kv_bytes}; one page of this model takes {kv.page_bytes}: raise it")
-    return replace(kv, num_pages=num_pages)

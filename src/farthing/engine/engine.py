@@ -63,7 +63,10 @@ class Engine:
         self.program = kernels.load(model.plan(config.product), kv, num_threads=config.num_threads, isa=config.isa)
         centre_keys(self.program, kv, model.tokenizer)
         self.cache = KVCache(
-            kv.num_pages, kv.page_size, is_prefix_cached=config.is_prefix_cached and config.is_kv_cached
+            kv.num_pages,
+            kv.page_size,
+            is_prefix_cached=config.is_prefix_cached and config.is_kv_cached,
+            eviction=config.eviction,
         )
         self._kernels = kernels
         self._clock_ns = clock_ns
