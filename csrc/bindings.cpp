@@ -85,15 +85,11 @@ BatchView batch_of(In<int32_t, 1> token_ids, In<int32_t, 1> positions, In<int32_
           static_cast<int64_t>(page_tables.shape(1))};
 }
 
-void run_for_key_sums(Program& program, In<int32_t, 1> token_ids, In<int32_t, 1> positions, In<int32_t, 1> seq_starts,
-                  In<int32_t, 2> page_tables, Out<double, 2> sums) {
-  const BatchView batch = batch_of(token_ids, positions, seq_starts, page_tables);
-  const KVSpec& kv = program.kv();
-  const int64_t width = kv.shape.num_kv_heads * kv.shape.head_dim;
-  need(static_cast<int64_t>(sums.shape(0)) == kv.num_layers() && static_cast<int64_t>(sums.shape(1)) == width,
-       "sums must be [num_layers, num_kv_heads * head_dim]");
+std::vector<double> key_sums(Program& program, In<int32_t, 1> token_ids, int64_t first) {
+  const int64_t num_tokens = static_cast<int64_t>(token_ids.shape(0));
+  need(num_tokens >= 1 && first >= 0 && first < num_tokens, "key_sums needs a token or more from `first` on");
   nb::gil_scoped_release release;
-  program.run_for_key_sums(batch, sums.data());
+  return program.key_sums(token_ids.data(), num_tokens, first);
 }
 
 nb::ndarray<nb::numpy, float, nb::ndim<2>> run(nb::handle_t<Program> self, In<int32_t, 1> token_ids, In<int32_t, 1> positions,
@@ -181,8 +177,7 @@ NB_MODULE(_native, m) {
              p.set_key_means(means.data());
            })
       .def("run", &run)
-      .def("run_for_key_sums", &run_for_key_sums, nb::arg("token_ids"), nb::arg("positions"), nb::arg("seq_starts"),
-           nb::arg("page_tables"), nb::arg("sums").noconvert())
+      .def("key_sums", &key_sums)
       .def("sample", &farthing::sample, nb::arg("logits"), nb::arg("temperature"), nb::arg("top_k"), nb::arg("top_p"), nb::arg("min_p"),
            nb::arg("penalty"), nb::arg("seed"), nb::arg("step"), nb::arg("history"), nb::arg("history_starts"),
            nb::arg("wants_logprob"), nb::arg("token").noconvert(), nb::arg("logprob").noconvert(), nb::arg("top_token").noconvert(),

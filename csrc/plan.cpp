@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <numeric>
 #include <stdexcept>
 #include <utility>
 
@@ -245,7 +246,7 @@ void Program::store_kv(int64_t index, Columns k, Columns v) {
     fail("store_kv: layer and widths must fit the pages");
   append("store_kv", [=](const Run& r, Worker& w) {
     if (sums_ && w.index == 0)
-      for (int64_t t = 0; t < r.batch.num_tokens; ++t)
+      for (int64_t t = first_summed_; t < r.batch.num_tokens; ++t)
         for (int64_t d = 0; d < width; ++d) sums_[index * width + d] += view(k).data[t * view(k).stride + d];
     kernels_.store_kv(r.batch, kv_.shape, layer(index), view(k), view(v), w);
   });
@@ -368,15 +369,33 @@ float* Program::run(const BatchView& batch, const int32_t* logit_rows, int64_t n
   return floats(logits_);
 }
 
-void Program::run_for_key_sums(const BatchView& batch, double* sums) {
-  sums_ = sums;
+std::vector<double> Program::key_sums(const int32_t* token_ids, int64_t num_tokens, int64_t first) {
+  const int64_t num_pages = (num_tokens + kv_.shape.page_size - 1) / kv_.shape.page_size;
+  std::vector<int32_t> positions(static_cast<size_t>(num_tokens)), table(static_cast<size_t>(num_pages));
+  std::iota(positions.begin(), positions.end(), 0);
+  std::iota(table.begin(), table.end(), 0);
+  const int32_t starts[] = {0, static_cast<int32_t>(num_tokens)};
+  std::vector<double> sums(static_cast<size_t>(kv_.num_layers() * kv_.shape.num_kv_heads * kv_.shape.head_dim));
+  // What stands in the program's own pages must neither matter nor be lost, and there may be fewer of them.
+  Region pages = map_region(static_cast<size_t>(num_pages * page_bytes_));
+  int64_t count = num_pages;
+  auto exchange = [&] {
+    std::swap(pages, pages_);
+    std::swap(count, kv_.num_pages);
+  };
+  exchange();
+  sums_ = sums.data();
+  first_summed_ = first;
   try {
-    run(batch, nullptr, 0);
+    run({num_tokens, 1, token_ids, positions.data(), starts, table.data(), num_pages}, nullptr, 0);
   } catch (...) {
     sums_ = nullptr;
+    exchange();
     throw;
   }
   sums_ = nullptr;
+  exchange();
+  return sums;
 }
 
 void Program::sample(const SampleArgs& args) {

@@ -51,8 +51,9 @@ class Program {
   // Returns logits [num_logits, vocab_size], valid until the next call.
   float* run(const BatchView& batch, const int32_t* logit_rows, int64_t num_logits);
 
-  // The same without logits, adding every layer's keys to sums [num_layers, num_kv_heads * head_dim].
-  void run_for_key_sums(const BatchView& batch, double* sums);
+  // Runs one sequence from its beginning, in pages of its own; sums [num_layers, num_kv_heads * head_dim] of the keys of
+  // its tokens from `first` on, before coding.
+  std::vector<double> key_sums(const int32_t* token_ids, int64_t num_tokens, int64_t first);
 
   void sample(const SampleArgs& args);
 
@@ -108,7 +109,9 @@ class Program {
   std::vector<LayerPlace> places_;
   int64_t page_bytes_ = 0;
   std::vector<float> k_means_;
-  double* sums_ = nullptr;  // while run_for_key_sums() runs
+  // While key_sums() runs: where to add, and from which token on.
+  double* sums_ = nullptr;
+  int64_t first_summed_ = 0;
   Region pages_;
   Arena arena_;
   std::vector<PackedMatrix> matrices_;

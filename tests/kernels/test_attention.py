@@ -167,7 +167,7 @@ SHAPES = [
 ]
 
 
-@pytest.mark.parametrize("isa", NATIVE)
+@pytest.mark.parametrize("isa", [*NATIVE, "reference"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_whole_sequences_equal_float64(shape: Shape, isa: str) -> None:
     lengths = (300, 1, 17)
@@ -262,3 +262,35 @@ def test_large_scores_do_not_overflow(isa: str) -> None:
     expected = expected_rows(shape, table, ids[0])
     close = np.isclose(found, expected, rtol=1e-3, atol=1.0).mean()
     assert close > 0.99
+
+
+@pytest.mark.parametrize("isa", [*NATIVE, "reference"])
+def test_means_of_keys_change_no_answer_but_spare_error(isa: str) -> None:
+    """Keys with a large part in common: taken off before coding, 4 bits say as much as without it."""
+    shape = Shape(9, 3, 64, 16, ("tq4", "f32"))
+    table, ids, pages = random_table(shape), random_ids((60,)), scattered_pages(shape, (60,))
+    q, kv = shape.widths
+    common = np.random.default_rng(9).normal(0, 30, kv).astype(np.float32)
+    clean = Lab(shape, isa=isa, num_threads=2, num_pages=pages.size, table=table).run(ids, [(0, 0, 60)], pages)
+    table[:, q : q + kv] += common
+    lab = Lab(shape, isa=isa, num_threads=2, num_pages=pages.size, table=table)
+    spoilt = lab.run(ids, [(0, 0, 60)], pages)
+    sums = lab.program.key_sums(ids[0], 10)
+    np.testing.assert_allclose(sums[0], table[ids[0][10:], q : q + kv].sum(axis=0), rtol=1e-4)
+    lab.program.set_key_means(np.ascontiguousarray(common[None]))
+    centred = lab.run(ids, [(0, 0, 60)], pages)
+    assert np.abs(spoilt - clean).mean() > 20 * np.abs(centred - clean).mean()
+    assert np.quantile(np.abs(centred - clean), 0.9) < 1e-3
+
+
+def test_key_sums_leave_the_pages_alone() -> None:
+    shape = Shape(2, 1, 16, 16, ("tq2", "tq2"))
+    table, ids = random_table(shape), random_ids((40, 100))
+    lab = Lab(shape, isa=NATIVE[0], num_threads=1, num_pages=3, table=table)
+    pages = np.array([[2, 0, 1]], np.int32)
+    whole = lab.run(ids[:1], [(0, 0, 40)], pages)
+    lab.run(ids[:1], [(0, 0, 39)], pages)
+    lab.program.key_sums(ids[1], 0)  # more tokens than there are pages for
+    np.testing.assert_array_equal(lab.run(ids[:1], [(0, 39, 40)], pages), whole[39:])
+    with pytest.raises(ValueError, match="from `first` on"):
+        lab.program.key_sums(ids[1], 100)

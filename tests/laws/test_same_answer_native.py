@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from farthing import kernels
 from farthing.engine import Engine, EngineConfig
+from farthing.engine.calibration import centre_keys
 from farthing.errors import ModelNotFound
+from farthing.kernels.codecs import parse_codecs
 from farthing.kernels.plan import Batch, KVSpec
 from farthing.models import Model, load_model
 from farthing.models.hub import find_model
@@ -36,12 +38,14 @@ def golden(family: str, weights: str | None) -> Model:
 class Naive:
     """One token per run, one page after the other, nothing kept from one request to the next."""
 
-    def __init__(self, model: Model, product: str, num_tokens: int) -> None:
+    def __init__(self, model: Model, product: str, num_tokens: int, kv: str = EngineConfig().kv) -> None:
         c = model.config
-        kv = KVSpec(c.num_layers, c.num_kv_heads, c.head_dim, -(-num_tokens // PAGE), PAGE)
-        self.model, self.max_len = model, kv.num_pages * PAGE
-        self.program = kernels.load(model.plan(product), kv, num_threads=1)
-        self.page_table = np.arange(kv.num_pages, dtype=np.int32)[None]  # [1, num_pages]
+        num_pages = -(-num_tokens // PAGE)
+        spec = KVSpec(c.num_layers, c.num_kv_heads, c.head_dim, num_pages, PAGE, *parse_codecs(kv), num_edge_layers=0)
+        self.model, self.max_len = model, num_pages * PAGE
+        self.program = kernels.load(model.plan(product), spec, num_threads=1)
+        centre_keys(self.program, spec, model.tokenizer)
+        self.page_table = np.arange(num_pages, dtype=np.int32)[None]  # [1, num_pages]
 
     def logits(self, token_id: int, position: int) -> np.ndarray:
         one = np.zeros(1, np.int32)
@@ -104,6 +108,22 @@ def test_any_schedule_gives_the_naive_answer(family, weights, product, script, *
     model = golden(family, weights)
     engine = Engine(model, EngineConfig(product=product, page_size=PAGE, num_threads=1, **config))
     check(engine, Naive(model, product, 96), script)
+
+
+@pytest.mark.parametrize("kv", ["f32", "f16", "tq4", "tq3", "tq2", "q8/tq4", "tq3/f16"])
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    script=scripts(vocab_size=300, max_prompt=60, max_tokens=20, max_requests=6).map(with_logprobs),
+    max_num_seqs=st.integers(1, 5),
+    max_num_batched_tokens=st.integers(1, 70),
+    num_pages=st.integers(6, 12),
+)
+def test_with_every_codec(kv, script, **config):
+    """A hit equals a miss, bit for bit: pages are read as codes, in the first prefill too."""
+    model = golden("qwen3", "q4_1")
+    k, v = parse_codecs(kv)
+    codecs = EngineConfig(page_size=PAGE, num_threads=1, k_codec=k, v_codec=v, num_edge_layers=0, **config)
+    check(Engine(model, codecs), Naive(model, "int8", 96, kv), script)
 
 
 def prompts_with(prefix: list[int], tails: list[list[int]], max_tokens: int) -> Script:

@@ -9,7 +9,7 @@ import numpy as np
 
 from farthing.kernels import Program
 from farthing.kernels.codecs import CODECS
-from farthing.kernels.plan import Batch, KVSpec
+from farthing.kernels.plan import KVSpec
 from farthing.models.tokenizer import Tokenizer
 
 __all__ = ["centre_keys"]
@@ -49,26 +49,11 @@ or call 555-0142 before Friday noon. Kind regards, the workshop.
 def centre_keys(program: Program, kv: KVSpec, tokenizer: Tokenizer) -> None:
     """Measure the mean of every layer's keys and have it taken off, where keys have a TurboQuant codec.
 
-    Uses the first pages, so before any other use of them.
+    It depends on model, codecs and instruction set, not on how many pages there are. Call it before any is in use.
     """
-    if not CODECS[kv.k_codec].is_turboquant:
+    ids = np.asarray(tokenizer.encode(TEXT)[:MOST_TOKENS], np.int32)
+    if not CODECS[kv.k_codec].is_turboquant or len(ids) <= NUM_SINKS:
         return
-    ids = np.asarray(tokenizer.encode(TEXT)[: min(MOST_TOKENS, kv.num_pages * kv.page_size)], np.int32)
-    if len(ids) <= NUM_SINKS:
-        return
-    sinks, rest = _batch(ids, 0, NUM_SINKS, kv), _batch(ids, NUM_SINKS, len(ids), kv)
     for _ in range(PASSES):
-        program.key_sums(sinks)
-        means = program.key_sums(rest) / len(rest.token_ids)
+        means = program.key_sums(ids, NUM_SINKS) / (len(ids) - NUM_SINKS)
         program.set_key_means(means.astype(np.float32))
-
-
-def _batch(ids: "np.ndarray[tuple[int], np.dtype[np.int32]]", first: int, end: int, kv: KVSpec) -> Batch:
-    """One sequence in pages 0, 1, …"""
-    return Batch(
-        token_ids=ids[first:end],
-        positions=np.arange(first, end, dtype=np.int32),
-        seq_starts=np.array([0, end - first], np.int32),
-        page_tables=np.arange(-(-end // kv.page_size), dtype=np.int32)[None],
-        logit_rows=np.zeros(0, np.int32),
-    )

@@ -91,11 +91,10 @@ class NativeProgram:
         )
         return logits
 
-    def key_sums(self, batch: Batch) -> npt.NDArray[np.float64]:
-        """Runs the batch; the sums of its keys [num_layers, num_kv_heads * head_dim], as they are before coding."""
-        sums = np.zeros((self.kv.num_layers, self.kv.num_kv_heads * self.kv.head_dim))
-        self._program.run_for_key_sums(batch.token_ids, batch.positions, batch.seq_starts, batch.page_tables, sums)
-        return sums
+    def key_sums(self, token_ids: npt.NDArray[np.int32], first: int) -> npt.NDArray[np.float64]:
+        """Runs one sequence in pages of its own; the sums of its keys from token `first` on, before coding
+        [num_layers, num_kv_heads * head_dim]."""
+        return np.array(self._program.key_sums(token_ids, first)).reshape(self.kv.num_layers, -1)
 
     def set_key_means(self, means: npt.NDArray[np.float32]) -> None:
         """What is taken off keys before TurboQuant codes them [num_layers, num_kv_heads * head_dim]; before any page is

@@ -5,6 +5,7 @@ a row's result does not depend on what else is in the batch (BLAS sums in an ord
 the difference is far below float32's last place), and an error found against this file is the other side's.
 """
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -60,7 +61,8 @@ class ReferenceProgram:
             np.zeros(shape, np.float16 if codec == "f16" else np.float32) for codec in (kv.k_codec, kv.v_codec)
         )
         self.k_means = np.zeros((kv.num_layers, kv.num_kv_heads, kv.head_dim), np.float32)
-        self.sums: F64 | None = None  # of keys, while they are asked for
+        self.sums: F64 | None = None  # of keys, in key_sums' own program
+        self.first_summed = 0
         self._weights: dict[str, F32] = {}
 
     def run(self, batch: Batch) -> F32:
@@ -70,14 +72,18 @@ class ReferenceProgram:
             run.do(op)
         return run.logits
 
-    def key_sums(self, batch: Batch) -> F64:
-        """The sums of the batch's keys [num_layers, num_kv_heads * head_dim], as they are before coding."""
-        self.sums = np.zeros((self.kv.num_layers, self.kv.num_kv_heads * self.kv.head_dim))
-        try:
-            self.run(batch)
-            return self.sums
-        finally:
-            self.sums = None
+    def key_sums(self, token_ids: npt.NDArray[np.int32], first: int) -> F64:
+        """Runs one sequence in pages of its own; the sums of its keys from token `first` on, before coding
+        [num_layers, num_kv_heads * head_dim]."""
+        kv, n = self.kv, len(token_ids)
+        num_pages = -(-n // kv.page_size)
+        other = ReferenceProgram(self.plan, replace(kv, num_pages=num_pages))
+        other._weights, other.k_means, other.first_summed = self._weights, self.k_means, first
+        other.sums = np.zeros((kv.num_layers, kv.num_kv_heads * kv.head_dim))
+        positions = np.arange(n, dtype=np.int32)
+        pages = np.arange(num_pages, dtype=np.int32)[None]
+        other.run(Batch(token_ids, positions, np.array([0, n], np.int32), pages, positions[:0]))
+        return other.sums
 
     def set_key_means(self, means: F32) -> None:
         """What is taken off keys before TurboQuant codes them [num_layers, num_kv_heads * head_dim]."""
@@ -184,7 +190,7 @@ class _Run:
         shape = (-1, kv.num_kv_heads, kv.head_dim)
         keys, values = self.at(op.k).reshape(shape), self.at(op.v).reshape(shape)
         if self.program.sums is not None:
-            self.program.sums[op.layer] += self.at(op.k).sum(axis=0, dtype=np.float64)
+            self.program.sums[op.layer] += self.at(op.k)[self.program.first_summed :].sum(axis=0, dtype=np.float64)
         k_codec, v_codec = kv.codecs_of(op.layer)
         if CODECS[k_codec].is_turboquant:
             keys = keys - self.program.k_means[op.layer]
