@@ -7,6 +7,7 @@
 
 #include <stdexcept>
 
+#include "checksum.h"
 #include "plan.h"
 
 namespace nb = nanobind;
@@ -61,6 +62,13 @@ nb::ndarray<nb::numpy, float, nb::ndim<2>> run(nb::handle_t<Program> self, In<in
     logits = program.run(batch, logit_rows.data(), static_cast<int64_t>(logit_rows.shape(0)));
   }
   return {logits, {logit_rows.shape(0), static_cast<size_t>(program.vocab_size())}, self};
+}
+
+// A view, writable, that keeps the program alive. What it shows changes with every run.
+nb::ndarray<nb::numpy, uint8_t, nb::ndim<2>> pages(nb::handle_t<Program> self) {
+  Program& program = nb::cast<Program&>(self);
+  const size_t num_pages = static_cast<size_t>(program.num_pages());
+  return {program.pages(), {num_pages, program.kv_bytes() / num_pages}, self};
 }
 
 void sample(Program& program, In<float, 2> logits, In<float, 1> temperature, In<int32_t, 1> top_k, In<float, 1> top_p,
@@ -128,6 +136,7 @@ NB_MODULE(_native, m) {
       .def("swiglu", [](Program& p, View3 gate, View3 up, View3 dst) { p.swiglu(gate, up, dst); })
       .def("add", [](Program& p, View3 src, View3 dst) { p.add(src, dst); })
       .def("head", [](Program& p, View3 src, int weight, int bias, bool is_int8) { p.head(src, weight, bias, is_int8); })
+      .def("pages", &pages)
       .def("run", &run)
       .def("sample", &farthing::sample, nb::arg("logits"), nb::arg("temperature"), nb::arg("top_k"), nb::arg("top_p"), nb::arg("min_p"),
            nb::arg("penalty"), nb::arg("seed"), nb::arg("step"), nb::arg("history"), nb::arg("history_starts"),
@@ -143,6 +152,10 @@ NB_MODULE(_native, m) {
     std::vector<std::string> names;
     for (int i = 0; i < num; ++i) names.emplace_back(tables[i]->name);
     return names;
+  });
+  m.def("checksum", [](In<uint8_t, 1> data) {
+    nb::gil_scoped_release release;
+    return checksum(data.data(), data.shape(0));
   });
   m.def("probe", [](const std::string& isa, int num_threads, int64_t num_bytes, int passes) {
     need(num_threads >= 1 && num_threads <= 256, "num_threads must be 1 to 256");

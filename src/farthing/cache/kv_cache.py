@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from farthing.cache.cold import ColdTier
 from farthing.cache.pages import PagePool
 from farthing.cache.prefix import Node, PrefixTree, UnderWay
 
@@ -46,20 +47,25 @@ class KVCache:
         lease = cache.match(token_ids, salt)       a Lease, or UnderWay: another is computing more of this prefix
         cache.announce(lease, token_ids)           "I compute the rest": others that share it wait
         cache.grow(lease, n) -> bool               room for n more tokens
+        cache.restore(lease, token_ids)            what the cold tier has of the rest is copied into that room
         cache.commit(lease, token_ids)             these tokens are in their pages now
         cache.release(lease)                       complete pages stay warm, the others are free
 
-    Without `is_prefix_cached` nothing is found again and nobody waits.
+    Without `is_prefix_cached` nothing is found again and nobody waits. A page that is pushed out goes to `cold`.
     """
 
-    def __init__(self, num_pages: int, page_size: int, *, is_prefix_cached: bool = True) -> None:
+    def __init__(
+        self, num_pages: int, page_size: int, *, is_prefix_cached: bool = True, cold: ColdTier | None = None
+    ) -> None:
         assert num_pages >= 1
         assert page_size >= 1
+        assert is_prefix_cached or cold is None
         self.page_size = page_size
         self.is_prefix_cached = is_prefix_cached
         self._pool = PagePool(num_pages)
         self._tree = PrefixTree()
         self._leases: set[Lease] = set()
+        self._cold = cold
 
     @property
     def num_pages(self) -> int:
@@ -108,10 +114,32 @@ class KVCache:
             if num_new > self.num_available:
                 return False
             while self._pool.num_free < num_new:
-                self._pool.give_back([self._tree.evict()])
+                self._evict()
             lease.append(self._pool.take(num_new))
         lease.num_tokens = num_tokens
         return True
+
+    def restore(self, lease: Lease, token_ids: TokenIds) -> None:
+        """Fill the lease's next pages with what the cold tier has of token_ids, and commit them; never the last token.
+
+        Room for all of token_ids must have been granted.
+        """
+        if self._cold is None:
+            return
+        first, end = lease.num_shared, (len(token_ids) - 1) // self.page_size
+        keys = self._keys(token_ids, first, end)
+        num_restored = self._cold.restore(lease.node, keys, lease.page_table[first:end].tolist())
+        self.commit(lease, token_ids[: (first + num_restored) * self.page_size])
+
+    def save(self) -> None:
+        """Copy the complete pages of the hot pool into the cold tier, those used longest ago first."""
+        if self._cold is None:
+            return
+        # A page after those that follow it: it is needed whenever they are.
+        nodes = [node for node in reversed(list(self._tree.nodes())) if node.page is not None]
+        nodes.sort(key=lambda node: (node.num_leases > 0, node.last_used))
+        for node in nodes[max(0, len(nodes) - self._cold.num_slots) :]:
+            self._cold.keep(node)
 
     def commit(self, lease: Lease, token_ids: TokenIds) -> None:
         """The sequence's first len(token_ids) tokens are computed: complete pages among them can be found from now on.
@@ -196,6 +224,13 @@ class KVCache:
         assert len(free) == self._pool.num_free
         assert sorted([*free, *in_tree, *own]) == list(range(self.num_pages)), "a page is lost or held twice"
         assert self._tree.num_roots() == 0 or in_tree or self._leases, "a salt is kept for nothing"
+
+    def _evict(self) -> None:
+        node = self._tree.evict()
+        assert node.page is not None
+        self._pool.give_back([node.page])
+        if self._cold is not None:
+            self._cold.keep(node)  # nobody writes to a free page before it is taken
 
     def _withdraw(self, lease: Lease) -> None:
         if lease.announced is not None:

@@ -19,12 +19,13 @@ __all__ = ["Node", "PrefixTree", "UnderWay"]
 class Node:
     """One complete page of a prefix; `page` is None for a root and for a page that is still being computed."""
 
-    __slots__ = ("children", "is_queued", "key", "last_used", "num_leases", "owner", "page", "parent")
+    __slots__ = ("children", "digest", "is_queued", "key", "last_used", "num_leases", "owner", "page", "parent")
 
     def __init__(self, key: bytes, parent: "Node | None", page: int | None, owner: Hashable | None) -> None:
         self.key = key  # the page's tokens, int32
         self.parent = parent
         self.page = page
+        self.digest: bytes | None = None  # of the path from the root, once the cold tier has asked
         self.owner = owner  # who computes it, while it is under way
         self.children: dict[bytes, Node] = {}
         self.num_leases = 0
@@ -120,8 +121,8 @@ class PrefixTree:
             node.owner = None
             node = node.parent
 
-    def evict(self) -> int:
-        """The page of the warm leaf used longest ago; there must be a warm page."""
+    def evict(self) -> Node:
+        """Take the warm leaf used longest ago out of the tree; there must be a warm page."""
         while True:
             last_used, _, node = heapq.heappop(self._leaves)
             node.is_queued = False
@@ -137,7 +138,7 @@ class PrefixTree:
             self.num_warm -= 1
             parent.last_used = max(parent.last_used, node.last_used)
             self._settle(parent)
-            return node.page
+            return node
 
     def nodes(self) -> Iterator[Node]:
         """Every node but the roots, parents first."""

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ __all__ = [
     "console",
     "emit",
     "note",
+    "parse_bytes",
     "parse_decimal",
     "progress",
     "warn",
@@ -43,6 +45,16 @@ def parse_decimal(text: str | Decimal) -> Decimal:
     if not number.is_finite():
         raise typer.BadParameter(f"{text!r} is not a finite number")
     return number
+
+
+def parse_bytes(text: str | int) -> int:
+    """A number of bytes: 4GiB, 512MiB, 1.5GB, 65536."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:([KMGT])(i?)B?|B)?", str(text), re.IGNORECASE)
+    if found is None:
+        raise typer.BadParameter(f"{text!r} is not a number of bytes; write it like 4GiB, 500MB or 65536")
+    number, prefix, is_binary = found.groups()
+    power = " KMGT".index(prefix.upper()) if prefix else 0
+    return int(Decimal(number) * (1024 if is_binary else 1000) ** power)
 
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; messages go to stderr.")]

@@ -4,14 +4,15 @@ import secrets
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from farthing import kernels as native_kernels
-from farthing.cache import KVCache
+from farthing.cache import ColdStats, KVCache
 from farthing.engine.batch import BatchBuilder
+from farthing.engine.cold import open_cold_tier
 from farthing.engine.config import EngineConfig, kv_spec
 from farthing.engine.sampler import SampleArrays, logprobs
 from farthing.engine.scheduler import Scheduler
@@ -43,6 +44,7 @@ class EngineStats:
     num_steps: int
     num_computed_tokens: int  # tokens run through the model, repetitions and drafts included
     num_cached_tokens: int  # prompt tokens that were found in pages instead
+    num_cold_tokens: int  # tokens whose pages came back from the cold tier, those of preempted requests included
     num_output_tokens: int
     num_preemptions: int
     num_draft_tokens: int  # guessed and run through the model
@@ -50,7 +52,7 @@ class EngineStats:
 
 
 class Engine:
-    """Answers requests with one model. Not safe for concurrent calls.
+    """Answers requests with one model. Not safe for concurrent calls. `close`, or a with statement, ends it.
 
     clock_ns: a monotonic clock in nanoseconds, read at the beginning and end of each step.
     make_drafter: makes the drafter of a new sequence; where it is not given, config.speculation says which.
@@ -71,10 +73,11 @@ class Engine:
         max_num_seqs = min(config.max_num_seqs, config.max_num_batched_tokens) if config.is_kv_cached else 1
         self.model, self.config = model, config
         self.max_len = min(model.config.max_position_embeddings, kv.num_pages * kv.page_size)
-        self.program = kernels.load(model.plan(config.product), kv, num_threads=config.num_threads, isa=config.isa)
-        self.cache = KVCache(
-            kv.num_pages, kv.page_size, is_prefix_cached=config.is_prefix_cached and config.is_kv_cached
-        )
+        plan = model.plan(config.product)
+        self.program = kernels.load(plan, kv, num_threads=config.num_threads, isa=config.isa)
+        self._cold = open_cold_tier(config, model, plan, kv, self.program, clock_ns)
+        is_prefix_cached = config.is_prefix_cached and config.is_kv_cached
+        self.cache = KVCache(kv.num_pages, kv.page_size, is_prefix_cached=is_prefix_cached, cold=self._cold)
         self._kernels = kernels
         self._clock_ns = clock_ns
         if make_drafter is None and config.speculation == "prompt-lookup":
@@ -85,6 +88,7 @@ class Engine:
         self._sample_arrays = SampleArrays()
         self._sequences: dict[int, Sequence] = {}
         self._next_id = 0
+        self._is_closed = False
         self._busy_ns = self._num_steps = self._num_computed = self._num_cached = self._num_output = 0
         self._num_draft = self._num_accepted = 0
 
@@ -98,17 +102,48 @@ class Engine:
             self._num_steps,
             self._num_computed,
             self._num_cached,
+            self.cold_stats().num_restored_pages * self.cache.page_size,
             self._num_output,
             self._scheduler.num_preemptions,
             self._num_draft,
             self._num_accepted,
         )
 
+    def cold_stats(self) -> ColdStats:
+        """What the cold tier holds and did; all zeros without one."""
+        return ColdStats() if self._cold is None else self._cold.stats()
+
+    def save_pages(self) -> None:
+        """Copy the complete pages that the cold tier does not have yet into it: for idle moments. `close` does it."""
+        self.cache.save()
+
+    def close(self) -> None:
+        """Abort what is under way, copy pages into the cold tier and let go of its folder; then submit raises."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        for request_id in list(self._sequences):
+            self.abort(request_id)
+        if self._cold is not None:
+            try:
+                self.save_pages()
+            finally:
+                self._cold.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def submit(self, request: Request) -> int:
         """Queue a request; its id, which its events carry. max_tokens is clipped to what context and pages allow.
 
-        Raises CapacityError where the prompt leaves no room for an answer, InvalidRequest for ids that do not exist.
+        Raises CapacityError where the prompt leaves no room for an answer, InvalidRequest for ids that do not exist and
+        where the engine is closed.
         """
+        if self._is_closed:
+            raise InvalidRequest("this engine is closed and takes no more requests: make another")
         prompt = list(request.token_ids) or self.model.encode_chat(request.messages)
         vocab_size = self.model.config.vocab_size
         if not prompt or min(prompt) < 0 or max(prompt) >= vocab_size:
@@ -162,7 +197,10 @@ class Engine:
             self._scheduler.drop_drafts(seq)
             if is_caught_up and not self.config.is_kv_cached:
                 seq.num_computed_tokens = 0
-        self._share_time(scheduled, self._clock_ns() - started_ns, len(batch.token_ids))
+        elapsed_ns = self._clock_ns() - started_ns
+        self._share_time(scheduled, elapsed_ns, len(batch.token_ids))
+        if self._cold is not None:
+            self._cold.learn(len(batch.token_ids), elapsed_ns)
         events += [self._finish(seq) for seq in scheduled if seq.finish_reason is not None]
         return events
 

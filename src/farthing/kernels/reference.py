@@ -5,6 +5,7 @@ a row's result does not depend on what else is in the batch (BLAS sums in an ord
 the difference is far below float32's last place), and an error found against this file is the other side's.
 """
 
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -47,12 +48,18 @@ CODECS: dict[str, type[np.floating]] = {"f32": np.float32, "f16": np.float16, "q
 class ReferenceProgram:
     """Runs `plan` on a pool of pages shaped by `kv`. Weights are unpacked to float32 when first used, and kept."""
 
+    isa = "reference"
+
     def __init__(self, plan: Plan, kv: KVSpec) -> None:
         self.plan = plan
         self.kv = kv
-        shape = (kv.num_layers, kv.num_pages, kv.page_size, kv.num_kv_heads, kv.head_dim)
-        self.k_pages = np.zeros(shape, _codec(kv.k_codec))
-        self.v_pages = np.zeros(shape, _codec(kv.v_codec))
+        shape = (kv.num_pages, kv.num_layers, kv.page_size, kv.num_kv_heads, kv.head_dim)
+        k_codec, v_codec = _codec(kv.k_codec), _codec(kv.v_codec)
+        k_bytes, v_bytes = (math.prod(shape[1:]) * np.dtype(codec).itemsize for codec in (k_codec, v_codec))
+        # Page p is one row, as in native code; its keys and values are seen layer first: [L, pages, slots, heads, d].
+        self.pages = np.zeros((kv.num_pages, k_bytes + v_bytes), np.uint8)  # [num_pages, page_bytes]
+        self.k_pages = self.pages[:, :k_bytes].view(k_codec).reshape(shape).swapaxes(0, 1)
+        self.v_pages = self.pages[:, k_bytes:].view(v_codec).reshape(shape).swapaxes(0, 1)
         self._weights: dict[str, F32] = {}
 
     def run(self, batch: Batch) -> F32:
