@@ -9,6 +9,7 @@
 #include <map>
 #include <stdexcept>
 
+#include "checksum.h"
 #include "plan.h"
 
 namespace nb = nanobind;
@@ -104,6 +105,13 @@ nb::ndarray<nb::numpy, float, nb::ndim<2>> run(nb::handle_t<Program> self, In<in
   return {logits, {logit_rows.shape(0), static_cast<size_t>(program.vocab_size())}, self};
 }
 
+// A view, writable, that keeps the program alive. What it shows changes with every run.
+nb::ndarray<nb::numpy, uint8_t, nb::ndim<2>> pages(nb::handle_t<Program> self) {
+  Program& program = nb::cast<Program&>(self);
+  const size_t num_pages = static_cast<size_t>(program.num_pages());
+  return {program.pages(), {num_pages, program.kv_bytes() / num_pages}, self};
+}
+
 void sample(Program& program, In<float, 2> logits, In<float, 1> temperature, In<int32_t, 1> top_k, In<float, 1> top_p,
             In<float, 1> min_p, In<float, 1> penalty, In<uint64_t, 1> seed, In<uint64_t, 1> step, In<int32_t, 1> history,
             In<int64_t, 1> history_starts, In<uint8_t, 1> wants_logprob, Out<int32_t, 1> token, Out<float, 1> logprob,
@@ -176,6 +184,7 @@ NB_MODULE(_native, m) {
                   "means must be [num_layers, num_kv_heads * head_dim]");
              p.set_key_means(means.data());
            })
+      .def("pages", &pages)
       .def("run", &run)
       .def("key_sums", &key_sums)
       .def("sample", &farthing::sample, nb::arg("logits"), nb::arg("temperature"), nb::arg("top_k"), nb::arg("top_p"), nb::arg("min_p"),
@@ -192,6 +201,10 @@ NB_MODULE(_native, m) {
     std::vector<std::string> names;
     for (int i = 0; i < num; ++i) names.emplace_back(tables[i]->name);
     return names;
+  });
+  m.def("checksum", [](In<uint8_t, 1> data) {
+    nb::gil_scoped_release release;
+    return checksum(data.data(), data.shape(0));
   });
   m.def("probe", [](const std::string& isa, int num_threads, int64_t num_bytes, int passes) {
     need(num_threads >= 1 && num_threads <= 256, "num_threads must be 1 to 256");

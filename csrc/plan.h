@@ -61,6 +61,9 @@ class Program {
   const KVSpec& kv() const { return kv_; }
   size_t weight_bytes() const;
   size_t kv_bytes() const;
+  int64_t num_pages() const { return kv_.num_pages; }
+  // Page p of all layers is kv_bytes() / num_pages() bytes, one page behind the other.
+  uint8_t* pages() const { return pages_.get(); }
   Team& team() { return team_; }
   // Seconds spent in each operation since the start, by kind.
   const std::vector<std::pair<std::string, double>>& seconds() const { return seconds_; }

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from farthing.cli import main
+from farthing.cli._output import parse_bytes
 
 GOLDEN = str(Path(__file__).parents[1] / "golden" / "llama")
 MODEL = ["--model", GOLDEN, "--threads", "1"]
@@ -94,9 +95,7 @@ def test_logprobs(capsys: pytest.CaptureFixture[str]) -> None:
         (["abc " * 500], "tokens; at most"),
     ],
 )
-def test_mistakes_are_told_in_one_line(
-    capsys: pytest.CaptureFixture[str], arguments: list[str], expected: str
-) -> None:
+def test_mistakes_are_told_in_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str], expected: str) -> None:
     assert expected in error(capsys, "generate", *arguments, *MODEL)
 
 
@@ -157,9 +156,7 @@ def test_ctrl_c_stops_the_answer_but_not_the_chat(
     assert second["finish_reason"] != "abort"
 
 
-def test_ctrl_c_leaves_the_answer_so_far(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_leaves_the_answer_so_far(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     from farthing.engine import Engine
 
     step, num_steps = Engine.step, 0
@@ -176,3 +173,46 @@ def test_ctrl_c_leaves_the_answer_so_far(
     found = json.loads(capsys.readouterr().out)
     assert found["finish_reason"] == "abort"
     assert len(found["token_ids"]) == 3
+
+
+def test_a_cold_folder_is_found_again_by_the_next_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    asked = ["generate", "abc " * 30, *MODEL, "--temperature", "0", "--max-tokens", "5", "--ignore-eos"]
+    cold = ["--cold-folder", str(tmp_path / "cold"), "--cold-bytes", "4MiB"]
+    first, second, without = document(capsys, *asked, *cold), document(capsys, *asked, *cold), document(capsys, *asked)
+    assert first["token_ids"] == second["token_ids"] == without["token_ids"]
+    assert first["usage"]["cache_read_tokens"] == without["usage"]["cache_read_tokens"] == 0
+    assert second["usage"]["cache_read_tokens"] > 64
+    assert sum(path.stat().st_size for path in (tmp_path / "cold").iterdir()) <= 4 << 20
+
+
+def test_a_conversation_goes_on_in_the_next_run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = ["chat", *MODEL, "--temperature", "0", "--max-tokens", "4", "--cold-folder", str(tmp_path)]
+    read = []
+    for _ in range(2):
+        stdin(monkeypatch, b"abc abc abc abc abc abc abc abc\n")
+        read.append(document(capsys, *asked)["turns"][0]["usage"]["cache_read_tokens"])
+    assert read[0] == 0 < read[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--cold-bytes", "many"], "write it like 4GiB"),
+        (["--cold-bytes", "-1"], "write it like 4GiB"),
+        (["--cold-bytes", "10"], "raise it"),
+        (["--cold-folder", "x", "--cold-bytes", "0"], "cold_bytes"),
+        (["--cold-folder", "/dev/null"], "cannot be used"),
+    ],
+)
+def test_a_cold_tier_that_cannot_be(capsys: pytest.CaptureFixture[str], options: list[str], told: str) -> None:
+    assert told in error(capsys, "generate", "abc", *MODEL, *options)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("65536", 65536), ("4GiB", 4 << 30), ("512 MiB", 512 << 20), ("1.5kb", 1500), ("2G", 2_000_000_000), ("7B", 7)],
+)
+def test_bytes_are_read(text: str, expected: int) -> None:
+    assert parse_bytes(text) == expected

@@ -43,6 +43,9 @@ class FakeModel:
             num_layers=1, num_kv_heads=1, head_dim=8, vocab_size=VOCAB_SIZE, max_position_embeddings=context
         )
 
+    def identity(self) -> str:
+        return "fake"
+
     def plan(self, product: str) -> str:
         return product
 
@@ -77,11 +80,13 @@ def naive(prompt, params: SamplingParams, max_len: int = 512) -> list[int]:
 
 
 class FakeProgram:
+    isa = "fake"
     weight_bytes = kv_bytes = 0
 
     def __init__(self, kv: KVSpec) -> None:
         self.kv = kv
-        self.pages = np.zeros((kv.num_pages, kv.page_size), np.uint64)
+        self.memory = np.zeros((kv.num_pages, kv.page_size), np.uint64)
+        self.pages = self.memory.view(np.uint8)  # [num_pages, page_bytes]
 
     def run(self, batch: Batch) -> np.ndarray:
         size = self.kv.page_size
@@ -93,12 +98,12 @@ class FakeProgram:
             positions = batch.positions[start:end]
             assert (np.diff(positions) == 1).all()
             pages = batch.page_tables[b, positions // size]
-            self.pages[pages, positions % size] = stored(batch.token_ids[start:end], positions)
+            self.memory[pages, positions % size] = stored(batch.token_ids[start:end], positions)
         logits = np.zeros((len(batch.logit_rows), VOCAB_SIZE), np.float32)
         for i, row in enumerate(batch.logit_rows):
             b = int(np.searchsorted(batch.seq_starts, row, "right")) - 1
             position = int(batch.positions[row])
-            logits[i] = logits_of(self.pages[batch.page_tables[b, : position // size + 1]].reshape(-1)[: position + 1])
+            logits[i] = logits_of(self.memory[batch.page_tables[b, : position // size + 1]].reshape(-1)[: position + 1])
         return logits
 
 

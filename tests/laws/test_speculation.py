@@ -199,7 +199,7 @@ def test_what_can_be_found_again_was_never_refused(kind, monkeypatch):
             tokens = np.frombuffer(path, np.int32)
             assert any(answer[: len(tokens)] == tuple(tokens.tolist()) for answer in whole)
             values = stored(tokens, range(len(tokens)))[-engine.cache.page_size :]
-            assert (engine.program.pages[page] == values).all()
+            assert (engine.program.memory[page] == values).all()
             num_seen += 1
     stats = engine.stats()
     assert num_seen > 50

@@ -10,7 +10,7 @@ import pytest
 
 from farthing.errors import CorruptModel, InvalidRequest, ModelNotFound, UnsupportedModel
 from farthing.kernels.formats import row_bytes
-from farthing.models import load_model
+from farthing.models import checkpoint, load_model
 from farthing.models.decoder import tensor_shapes
 from farthing.models.safetensors import read_safetensors
 from farthing.request import Message
@@ -174,3 +174,21 @@ def test_rope_factors_that_cannot_be(tmp_path: Path, factors: list[float], words
     write_as_gguf("llama", tmp_path / "model.gguf", rope_factors=np.array(factors, np.float32))
     with pytest.raises(CorruptModel, match=f"rope_freqs.weight'.*{words}"):
         load_model(tmp_path / "model.gguf")
+
+
+@pytest.mark.parametrize("most", [1 << 28, 0])
+def test_identity_stands_for_config_weights_and_formats(
+    folder: Path, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the weights are more than what is read whole."""
+    monkeypatch.setattr(checkpoint, "_WHOLE_BYTES", most)
+    known = load_model(GOLDEN / "llama").identity()
+    assert load_model(folder).identity() == known
+    assert load_model(folder, weights="q8_0").identity() != known
+    assert load_model(GOLDEN / "qwen2").identity() != known
+    raw = bytearray((folder / "model.safetensors").read_bytes())
+    raw[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(raw)
+    assert load_model(folder).identity() != known
+    change_config(folder, rope_theta=9999.0)
+    assert load_model(folder).identity() != known

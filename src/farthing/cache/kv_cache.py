@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from farthing.cache.check import check_pages
+from farthing.cache.cold import ColdTier
 from farthing.cache.eviction import Eviction, make_policy
 from farthing.cache.pages import PagePool
 from farthing.cache.prefix import Key, Node, PrefixTree, UnderWay
@@ -71,6 +72,7 @@ class KVCache:
         lease = cache.match(token_ids, salt)       a Lease, or UnderWay: another is computing more of this prefix
         cache.announce(lease, token_ids)           "I compute the rest": others that share it wait
         cache.grow(lease, n) -> bool               room for n more tokens
+        cache.restore(lease, token_ids)            what the cold tier has of the rest is copied into that room
         cache.commit(lease, token_ids)             these tokens are in their pages now
         pin = cache.pin(lease)                     its complete pages are never evicted, until cache.unpin(pin)
         cache.release(lease)                       complete pages stay warm, the others are free
@@ -78,14 +80,22 @@ class KVCache:
     A salt is a tenant's. Pages of one salt are never found under another; what comes before `num_public` tokens, in
     whole pages, is found under all. Who calls vouches for both: neither may come from the tenant.
 
-    Without `is_prefix_cached` nothing is found again and nobody waits. `eviction` says which warm pages go first.
+    Without `is_prefix_cached` nothing is found again and nobody waits. `eviction` says which warm pages go first; those
+    that are pushed out go to `cold`.
     """
 
     def __init__(
-        self, num_pages: int, page_size: int, *, is_prefix_cached: bool = True, eviction: Eviction = "lru"
+        self,
+        num_pages: int,
+        page_size: int,
+        *,
+        is_prefix_cached: bool = True,
+        eviction: Eviction = "lru",
+        cold: ColdTier | None = None,
     ) -> None:
         assert num_pages >= 1
         assert page_size >= 1
+        assert is_prefix_cached or cold is None
         self.page_size = page_size
         self.is_prefix_cached = is_prefix_cached
         self._pool = PagePool(num_pages)
@@ -93,6 +103,7 @@ class KVCache:
         self._leases: set[Lease] = set()
         self._pins: set[Pin] = set()
         self._num_taken = 0  # pages granted since every page was looked at
+        self._cold = cold
 
     @property
     def num_pages(self) -> int:
@@ -161,7 +172,7 @@ class KVCache:
             if num_new > self.num_available:
                 return False
             while self._pool.num_free < num_new:
-                self._pool.give_back([self._tree.evict()])
+                self._evict()
             lease.append(self._pool.take(num_new))
             self._num_taken += num_new
         lease.num_tokens = num_tokens
@@ -169,6 +180,28 @@ class KVCache:
             lease.is_counted = True
             self._tree.use(lease.node)
         return True
+
+    def restore(self, lease: Lease, token_ids: TokenIds) -> None:
+        """Fill the lease's next pages with what the cold tier has of token_ids, and commit them; never the last token.
+
+        Room for all of token_ids must have been granted.
+        """
+        if self._cold is None:
+            return
+        first, end = lease.num_shared, (len(token_ids) - 1) // self.page_size
+        keys = self._keys(token_ids, first, end, lease.salt, lease.num_public)
+        num_restored = self._cold.restore(lease.node, keys, lease.page_table[first:end].tolist())
+        self.commit(lease, token_ids[: (first + num_restored) * self.page_size])
+
+    def save(self) -> None:
+        """Copy the complete pages of the hot pool into the cold tier, those used longest ago first."""
+        if self._cold is None:
+            return
+        # A page after those that follow it: it is needed whenever they are.
+        nodes = [node for node in reversed(list(self._tree.nodes())) if node.page is not None]
+        nodes.sort(key=lambda node: (node.num_leases > 0, node.last_used))
+        for node in nodes[max(0, len(nodes) - self._cold.num_slots) :]:
+            self._cold.keep(node)
 
     def commit(self, lease: Lease, token_ids: TokenIds) -> None:
         """The sequence's first len(token_ids) tokens are computed: complete pages among them can be found from now on.
@@ -256,6 +289,13 @@ class KVCache:
         assert self.num_leased == 0, f"{self.num_leased} pages have been left behind"
         if 8 * self._num_taken >= self.num_pages:
             self.check()
+
+    def _evict(self) -> None:
+        node = self._tree.evict()
+        assert node.page is not None
+        self._pool.give_back([node.page])
+        if self._cold is not None:
+            self._cold.keep(node)  # nobody writes to a free page before it is taken
 
     def _withdraw(self, lease: Lease) -> None:
         if lease.announced is not None:

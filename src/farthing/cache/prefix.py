@@ -20,9 +20,14 @@ from collections.abc import Hashable, Iterator
 
 from farthing.cache.eviction import Policy
 
-__all__ = ["Key", "Node", "PrefixTree", "UnderWay"]
+__all__ = ["Key", "Node", "PrefixTree", "UnderWay", "tokens_of"]
 
 Key = bytes | tuple[str, bytes]  # the page's tokens, int32; with the salt where a tenant's own pages begin
+
+
+def tokens_of(key: Key) -> bytes:
+    """A page's tokens, int32."""
+    return key if isinstance(key, bytes) else key[1]
 
 
 class Node:
@@ -30,6 +35,7 @@ class Node:
 
     __slots__ = (
         "children",
+        "digest",
         "is_queued",
         "key",
         "last_used",
@@ -48,6 +54,7 @@ class Node:
         self.key = key
         self.parent = parent
         self.page = page
+        self.digest: bytes | None = None  # of the path from the root, once the cold tier has asked
         self.owner = owner  # who computes it, while it is under way
         self.children: dict[Key, Node] = {}
         self.num_leases = 0  # pins among them
@@ -62,8 +69,7 @@ class Node:
 
     @property
     def tokens(self) -> bytes:
-        """The page's tokens, int32."""
-        return self.key if isinstance(self.key, bytes) else self.key[1]
+        return tokens_of(self.key)
 
 
 class UnderWay:
@@ -184,8 +190,8 @@ class PrefixTree:
             self.num_under_way -= 1
             node = node.parent
 
-    def evict(self) -> int:
-        """The page of the warm leaf that is worth least; there must be a warm page."""
+    def evict(self) -> Node:
+        """Take the warm leaf that is worth least out of the tree; there must be a warm page."""
         while True:
             rank, _, node = heapq.heappop(self._leaves)
             node.is_queued = False
@@ -203,7 +209,7 @@ class PrefixTree:
             parent.rank = max(parent.rank, node.rank)
             self._policy.evicted(node)
             self._settle(parent)
-            return node.page
+            return node
 
     def nodes(self) -> Iterator[Node]:
         """Every node but the root, parents first."""

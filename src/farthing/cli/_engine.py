@@ -4,10 +4,12 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from farthing.cli._output import parse_bytes
 from farthing.economics.cost import HostCost
 from farthing.request import SamplingParams
 
@@ -42,6 +44,24 @@ SpeculationOption = Annotated[
     Literal["prompt-lookup", "off"],
     typer.Option("--speculation", help="Guess tokens from the text so far, check them together: same answer, sooner."),
 ]
+ColdFolderOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--cold-folder",
+        metavar="DIR",
+        help="Keep computed keys and values in this folder, where the next run finds them. They hold what was said.",
+    ),
+]
+ColdBytesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--cold-bytes",
+        parser=parse_bytes,
+        metavar="SIZE",
+        help="Room for them at most, such as 4GiB (default: 1GiB); without --cold-folder they lie in memory.",
+    ),
+]
+DEFAULT_COLD_BYTES = 1 << 30  # where a folder is given
 DEFAULT_SPECULATION: Literal["prompt-lookup"] = "prompt-lookup"  # one answer at a time is where it pays
 
 
@@ -70,11 +90,16 @@ def open_engine(
     product: str | None,
     speculation: "Speculation",
     max_num_seqs: int,
+    cold_folder: Path | None,
+    cold_bytes: int | None,
 ) -> "Engine":
     from farthing.engine import Engine
     from farthing.models import load_model
 
-    config = engine_config(threads, product, max_num_seqs=max_num_seqs, speculation=speculation)
+    if cold_bytes is None:
+        cold_bytes = 0 if cold_folder is None else DEFAULT_COLD_BYTES
+    more: dict[str, Any] = {"max_num_seqs": max_num_seqs, "speculation": speculation}
+    config = engine_config(threads, product, cold_folder=cold_folder, cold_bytes=cold_bytes, **more)
     return Engine(load_model(model, weights=weights), config)
 
 

@@ -9,6 +9,8 @@ from farthing.cli._engine import (
     DEFAULT_HOST,
     DEFAULT_SPECULATION,
     DEFAULTS,
+    ColdBytesOption,
+    ColdFolderOption,
     MaxTokensOption,
     MinPOption,
     PenaltyOption,
@@ -58,6 +60,8 @@ def chat(
     weights: WeightsOption = None,
     product: ProductOption = None,
     speculation: SpeculationOption = DEFAULT_SPECULATION,
+    cold_folder: ColdFolderOption = None,
+    cold_bytes: ColdBytesOption = None,
     threads: ThreadsOption = None,
     usd_per_hour: UsdPerHourOption = DEFAULT_HOST.usd_per_hour,
     json_mode: JsonOption = False,
@@ -65,17 +69,17 @@ def chat(
     """Talk to a model, one line a turn: Ctrl-C stops an answer, Ctrl-D ends. With --json answers stream to stderr."""
     params = SamplingParams(temperature, top_k, top_p, min_p, repetition_penalty, seed, max_tokens, tuple(stop or ()))
     host = HostCost(usd_per_hour)
-    engine = open_engine(model, weights, threads, product, speculation, max_num_seqs=1)
-    note(f"{engine.model.name} at ${host.usd_per_hour}/h ({host.source}). Ctrl-C stops an answer, Ctrl-D ends.")
-    conversation = _Conversation(engine, host, params, system, json_mode)
-    try:
-        while (line := _read_line()) is not None:
-            if line.strip():
-                conversation.turn(line)
-    finally:  # what was answered is told even when a turn fails
-        note(f"{len(conversation.turns)} turns, ${conversation.total_usd:.8f} in all")
-        document = {"turns": conversation.turns, "total_cost_usd": conversation.total_usd}
-        emit(json_mode, document, lambda: None)
+    with open_engine(model, weights, threads, product, speculation, 1, cold_folder, cold_bytes) as engine:
+        note(f"{engine.model.name} at ${host.usd_per_hour}/h ({host.source}). Ctrl-C stops an answer, Ctrl-D ends.")
+        conversation = _Conversation(engine, host, params, system, json_mode)
+        try:
+            while (line := _read_line()) is not None:
+                if line.strip():
+                    conversation.turn(line)
+        finally:  # what was answered is told even when a turn fails
+            note(f"{len(conversation.turns)} turns, ${conversation.total_usd:.8f} in all")
+            document = {"turns": conversation.turns, "total_cost_usd": conversation.total_usd}
+            emit(json_mode, document, lambda: None)
 
 
 class _Conversation:

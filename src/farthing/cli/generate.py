@@ -9,6 +9,8 @@ from farthing.cli._engine import (
     DEFAULT_HOST,
     DEFAULT_SPECULATION,
     DEFAULTS,
+    ColdBytesOption,
+    ColdFolderOption,
     MaxTokensOption,
     MinPOption,
     PenaltyOption,
@@ -65,6 +67,8 @@ def generate(
     weights: WeightsOption = None,
     product: ProductOption = None,
     speculation: SpeculationOption = DEFAULT_SPECULATION,
+    cold_folder: ColdFolderOption = None,
+    cold_bytes: ColdBytesOption = None,
     threads: ThreadsOption = None,
     usd_per_hour: UsdPerHourOption = DEFAULT_HOST.usd_per_hour,
     json_mode: JsonOption = False,
@@ -81,9 +85,8 @@ def generate(
     if not text:
         raise InvalidRequest("the prompt is empty; give some text, or - to read it from standard input")
 
-
     host = HostCost(usd_per_hour)
-    engine = open_engine(model, weights, threads, product, speculation, max_num_seqs=1)
+    engine = open_engine(model, weights, threads, product, speculation, 1, cold_folder, cold_bytes)
     tokens: list[Token] = []
 
     def show(token: "Token") -> None:
@@ -92,7 +95,8 @@ def generate(
             sys.stdout.write(token.text)
             sys.stdout.flush()
 
-    done = stream(engine, _request(engine.model, text, system, raw, params), show)
+    with engine:
+        done = stream(engine, _request(engine.model, text, system, raw, params), show)
 
     def end() -> None:
         sys.stdout.write("\n")

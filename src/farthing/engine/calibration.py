@@ -12,7 +12,7 @@ from farthing.kernels.codecs import CODECS
 from farthing.kernels.plan import KVSpec
 from farthing.models.tokenizer import Tokenizer
 
-__all__ = ["centre_keys"]
+__all__ = ["CALIBRATION", "centre_keys"]
 
 NUM_SINKS = 4  # first tokens, whose keys are unlike all others
 MOST_TOKENS = 512
@@ -45,14 +45,18 @@ than the rest, for which we are sorry. If you would rather wait and have everyth
 or call 555-0142 before Friday noon. Kind regards, the workshop.
 """
 
+CALIBRATION = (TEXT, NUM_SINKS, MOST_TOKENS, PASSES)  # what keys depend on, beside the model
+
 
 def centre_keys(program: Program, kv: KVSpec, tokenizer: Tokenizer) -> None:
     """Measure the mean of every layer's keys and have it taken off, where keys have a TurboQuant codec.
 
     It depends on model, codecs and instruction set, not on how many pages there are. Call it before any is in use.
     """
+    if not CODECS[kv.k_codec].is_turboquant:
+        return
     ids = np.asarray(tokenizer.encode(TEXT)[:MOST_TOKENS], np.int32)
-    if not CODECS[kv.k_codec].is_turboquant or len(ids) <= NUM_SINKS:
+    if len(ids) <= NUM_SINKS:
         return
     for _ in range(PASSES):
         means = program.key_sums(ids, NUM_SINKS) / (len(ids) - NUM_SINKS)

@@ -1,6 +1,7 @@
 """How an engine is set up, and how many pages that makes."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 from farthing.cache import Eviction
@@ -21,7 +22,9 @@ class EngineConfig:
     """Raises InvalidRequest for a value outside its range.
 
     is_kv_cached False is the old way, kept to be measured: one sequence at a time, and every output token computes the
-    whole sequence again, without drafts. Speculation changes no answer, only its time.
+    whole sequence again, without drafts. Speculation changes no answer, only its time. Nor does the cold tier, which
+    keeps pages that do not fit into kv_bytes: in memory, or on disk where cold_folder is given. There the next engine
+    with the same model and settings finds them again; one engine at a time may have a folder.
     """
 
     num_threads: int = 2
@@ -30,6 +33,8 @@ class EngineConfig:
     kv_bytes: int = 512 << 20  # memory for pages at most
     num_pages: int | None = None  # overrides kv_bytes
     page_size: int = 16  # tokens
+    cold_bytes: int = 0  # memory, or disk, of the cold tier at most; 0 is without
+    cold_folder: Path | None = None
     k_codec: str = KVSpec.k_codec
     v_codec: str = KVSpec.v_codec
     num_edge_layers: int = KVSpec.num_edge_layers  # first and last ones that keep q8 beside TurboQuant codecs
@@ -51,6 +56,10 @@ class EngineConfig:
         need(self.max_num_batched_tokens >= 1, "max_num_batched_tokens", "1 or more")
         need(self.kv_bytes >= 1, "kv_bytes", "1 or more")
         need(self.num_pages is None or self.num_pages >= 1, "num_pages", "1 or more, or none to follow from kv_bytes")
+        need(self.cold_bytes >= 0, "cold_bytes", "0 (no cold tier) or more")
+        is_cached = self.is_prefix_cached and self.is_kv_cached
+        need(is_cached or not self.cold_bytes, "cold_bytes", "0 where is_prefix_cached or is_kv_cached is off")
+        need(self.cold_folder is None or self.cold_bytes > 0, "cold_folder", "a folder together with cold_bytes")
         need(self.page_size in PAGE_SIZES, "page_size", ", ".join(map(str, PAGE_SIZES)))
         need(self.k_codec in CODECS, "k_codec", ", ".join(CODECS))
         need(self.v_codec in CODECS, "v_codec", ", ".join(CODECS))

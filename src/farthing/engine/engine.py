@@ -3,15 +3,16 @@
 import secrets
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from farthing import kernels as native_kernels
-from farthing.cache import KVCache
+from farthing.cache import ColdStats, KVCache
 from farthing.engine.batch import BatchBuilder
 from farthing.engine.calibration import centre_keys
+from farthing.engine.cold import open_cold_tier
 from farthing.engine.config import EngineConfig, kv_spec
 from farthing.engine.pins import Pins
 from farthing.engine.prompt import Prompt, encode, encode_prefix
@@ -39,7 +40,7 @@ class Kernels(Protocol):
 
 
 class Engine:
-    """Answers requests with one model. Not safe for concurrent calls.
+    """Answers requests with one model. Not safe for concurrent calls. `close`, or a with statement, ends it.
 
     clock_ns: a monotonic clock in nanoseconds, read at the beginning and end of each step.
     make_drafter: makes the drafter of a new sequence; where it is not given, config.speculation says which.
@@ -60,13 +61,16 @@ class Engine:
         max_num_seqs = min(config.max_num_seqs, config.max_num_batched_tokens) if config.is_kv_cached else 1
         self.model, self.config = model, config
         self.max_len = min(model.config.max_position_embeddings, kv.num_pages * kv.page_size)
-        self.program = kernels.load(model.plan(config.product), kv, num_threads=config.num_threads, isa=config.isa)
+        plan = model.plan(config.product)
+        self.program = kernels.load(plan, kv, num_threads=config.num_threads, isa=config.isa)
         centre_keys(self.program, kv, model.tokenizer)
+        self._cold = open_cold_tier(config, model, plan, kv, self.program, clock_ns)
         self.cache = KVCache(
             kv.num_pages,
             kv.page_size,
             is_prefix_cached=config.is_prefix_cached and config.is_kv_cached,
             eviction=config.eviction,
+            cold=self._cold,
         )
         self._kernels = kernels
         self._clock_ns = clock_ns
@@ -79,6 +83,7 @@ class Engine:
         self._sample_arrays = SampleArrays()
         self._sequences: dict[int, Sequence] = {}
         self._next_id = 0
+        self._is_closed = False
         self._busy_ns = self._num_steps = self._num_computed = self._num_cached = self._num_output = 0
         self._num_draft = self._num_accepted = 0
 
@@ -92,17 +97,51 @@ class Engine:
             self._num_steps,
             self._num_computed,
             self._num_cached,
+            self.cold_stats().num_restored_pages * self.cache.page_size,
             self._num_output,
             self._scheduler.num_preemptions,
             self._num_draft,
             self._num_accepted,
         )
 
+    def cold_stats(self) -> ColdStats:
+        """What the cold tier holds and did; all zeros without one."""
+        return ColdStats() if self._cold is None else self._cold.stats()
+
+    def save_pages(self) -> None:
+        """Copy the complete pages that the cold tier does not have yet into it: for idle moments. `close` does it."""
+        self.cache.save()
+
+    def close(self) -> None:
+        """Abort what is under way, copy pages into the cold tier and let go of its folder; then submit raises."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        for request_id in list(self._sequences):
+            self.abort(request_id)
+        if self._cold is not None:
+            try:
+                self.save_pages()
+            finally:
+                self._cold.close()
+
+    def _need_open(self) -> None:
+        if self._is_closed:
+            raise InvalidRequest("this engine is closed and takes no more requests: make another")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def submit(self, request: Request) -> int:
         """Queue a request; its id, which its events carry. max_tokens is clipped to what context and pages allow.
 
-        Raises CapacityError where the prompt leaves no room for an answer, InvalidRequest for ids that do not exist.
+        Raises CapacityError where the prompt leaves no room for an answer, InvalidRequest for ids that do not exist and
+        where the engine is closed.
         """
+        self._need_open()
         prompt = encode(self.model, request)
         max_len = self._pins.most_tokens(prompt, num_more=1)
         return self._add(prompt, min(len(prompt.token_ids) + request.params.max_tokens, max_len), request.params)
@@ -112,8 +151,9 @@ class Engine:
 
         It is computed with the other work, as far as it fills whole pages; its Done has no text and says what it cost.
         From then on it is never evicted. Raises CapacityError where its pages would leave too few for requests,
-        InvalidRequest where it does not fill a page.
+        InvalidRequest where it does not fill a page and where the engine is closed.
         """
+        self._need_open()
         if not self.cache.is_prefix_cached:
             raise InvalidRequest("this engine keeps no prefixes, so none can be pinned; make it with is_prefix_cached")
         prompt = encode_prefix(self.model, request, self.cache.page_size)
@@ -162,7 +202,10 @@ class Engine:
             self._scheduler.drop_drafts(seq)
             if is_caught_up and not self.config.is_kv_cached:
                 seq.num_computed_tokens = 0
-        self._share_time(scheduled, self._clock_ns() - started_ns, len(batch.token_ids))
+        elapsed_ns = self._clock_ns() - started_ns
+        self._share_time(scheduled, elapsed_ns, len(batch.token_ids))
+        if self._cold is not None:
+            self._cold.learn(len(batch.token_ids), elapsed_ns)
         events += [self._finish(seq) for seq in scheduled if seq.finish_reason is not None]
         return events
 

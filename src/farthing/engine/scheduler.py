@@ -104,6 +104,7 @@ class Scheduler:
             if not is_room or not self._cache.grow(found, seq.num_tokens - found.num_tokens):
                 self._cache.release(found)
                 return budget
+            self._cache.restore(found, tokens)
             self._cache.announce(found, tokens)
             del self.waiting[at]
             insort(self.running, seq, key=_by_age)

@@ -13,6 +13,7 @@ class EngineStats:
     num_steps: int
     num_computed_tokens: int  # tokens run through the model, repetitions and drafts included
     num_cached_tokens: int  # prompt tokens that were found in pages instead
+    num_cold_tokens: int  # tokens whose pages came back from the cold tier, those of preempted requests included
     num_output_tokens: int
     num_preemptions: int
     num_draft_tokens: int  # guessed and run through the model

@@ -3,7 +3,11 @@
 Native code stands behind it; `isa="reference"` interprets the same plan in NumPy instead.
 """
 
+import hashlib
+import platform
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,18 +16,35 @@ import numpy.typing as npt
 from farthing.errors import InvalidRequest
 from farthing.kernels.codecs import CODECS, TURBOQUANT_MULTIPLE
 from farthing.kernels.formats import formats
-from farthing.kernels.native import NativeProgram, instruction_sets
+from farthing.kernels.native import NativeProgram, checksum, instruction_sets, native_file
 from farthing.kernels.native import probe as _probe
 from farthing.kernels.plan import Batch, KVSpec, Plan
 from farthing.kernels.reference import ReferenceProgram
 from farthing.kernels.reference_sampling import sample_rows
 
-__all__ = ["Limits", "Program", "Sampled", "codecs", "formats", "instruction_sets", "load", "probe", "run", "sample"]
+__all__ = [
+    "Limits",
+    "Program",
+    "Sampled",
+    "build",
+    "checksum",
+    "codecs",
+    "formats",
+    "instruction_sets",
+    "load",
+    "probe",
+    "run",
+    "sample",
+]
 
 
 class Program(Protocol):
     """A plan ready to run; made by `load`."""
 
+    @property
+    def isa(self) -> str: ...  # that it runs on; never "auto"
+    @property
+    def pages(self) -> npt.NDArray[np.uint8]: ...  # [num_pages, page_bytes], all layers of a page in one row; writable
     @property
     def weight_bytes(self) -> int: ...
     @property
@@ -40,6 +61,17 @@ class Limits:
     read_gb_s: float
     f32_gflop_s: float
     int8_gop_s: float
+
+
+@lru_cache(maxsize=1)
+def build() -> str:
+    """Names the code that computes: the same bits come only from the same build. A digest of the native library, of
+    this folder's Python files, and of what they stand on."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in (native_file(), *sorted(Path(__file__).parent.glob("*.py"))):
+        digest.update(hashlib.blake2b(path.read_bytes()).digest())
+    digest.update(repr((np.__version__, platform.machine(), platform.libc_ver())).encode())
+    return digest.hexdigest()
 
 
 def codecs() -> tuple[str, ...]:

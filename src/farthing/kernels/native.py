@@ -1,5 +1,6 @@
 """Hands a plan to the native code, operation by operation, and one batch per step."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,12 +29,22 @@ from farthing.kernels.plan import (
 )
 from farthing.kernels.turboquant import code_unit, code_values
 
-__all__ = ["NativeProgram", "instruction_sets", "probe"]
+__all__ = ["NativeProgram", "checksum", "instruction_sets", "native_file", "probe"]
 
 
 def instruction_sets() -> tuple[str, ...]:
     """Names of the instruction sets built in and supported by this CPU, best first."""
     return tuple(_native.instruction_sets())
+
+
+def native_file() -> Path:
+    """The native library."""
+    return Path(_native.__file__)
+
+
+def checksum(data: npt.NDArray[np.uint8]) -> int:
+    """XXH64 of contiguous bytes [n]: finds damage, at the speed of memory; no protection against deceit."""
+    return int(_native.checksum(data))
 
 
 def probe(isa: str, num_threads: int, num_bytes: int, passes: int) -> tuple[float, float, float]:
@@ -66,6 +77,7 @@ class NativeProgram:
                 if CODECS[codec].is_turboquant
             },
         )
+        self.pages: npt.NDArray[np.uint8] = self._program.pages()  # [num_pages, page_bytes], writable
         self._buffers = {name: self._program.add_buffer(width) for name, width in plan.buffers.items()}
         self._matrices: dict[str, int] = {}
         self._vectors: dict[str, int] = {}

@@ -5,6 +5,7 @@ a row's result does not depend on what else is in the batch (BLAS sums in an ord
 the difference is far below float32's last place), and an error found against this file is the other side's.
 """
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 
@@ -49,17 +50,22 @@ TURBO_SCALE = np.float32(256)  # TurboQuant's scales are stored in float16 as so
 class ReferenceProgram:
     """Runs `plan` on a pool of pages shaped by `kv`. Weights are unpacked to float32 when first used, and kept."""
 
+    isa = "reference"
+
     def __init__(self, plan: Plan, kv: KVSpec) -> None:
         self.plan = plan
         self.kv = kv
-        shape = (kv.num_layers, kv.num_pages, kv.page_size, kv.num_kv_heads, kv.head_dim)
+        shape = (kv.num_pages, kv.num_layers, kv.page_size, kv.num_kv_heads, kv.head_dim)
         for codec in (kv.k_codec, kv.v_codec):
             if codec not in CODECS:
                 raise InvalidRequest(f"KV codec {codec!r} is unknown; allowed: {', '.join(CODECS)}")
-        # As the codec says them, rotated where it rotates.
-        self.k_pages, self.v_pages = (
-            np.zeros(shape, np.float16 if codec == "f16" else np.float32) for codec in (kv.k_codec, kv.v_codec)
-        )
+        # Page p is one row, as in native code; its keys and values are seen layer first: [L, pages, slots, heads, d].
+        # They stand there as the codec says them, rotated where it rotates.
+        kinds = [np.dtype(np.float16 if codec == "f16" else np.float32) for codec in (kv.k_codec, kv.v_codec)]
+        k_bytes, v_bytes = (math.prod(shape[1:]) * kind.itemsize for kind in kinds)
+        self.pages = np.zeros((kv.num_pages, k_bytes + v_bytes), np.uint8)  # [num_pages, page_bytes]
+        self.k_pages = self.pages[:, :k_bytes].view(kinds[0]).reshape(shape).swapaxes(0, 1)
+        self.v_pages = self.pages[:, k_bytes:].view(kinds[1]).reshape(shape).swapaxes(0, 1)
         self.k_means = np.zeros((kv.num_layers, kv.num_kv_heads, kv.head_dim), np.float32)
         self.sums: F64 | None = None  # of keys, in key_sums' own program
         self.first_summed = 0
@@ -239,7 +245,7 @@ def quantize_activations(x: F32) -> F64:
 
     In float64 the products of codes are exact, so multiplying these values is multiplying the codes and scaling after.
     """
-    blocks = x.reshape(len(x), -1, ACTIVATION_BLOCK)
+    blocks = x.reshape(len(x), x.shape[1] // ACTIVATION_BLOCK, ACTIVATION_BLOCK)
     largest = np.abs(blocks).max(axis=2, keepdims=True)  # [T, blocks, 1] float32
     # By the reciprocal, as native code does: a quotient would round a few codes the other way.
     inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 1e-30)
