@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from farthing.cli._output import parse_bytes
+from farthing.cli._output import parse_bytes, warn
 from farthing.economics.cost import HostCost
 from farthing.request import SamplingParams
 
@@ -92,6 +92,7 @@ def open_engine(
     max_num_seqs: int,
     cold_folder: Path | None,
     cold_bytes: int | None,
+    kv: str | None,
 ) -> "Engine":
     from farthing.engine import Engine
     from farthing.models import load_model
@@ -99,8 +100,18 @@ def open_engine(
     if cold_bytes is None:
         cold_bytes = 0 if cold_folder is None else DEFAULT_COLD_BYTES
     more: dict[str, Any] = {"max_num_seqs": max_num_seqs, "speculation": speculation}
-    config = engine_config(threads, product, cold_folder=cold_folder, cold_bytes=cold_bytes, **more)
-    return Engine(load_model(model, weights=weights), config)
+    config = engine_config(threads, product, kv, cold_folder=cold_folder, cold_bytes=cold_bytes, **more)
+    loaded = load_model(model, weights=weights)
+    warn_of_codec(loaded.name, kv)
+    return Engine(loaded, config)
+
+
+def warn_of_codec(model: str, kv: str | None) -> None:
+    """Say so where the codecs chosen for this model are known to cost quality, or were never measured."""
+    from farthing.report.kv_gate import complaint
+
+    if kv is not None and (text := complaint(model, kv)):
+        warn(text)
 
 
 def stream(engine: "Engine", request: "Request", show: Callable[["Token"], None]) -> "Done":

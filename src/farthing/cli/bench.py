@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from farthing.cli._engine import KVOption, ProductOption, engine_config
+from farthing.cli._engine import KVOption, ProductOption, engine_config, warn_of_codec
 from farthing.cli._output import (
     DEFAULT_MODEL,
     JsonOption,
@@ -41,6 +41,7 @@ def bench(
 
     config = engine_config(threads, product, kv)
     loaded = load_model(model, weights=weights)
+    warn_of_codec(loaded.name, kv)
     works = default_works(loaded.config.max_position_embeddings)
     with progress() as bar:
         task = bar.add_task("bench", total=len(works) + 1)

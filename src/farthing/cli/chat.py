@@ -11,6 +11,7 @@ from farthing.cli._engine import (
     DEFAULTS,
     ColdBytesOption,
     ColdFolderOption,
+    KVOption,
     MaxTokensOption,
     MinPOption,
     PenaltyOption,
@@ -59,6 +60,7 @@ def chat(
     stop: StopOption = None,
     weights: WeightsOption = None,
     product: ProductOption = None,
+    kv: KVOption = None,
     speculation: SpeculationOption = DEFAULT_SPECULATION,
     cold_folder: ColdFolderOption = None,
     cold_bytes: ColdBytesOption = None,
@@ -69,7 +71,7 @@ def chat(
     """Talk to a model, one line a turn: Ctrl-C stops an answer, Ctrl-D ends. With --json answers stream to stderr."""
     params = SamplingParams(temperature, top_k, top_p, min_p, repetition_penalty, seed, max_tokens, tuple(stop or ()))
     host = HostCost(usd_per_hour)
-    with open_engine(model, weights, threads, product, speculation, 1, cold_folder, cold_bytes) as engine:
+    with open_engine(model, weights, threads, product, speculation, 1, cold_folder, cold_bytes, kv) as engine:
         note(f"{engine.model.name} at ${host.usd_per_hour}/h ({host.source}). Ctrl-C stops an answer, Ctrl-D ends.")
         conversation = _Conversation(engine, host, params, system, json_mode)
         try:

@@ -11,6 +11,7 @@ from farthing.cli._engine import (
     DEFAULTS,
     ColdBytesOption,
     ColdFolderOption,
+    KVOption,
     MaxTokensOption,
     MinPOption,
     PenaltyOption,
@@ -66,6 +67,7 @@ def generate(
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Do not stop at the end-of-sequence token.")] = False,
     weights: WeightsOption = None,
     product: ProductOption = None,
+    kv: KVOption = None,
     speculation: SpeculationOption = DEFAULT_SPECULATION,
     cold_folder: ColdFolderOption = None,
     cold_bytes: ColdBytesOption = None,
@@ -86,7 +88,7 @@ def generate(
         raise InvalidRequest("the prompt is empty; give some text, or - to read it from standard input")
 
     host = HostCost(usd_per_hour)
-    engine = open_engine(model, weights, threads, product, speculation, 1, cold_folder, cold_bytes)
+    engine = open_engine(model, weights, threads, product, speculation, 1, cold_folder, cold_bytes, kv)
     tokens: list[Token] = []
 
     def show(token: "Token") -> None:

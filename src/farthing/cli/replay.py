@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from farthing.cli._engine import DEFAULT_HOST, KVOption, ProductOption, engine_config
+from farthing.cli._engine import DEFAULT_HOST, KVOption, ProductOption, engine_config, warn_of_codec
 from farthing.cli._output import (
     DEFAULT_MODEL,
     JsonOption,
@@ -98,6 +98,7 @@ def replay(
 
     config = engine_config(threads, product, kv, eviction=eviction or PLAIN)
     host, read, loaded = HostCost(usd_per_hour), read_trace(trace), load_model(model)
+    warn_of_codec(loaded.name, kv)
     with progress() as bar:
         task = bar.add_task("requests", total=None)
         study = Study(
