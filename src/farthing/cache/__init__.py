@@ -5,7 +5,8 @@ from farthing.cache.cold_disk import DiskStore
 from farthing.cache.cold_file import Layout
 from farthing.cache.cold_memory import MemoryStore
 from farthing.cache.eviction import Eviction
-from farthing.cache.kv_cache import KVCache, Lease, Pin
+from farthing.cache.kv_cache import KVCache
+from farthing.cache.lease import Lease, Pin
 from farthing.cache.prefix import UnderWay
 
 __all__ = [

@@ -1,18 +1,13 @@
 """Holds the pages to account: each is free, warm, pinned or leased, exactly once, and all counts agree."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from farthing.cache.lease import Lease, Pin
 from farthing.cache.pages import PagePool
 from farthing.cache.prefix import Node, PrefixTree
-
-if TYPE_CHECKING:
-    from farthing.cache.kv_cache import Lease, Pin
 
 __all__ = ["check_pages"]
 

@@ -10,13 +10,14 @@ import numpy.typing as npt
 
 from farthing import kernels as native_kernels
 from farthing.cache import ColdStats, KVCache
+from farthing.engine.answer import take_tokens
 from farthing.engine.batch import BatchBuilder
 from farthing.engine.calibration import centre_keys
 from farthing.engine.cold import open_cold_tier
 from farthing.engine.config import EngineConfig, kv_spec
 from farthing.engine.pins import Pins
 from farthing.engine.prompt import Prompt, encode, encode_prefix
-from farthing.engine.sampler import SampleArrays, logprobs
+from farthing.engine.sampler import SampleArrays
 from farthing.engine.scheduler import Scheduler
 from farthing.engine.sequence import Sequence
 from farthing.engine.speculative import Drafter, Drafting, PromptLookup
@@ -26,7 +27,7 @@ from farthing.kernels import Program, Sampled
 from farthing.kernels.plan import Batch, KVSpec, Plan
 from farthing.models import Model
 from farthing.models.tokenizer import Detokenizer
-from farthing.request import Done, Event, Request, SamplingParams, Token
+from farthing.request import Done, Event, Request, SamplingParams
 
 __all__ = ["Engine"]
 
@@ -194,9 +195,12 @@ class Engine:
                 seq.finish_reason = "length"
             elif is_caught_up:
                 assert sampled is not None
-                num_rows = 1 + seq.num_draft_tokens
-                self._append(seq, sampled, row, events)
-                row += num_rows
+                taken = take_tokens(seq, sampled, row, self.model.eos_ids)
+                row += 1 + seq.num_draft_tokens
+                events += taken.events
+                self._num_output += taken.num_output
+                self._num_draft += seq.num_draft_tokens
+                self._num_accepted += taken.num_accepted
             # Not before the drafts are judged: a page that can be found again must not hold a refused one.
             self.cache.commit(seq.lease, seq.token_ids[: seq.num_computed_tokens])
             self._scheduler.drop_drafts(seq)
@@ -246,34 +250,6 @@ class Engine:
         self._sequences[seq.id] = seq
         self._scheduler.add(seq)
         return seq.id
-
-    def _append(self, seq: Sequence, sampled: Sampled, row: int, events: list[Event]) -> None:
-        """Give a sequence its new tokens: the one sampled in `row`, and the next as long as the draft was that token.
-
-            token_ids   … t | d1 d2 d3        t is the last token, d1 d2 d3 are drafts
-            sampled         s1 s2 s3 s4       each from the logits after the token above its left neighbour
-            d1 = s1, d2 ≠ s2: s1 and s2 are new; t and d1 are computed; d2 and d3, s3 and s4 are void
-
-        The end-of-sequence token is an event only where it sets held text free.
-        """
-        num_drafts = seq.num_draft_tokens
-        drafts = seq.token_ids[seq.num_tokens : seq.num_tokens + num_drafts].tolist()
-        num_accepted = 0
-        for draft in (*drafts, None):
-            token_id = int(sampled.token[row + num_accepted])
-            is_end = token_id in self.model.eos_ids and not seq.params.ignore_eos
-            text = seq.end() if is_end else seq.append(token_id)
-            self._num_output += not is_end
-            if text or not is_end:
-                events.append(Token(seq.id, token_id, text, *logprobs(seq, sampled, row + num_accepted)))
-            if seq.finish_reason is not None or token_id != draft:
-                break
-            num_accepted += 1
-        seq.num_computed_tokens += num_accepted
-        self._num_draft += num_drafts
-        self._num_accepted += num_accepted
-        if seq.drafting is not None:
-            seq.drafting.learn(num_drafts, num_accepted)
 
     def _share_time(self, scheduled: list[Sequence], elapsed_ns: int, num_tokens: int) -> None:
         """Give each sequence the share of its tokens, whole nanoseconds that sum to the step's."""
