@@ -7,7 +7,7 @@ from farthing.engine import EngineConfig
 from farthing.errors import InvalidRequest
 from farthing.kernels.codecs import bits_per_value, parse_codecs
 from farthing.models import Model
-from farthing.report.quality import perplexity, windows
+from farthing.report.quality import Perplexity, perplexities, windows
 from farthing.report.retrieve import Question, questions, retrieve_accuracy
 from farthing.report.score import Scorer
 
@@ -17,6 +17,7 @@ GATED = ("f16", "q8", "q8/tq4", "tq4", "tq3", "tq2")
 REFERENCE = "f16"
 MOST_KL = 0.01  # nats per token
 LEAST_TOP1 = 0.97
+MOST_WEIGHT_BYTES = 2 << 30  # of models that are measured side by side
 NUM_QUESTIONS = 64  # of a window, at least
 
 
@@ -62,28 +63,31 @@ def measure_codecs(
     parsed = [parse_codecs(name) for name in codecs]
     pieces = windows(text, window, num_tokens)
     asked = _questions(model, text, window)
-    threads = config.num_threads
-    reference = Scorer(model, window, config.product, threads, REFERENCE, REFERENCE)
+
+    def scorer(k: str, v: str) -> Scorer:
+        return Scorer(model, window, config.product, config.num_threads, k, v, num_edge_layers=config.num_edge_layers)
+
+    reference = scorer(REFERENCE, REFERENCE)
+    together = max(1, MOST_WEIGHT_BYTES // reference.weight_bytes)
+    found: list[Perplexity] = []
+    for first in range(0, len(parsed), together):
+        found += perplexities([scorer(k, v) for k, v in parsed[first : first + together]], pieces, reference)
     rows = []
-    for name, (k, v) in zip(codecs, parsed, strict=True):
-        scorer = Scorer(model, window, config.product, threads, k, v, num_edge_layers=config.num_edge_layers)
-        found = perplexity(scorer, pieces, reference)
-        assert found.divergence is not None
+    for name, (k, v), of in zip(codecs, parsed, found, strict=True):
+        assert of.divergence is not None
         # One sequence at a time, and room for two: a window stays while its questions are asked.
         num_pages = 2 * -(-window // config.page_size) + 2
-        engine = replace(
-            config, product=EngineConfig.product, k_codec=k, v_codec=v, num_pages=num_pages, max_num_seqs=1
-        )
+        engine = replace(config, k_codec=k, v_codec=v, num_pages=num_pages, max_num_seqs=1)
         rows.append(
             CodecRow(
                 codec=name,
                 window=window,
                 bits_per_value=bits_per_value(k, v, model.config.head_dim),
-                kl_divergence=found.divergence.kl_divergence,
-                top1_agreement=found.divergence.top1_agreement,
-                perplexity=found.perplexity,
-                retrieve_accuracy=retrieve_accuracy(model, engine, asked),
-                num_targets=found.divergence.num_positions,
+                kl_divergence=of.divergence.kl_divergence,
+                top1_agreement=of.divergence.top1_agreement,
+                perplexity=of.perplexity,
+                retrieve_accuracy=retrieve_accuracy(model, replace(engine, product=EngineConfig.product), asked),
+                num_targets=of.divergence.num_positions,
                 num_questions=len(asked),
             )
         )

@@ -15,7 +15,16 @@ import numpy.typing as npt
 from farthing.errors import InvalidRequest
 from farthing.report.score import Scorer
 
-__all__ = ["Divergence", "Perplexity", "Piece", "divergence", "perplexity", "pieces_without_repeats", "windows"]
+__all__ = [
+    "Divergence",
+    "Perplexity",
+    "Piece",
+    "divergence",
+    "perplexities",
+    "perplexity",
+    "pieces_without_repeats",
+    "windows",
+]
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -127,6 +136,33 @@ def windows(token_ids: Sequence[int], window: int, num_tokens: int | None = None
     return [ids[start : start + window] for start in range(0, len(ids) - window + 1, window)]
 
 
+class _Tally:
+    """What one model says of the targets, added up window by window."""
+
+    def __init__(self) -> None:
+        self.late, self.early, self.num_late, self.num_early = 0.0, 0.0, 0, 0
+        self.divergence = _Sum()
+
+    def add(self, targets: npt.NDArray[np.int64], position: int, half: int, logits: F32, theirs: F32 | None) -> None:
+        """Logits of the rows from `position` on, and of a reference those from max(position, half) on."""
+        rows = logits[: len(targets) - position]  # the last token has no target
+        nll = negative_log_likelihoods(rows, targets[position : position + len(rows)])  # [n]
+        cut = min(max(half - position, 0), len(rows))
+        self.early, self.num_early = self.early + float(nll[:cut].sum()), self.num_early + cut
+        self.late, self.num_late = self.late + float(nll[cut:].sum()), self.num_late + len(rows) - cut
+        if theirs is not None and cut < len(rows):
+            self.divergence.add(theirs[: len(rows) - cut], rows[cut:])
+
+    def result(self, pieces: Sequence[tuple[int, ...]], is_compared: bool) -> Perplexity:
+        return Perplexity(
+            perplexity=math.exp(self.late / self.num_late),
+            perplexity_all_targets=math.exp((self.late + self.early) / (self.num_late + self.num_early)),
+            num_tokens=sum(map(len, pieces)),
+            num_windows=len(pieces),
+            divergence=self.divergence.result() if is_compared else None,
+        )
+
+
 def perplexity(
     scorer: Scorer, pieces: Sequence[tuple[int, ...]], reference: Scorer | None = None, tick: Tick = lambda _: None
 ) -> Perplexity:
@@ -135,28 +171,29 @@ def perplexity(
     A window of n tokens gives the targets n // 2 + 1 .. n - 1 to `perplexity` (llama-perplexity's convention: each has
     at least half a window before it) and 1 .. n - 1 to `perplexity_all_targets`.
     """
-    late, early, num_late, num_early = 0.0, 0.0, 0, 0
-    total = _Sum()
+    [found] = perplexities([scorer], pieces, reference, tick)
+    return found
+
+
+def perplexities(
+    scorers: Sequence[Scorer],
+    pieces: Sequence[tuple[int, ...]],
+    reference: Scorer | None = None,
+    tick: Tick = lambda _: None,
+) -> list[Perplexity]:
+    """`perplexity` of several models, side by side, so that the reference runs once."""
+    tallies = [_Tally() for _ in scorers]
     for ids in pieces:
         half = len(ids) // 2  # the row at position i predicts the target i + 1
         targets = np.asarray(ids[1:], np.int64)  # [n - 1]
         references = reference.logits(ids, half) if reference is not None else None
-        for position, logits in scorer.logits(ids):
-            rows = logits[: len(targets) - position]  # the last token has no target
-            nll = negative_log_likelihoods(rows, targets[position : position + len(rows)])  # [n]
-            cut = min(max(half - position, 0), len(rows))
-            early, num_early = early + float(nll[:cut].sum()), num_early + cut
-            late, num_late = late + float(nll[cut:].sum()), num_late + len(rows) - cut
-            if references is not None and cut < len(logits):
+        for chunks in zip(*(scorer.logits(ids) for scorer in scorers), strict=True):
+            position, logits = chunks[0]
+            theirs = None
+            if references is not None and half < position + len(logits):
                 at, theirs = next(references)
-                assert at == position + cut
-                if cut < len(rows):
-                    total.add(theirs[: len(rows) - cut], rows[cut:])
+                assert at == max(position, half)
+            for tally, (_, ours) in zip(tallies, chunks, strict=True):
+                tally.add(targets, position, half, ours, theirs)
             tick(len(logits))
-    return Perplexity(
-        perplexity=math.exp(late / num_late),
-        perplexity_all_targets=math.exp((late + early) / (num_late + num_early)),
-        num_tokens=sum(map(len, pieces)),
-        num_windows=len(pieces),
-        divergence=total.result() if reference is not None else None,
-    )
+    return [tally.result(pieces, reference is not None) for tally in tallies]

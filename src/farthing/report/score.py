@@ -64,6 +64,10 @@ class Scorer:
         self._program = kernels.load(model.plan(product), kv, num_threads=num_threads, isa=isa)
         centre_keys(self._program, kv, model.tokenizer)
 
+    @property
+    def weight_bytes(self) -> int:
+        return self._program.weight_bytes
+
     def logits(self, token_ids: Sequence[int], first: int = 0) -> Iterator[tuple[int, F32]]:
         """Yields (position, logits [n, V]) in order, for the positions from `first` on; row i is at position + i.
 
