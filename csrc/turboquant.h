@@ -60,8 +60,7 @@ struct CodecTurbo {
     for (int64_t i = 0; i < count; i += 8) store8(to + i, load8_f16(from + i) * splat(kTurboScale));
   }
 
-  // Writes codes [head_dim] of src, rotated; returns the scale as stored: that of the code's projection on src, or the
-  // one that leaves products with src itself right (kIsKey).
+  // Writes codes [head_dim] of src, rotated; returns the scale as stored: the one that keeps the norm.
   static FARTHING_INLINE uint16_t encode(const float* src, int64_t head_dim, const Codebook& book, uint8_t* codes) {
     alignas(32) float x[kMostHeadDim];
     hadamard(src, head_dim, x);
