@@ -150,7 +150,7 @@ def main() -> None:
         if not settings:
             settings, trials = best_settings(peers)
         players |= {f"{LLAMACPP}{setting}": peers[setting] for setting in settings}
-    except Missing as reason:
+    except (Missing, OSError, ValueError) as reason:  # its trouble must not cost farthing its figures
         say(f"llama.cpp is left out: {reason}")
     runs = measure(players, args.rounds)
     rows = [summary(name, of_name, HostCost()) for name, of_name in runs.items()]
