@@ -12,6 +12,8 @@ from pathlib import Path
 from farthing.models.hub import models_folder
 
 __all__ = [
+    "PROGRAMS",
+    "SERVER",
     "Missing",
     "cache_folder",
     "environment",
@@ -24,6 +26,7 @@ __all__ = [
 
 LLAMACPP = "llama-cpp-python==0.3.36"  # its sdist carries llama.cpp's source
 PROGRAMS = ("llama-bench", "llama-batched-bench", "llama-quantize")
+SERVER = "llama-server"  # benchmarks/reuse.py measures it
 # The first makes the folders that the next two start from, in the same environment.
 PACKAGES = {
     "transformers": ("torch==2.13.0", "transformers==5.24.0", "gguf==0.19.0"),
@@ -37,7 +40,7 @@ CMAKE_OPTIONS = (
     "-DBUILD_SHARED_LIBS=OFF",
     "-DLLAMA_BUILD_TESTS=OFF",
     "-DLLAMA_BUILD_EXAMPLES=OFF",
-    "-DLLAMA_BUILD_SERVER=OFF",
+    "-DLLAMA_BUILD_SERVER=ON",
     "-DLLAMA_BUILD_UI=OFF",
     "-DLLAMA_USE_PREBUILT_UI=OFF",
     "-DLLAMA_OPENSSL=OFF",
@@ -80,10 +83,10 @@ def once(stamp: Path, key: str, make: Callable[[], None]) -> None:
     stamp.write_text(key)
 
 
-def llamacpp_programs(cache: Path, given: Path | None) -> Path:
+def llamacpp_programs(cache: Path, given: Path | None, needed: Sequence[str] = PROGRAMS) -> Path:
     """The folder of llama.cpp's programs: the given one, or built from source for this very machine."""
     if given is not None:
-        if lacking := [name for name in PROGRAMS if not (given / name).is_file()]:
+        if lacking := [name for name in needed if not (given / name).is_file()]:
             raise Missing(f"the given folder has no {', '.join(lacking)}")
         return given
     build = cache / "llama.cpp"
@@ -105,7 +108,7 @@ def _build(cache: Path, build: Path) -> None:
     ninja = _tool("ninja")
     configure = [_tool("cmake"), "-S", source, "-B", build, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
     run([*configure, *CMAKE_OPTIONS], logs / "llama.cpp-configure.log")
-    run([_tool("cmake"), "--build", build, "--target", *PROGRAMS], logs / "llama.cpp-build.log")
+    run([_tool("cmake"), "--build", build, "--target", *PROGRAMS, SERVER], logs / "llama.cpp-build.log")
     shutil.rmtree(sources)
 
 
