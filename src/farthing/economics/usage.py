@@ -18,6 +18,9 @@ class Usage:
     output_tokens: int = 0
     input_s: float = 0.0
     output_s: float = 0.0
+    cache_write_tokens: int = 0  # part of input_tokens too: what a provider wrote into its cache, and charges for
+    cache_write_1h_tokens: int = 0  # part of cache_write_tokens
+    reasoning_tokens: int = 0  # part of output_tokens
 
     @property
     def compute_s(self) -> float:
@@ -30,4 +33,7 @@ class Usage:
             self.output_tokens + other.output_tokens,
             self.input_s + other.input_s,
             self.output_s + other.output_s,
+            self.cache_write_tokens + other.cache_write_tokens,
+            self.cache_write_1h_tokens + other.cache_write_1h_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
         )
