@@ -99,7 +99,7 @@ class Pricer:
         )
 
     def baseline(self, usage: Usage, at: datetime, model: str, provider: str | None, *, is_local: bool) -> Charge:
-        """What the same tokens would have cost without any saving: all input at the full price, at the baseline's model.
+        """What the same tokens would have cost without any saving: all input at the full price of the baseline's model.
 
         That is the model the configuration names; where it names none, the hosted model itself, or for local tokens
         DEFAULT_BASELINE. Token counts are taken as they are: another tokenizer counts otherwise.

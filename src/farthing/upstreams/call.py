@@ -59,7 +59,7 @@ class Call:
     num_public_messages: int = 0
     max_output_tokens: int | None = None  # over all n choices together; an upstream asks for no more
     allowance: Allowance | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)  # lower case: those of the client to hand on (anthropic-beta)
+    headers: Mapping[str, str] = field(default_factory=dict)  # lower case, the client's, to be handed on
     raw: bytes | None = None  # the bytes that body was read from, where nothing was changed since
     endpoint: str = ""  # the API the client used: chat, completions, responses, messages
     asked_model: str = ""  # the name the client gave
@@ -79,7 +79,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class ToolDelta:
-    """A piece of a tool call: id and name come with the first piece of each index, arguments are JSON text in pieces."""
+    """A piece of a tool call: id and name come with the first one of each index, arguments are JSON text in pieces."""
 
     index: int
     id: str = ""
