@@ -9,9 +9,9 @@ class UpstreamError(FarthingError):
     """A call that was not answered, or not to its end.
 
     status is the HTTP status for the client (400 what it sent, 404 no such model, 429 too much, 502 the upstream
-    failed, 503 not now, 504 too slow); code a short stable word ("context_length_exceeded", "upstream_unreachable"); param the
-    field at fault. is_retryable: another try, here or at another upstream, may succeed; never true once a first token
-    has come. body is what a provider said, of the call's own wire, for handing on.
+    failed, 503 not now, 504 too slow); code a short stable word ("context_length_exceeded", "upstream_unreachable");
+    param the field at fault. is_retryable: another try, here or at another upstream, may succeed; never true once a
+    first token has come. body is what a provider said, of the call's own wire, for handing on.
     """
 
     def __init__(
