@@ -277,3 +277,11 @@ def test_a_wrong_stream_option_is_the_clients_fault() -> None:
     error, _, _ = run(play(golden("openai.sse"), make_call(seed=2**70)))
     assert (error.status, error.param) == (400, "body")
     assert not provider.requests
+
+
+def test_a_provider_that_ignores_the_limit_is_stopped() -> None:
+    event = {"model": "m", "choices": [{"index": 0, "delta": {"content": "word " * 100}}]}
+    answer = Answer((b"data: " + orjson.dumps(event) + b"\n\n") * 10, is_stuck=True)
+    error, tally, _ = run(play(answer, replace(make_call(), max_output_tokens=100)))
+    assert (error.status, error.code, error.is_retryable) == (502, "upstream_ignored_limit", False)
+    assert (tally.usage_source, tally.usage.output_tokens) == ("estimated", 500)

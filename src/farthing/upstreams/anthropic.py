@@ -5,6 +5,7 @@ thinking, server tools and beta headers go along. Counts of input are the parts 
 """
 
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from farthing.economics.usage import Usage
@@ -117,4 +118,6 @@ def from_config(name: str, table: Mapping[str, object], host: object = None) -> 
     Raises InvalidRequest.
     """
     hosted = read_hosted(Table(name, table), "https://api.anthropic.com", lambda key: {"x-api-key": key})
+    root = hosted.endpoint.base_url.removesuffix("/v1")  # many write it with, as for OpenAI's kind
+    hosted = replace(hosted, endpoint=replace(hosted.endpoint, base_url=root))
     return AnthropicUpstream(name, hosted)
