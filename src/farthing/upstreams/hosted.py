@@ -22,7 +22,7 @@ from farthing.upstreams.http_errors import broke_off
 from farthing.upstreams.sse import Event, Events, EventTooLong
 from farthing.upstreams.usage_wire import malformed
 
-__all__ = ["Exchange", "Reader", "answer", "served_model"]
+__all__ = ["Exchange", "Reader", "answer", "client_headers", "served_model"]
 
 MAX_HELD = 64  # chunks without content before the first that has some; then they go out, for they keep a client waiting
 MAX_BYTES_PER_TOKEN = 16  # no answer has more in the mean; single tokens may
@@ -59,6 +59,12 @@ class Exchange:
     reader: Reader
     is_capped: bool  # its limit of output tokens is the budget's
     is_whole_wanted: bool  # asked for in one piece, in the provider's own wire
+
+
+def client_headers(call: Call, names: Sequence[str]) -> dict[str, str]:
+    """Those of the client's headers that may go along: by name, and short plain ASCII."""
+    given = {name: call.headers[name] for name in names if name in call.headers}
+    return {name: text for name, text in given.items() if text.isascii() and text.isprintable() and len(text) < 2000}
 
 
 def served_model(name: object) -> str:

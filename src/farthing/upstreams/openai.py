@@ -14,7 +14,7 @@ from farthing.upstreams.call import Call, Chunk, Tally
 from farthing.upstreams.convert import as_chat
 from farthing.upstreams.convert_fields import dumps, mapping
 from farthing.upstreams.estimate import LIMITS, max_usage, num_choices
-from farthing.upstreams.hosted import Exchange, answer
+from farthing.upstreams.hosted import Exchange, answer, client_headers
 from farthing.upstreams.hosted_config import Hosted, read_hosted
 from farthing.upstreams.http import Http
 from farthing.upstreams.openai_answer import OpenAIReader
@@ -44,7 +44,7 @@ class OpenAIUpstream:
             http=self._http,
             path=PATHS[asked.wire],
             body=body,
-            headers={key: call.headers[key] for key in CLIENT_HEADERS if key in call.headers},
+            headers=client_headers(call, CLIENT_HEADERS),
             reader=OpenAIReader(self.name, self._hosted.endpoint.secret, is_raw=is_same_wire and call.is_stream),
             is_capped=is_capped,
             is_whole_wanted=is_same_wire and not call.is_stream,
