@@ -2,8 +2,8 @@
 
 What the client sent goes out as it is, unknown fields and all, but for four things: the model's name, `stream`, the
 usage that every stream is asked for, and a limit of output tokens where a budget or the configuration sets one. It is
-written anew from what was parsed (6 to 160 µs for 100 KB), never patched into the client's bytes: a body that names a field
-twice would mean one thing here and another to the provider.
+written anew from what was parsed (6 to 160 µs for 100 KB), never patched into the client's bytes: a body that names a
+field twice would mean one thing here and another to the provider.
 """
 
 from collections.abc import AsyncIterator, Mapping
