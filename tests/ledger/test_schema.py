@@ -97,8 +97,8 @@ def test_every_part_of_a_row_comes_back_as_it_was(config: LedgerConfig) -> None:
     values: dict[str, Any] = {
         name: number for number, name in enumerate(COLUMNS) if name.endswith(("_us", "_pico", "_tokens"))
     }
-    full = a_row(**values, key_id="k", project="p", tags=("a", "ü", ""), is_stream=True, error="e", cache="hit", route="r",
-                 finish_reason="stop", baseline_model="m", attempt=3)  # fmt: skip
+    texts = ("key_id", "project", "error", "cache", "route", "finish_reason", "baseline_model")
+    full = a_row(**values, **dict.fromkeys(texts, "x"), tags=("a", "ü", ""), is_stream=True, attempt=3)
     large = a_row(cost_pico=2**62, baseline_pico=0)
     empty = a_row()
     database = open_database(config)
