@@ -13,12 +13,13 @@ __all__ = ["insert_row", "settle", "write_entry"]
 
 _INSERT = (
     f"INSERT INTO attempts ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) ON CONFLICT (id) DO NOTHING"
+    " RETURNING id"
 )
 
 
 def insert_row(database: Database, row: Row) -> bool:
     """False where a row with this id is there already."""
-    return database.execute(_INSERT, row_values(row)).rowcount == 1
+    return len(database.execute(_INSERT, row_values(row)).fetchall()) == 1
 
 
 def write_entry(database: Database, entry: Entry) -> None:

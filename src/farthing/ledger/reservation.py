@@ -16,7 +16,7 @@ from farthing.ledger.budget import Budget
 from farthing.ledger.database import Database
 from farthing.ledger.ids import new_id, now_us
 
-__all__ = ["Ask", "Hold", "Refusal", "Room", "count_request", "extend", "reserve", "room_of"]
+__all__ = ["Ask", "Hold", "Refusal", "Room", "count_request", "extend", "reserve", "rooms_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +67,25 @@ class Hold:
     is_local: bool
 
 
-def room_of(database: Database, budget: Budget, window_us: int | None = None) -> Room:
-    window_us = budget.window_us(now_us()) if window_us is None else window_us
-    sql = "SELECT used, reserved FROM counters WHERE budget_id = ? AND window_us = ?"
-    used, reserved = database.execute(sql, (budget.id, window_us)).fetchone() or (0, 0)
-    return Room(budget, window_us, used, reserved)
+def rooms_of(database: Database, budgets: Sequence[Budget], windows_us: Sequence[int] | None = None) -> list[Room]:
+    """In the same order; in the windows that hold now, or in those given."""
+    if not budgets:
+        return []
+    at_us = now_us()
+    if windows_us is None:
+        windows_us = [budget.window_us(at_us) for budget in budgets]
+    names = [(budget.id, window_us) for budget, window_us in zip(budgets, windows_us, strict=True)]
+    sql = "SELECT budget_id, window_us, used, reserved FROM counters WHERE " + " OR ".join(
+        ["(budget_id = ? AND window_us = ?)"] * len(names)
+    )
+    found = database.execute(sql, [value for name in names for value in name]).fetchall()
+    kept = {(budget_id, window_us): (used, reserved) for budget_id, window_us, used, reserved in found}
+    return [Room(budget, name[1], *kept.get(name, (0, 0))) for budget, name in zip(budgets, names, strict=True)]
 
 
 def reserve(database: Database, ask: Ask) -> Hold | Refusal:
     """All budgets together or none. Where the upper bound does not fit, as many output tokens as do."""
-    rooms = [room_of(database, budget) for budget in ask.budgets]
+    rooms = rooms_of(database, ask.budgets)
     output_tokens = ask.usage.output_tokens
     for room in rooms:
         if room.budget.unit == "requests":
@@ -116,7 +125,8 @@ def extend(database: Database, hold: Hold, instance_id: str, wanted_pico: int, f
     sql = "SELECT 1 FROM open_reservations WHERE reservation_id = ?"
     if database.execute(sql, (hold.reservation_id,)).fetchone() is None:
         return 0
-    rooms = [room_of(database, room.budget, room.window_us) for room, _ in hold.amounts if room.budget.unit == "usd"]
+    held = [room for room, _ in hold.amounts if room.budget.unit == "usd"]
+    rooms = rooms_of(database, [room.budget for room in held], [room.window_us for room in held])
     granted = max(min([wanted_pico, *(room.left for room in rooms)]), forced_pico)
     if granted <= 0:
         return 0
@@ -132,7 +142,7 @@ def extend(database: Database, hold: Hold, instance_id: str, wanted_pico: int, f
 
 def count_request(database: Database, budgets: Sequence[Budget], instance_id: str) -> Refusal | None:
     """One request more for each budget in requests, or none where one of them is used up."""
-    rooms = [room_of(database, budget) for budget in budgets]
+    rooms = rooms_of(database, budgets)
     for room in rooms:
         if room.left < 1:
             return Refusal(room, 1)

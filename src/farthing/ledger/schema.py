@@ -53,7 +53,6 @@ def _budgets(database: Database) -> None:
         + database.table_suffix
     )
     database.execute("CREATE INDEX reservations_by_reservation ON reservations (reservation_id)")
-    database.execute("CREATE INDEX reservations_by_budget ON reservations (budget_id, window_us)")
     database.forbid_changes("reservations")
     # Derived from reservations, in the transactions that write them: `check` compares.
     database.execute(
