@@ -8,12 +8,13 @@ are append-only; counters and open_reservations are their sums, kept in the same
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from farthing.economics.usage import Usage
 from farthing.ledger.budget import Budget
 from farthing.ledger.database import Database
+from farthing.ledger.events import Event, add_to_counters, write_events
 from farthing.ledger.ids import new_id, now_us
 
 __all__ = ["Ask", "Hold", "Refusal", "Room", "count_request", "extend", "reserve", "rooms_of"]
@@ -106,15 +107,8 @@ def reserve(database: Database, ask: Ask) -> Hold | Refusal:
             amount = ask.usage.input_tokens + output_tokens
         if room.budget.unit != "requests":
             amounts.append((room, amount))
-    for number, (room, amount) in enumerate(amounts):
-        attempt = json.dumps(ask.attempt) if number == 0 else None
-        _event(database, ask.reservation_id, room, "reserve", amount, ask.instance_id, ask.is_local, attempt)
-        database.execute(
-            "INSERT INTO open_reservations (reservation_id, budget_id, window_us, reserved, instance_id)"
-            " VALUES (?, ?, ?, ?, ?)",
-            (ask.reservation_id, room.budget.id, room.window_us, amount, ask.instance_id),
-        )
-        add_to_counter(database, room.budget.id, room.window_us, 0, amount)
+    if amounts:
+        _open(database, ask, amounts)
     is_lowered = output_tokens < ask.usage.output_tokens
     return Hold(ask.reservation_id, tuple(amounts), output_tokens, is_lowered, ask.is_local)
 
@@ -130,13 +124,14 @@ def extend(database: Database, hold: Hold, instance_id: str, wanted_pico: int, f
     granted = max(min([wanted_pico, *(room.left for room in rooms)]), forced_pico)
     if granted <= 0:
         return 0
-    for room in rooms:
-        _event(database, hold.reservation_id, room, "extend", granted, instance_id, hold.is_local, None)
-        database.execute(
-            "UPDATE open_reservations SET reserved = reserved + ? WHERE reservation_id = ? AND budget_id = ?",
-            (granted, hold.reservation_id, room.budget.id),
-        )
-        add_to_counter(database, room.budget.id, room.window_us, 0, granted)
+    named = [(hold.reservation_id, room.budget.id, room.window_us) for room in rooms]
+    write_events(database, [Event(*name, "extend", granted, instance_id, hold.is_local) for name in named])
+    database.execute(
+        "UPDATE open_reservations SET reserved = reserved + ? WHERE reservation_id = ? AND budget_id IN"
+        f" ({', '.join('?' * len(rooms))})",
+        (granted, hold.reservation_id, *(room.budget.id for room in rooms)),
+    )
+    add_to_counters(database, [(room.budget.id, room.window_us, 0, granted) for room in rooms])
     return granted
 
 
@@ -147,19 +142,36 @@ def count_request(database: Database, budgets: Sequence[Budget], instance_id: st
         if room.left < 1:
             return Refusal(room, 1)
     reservation_id = new_id()
-    for room in rooms:
-        _event(database, reservation_id, room, "settle", 1, instance_id, False, None)
-        add_to_counter(database, room.budget.id, room.window_us, 1, 0)
+    named = [(reservation_id, room.budget.id, room.window_us) for room in rooms]
+    write_events(database, [Event(*name, "settle", 1, instance_id, False) for name in named])
+    add_to_counters(database, [(room.budget.id, room.window_us, 1, 0) for room in rooms])
     return None
 
 
-def add_to_counter(database: Database, budget_id: str, window_us: int, used: int, reserved: int) -> None:
+def _open(database: Database, ask: Ask, amounts: Sequence[tuple[Room, int]]) -> None:
+    events = [
+        Event(ask.reservation_id, room.budget.id, room.window_us, "reserve", amount, ask.instance_id, ask.is_local)
+        for room, amount in amounts
+    ]
+    events[0] = replace(events[0], attempt=json.dumps(ask.attempt))
+    write_events(database, events)
     database.execute(
-        "INSERT INTO counters (budget_id, window_us, used, reserved) VALUES (?, ?, ?, ?)"
-        " ON CONFLICT (budget_id, window_us) DO UPDATE SET"
-        " used = counters.used + excluded.used, reserved = counters.reserved + excluded.reserved",
-        (budget_id, window_us, used, reserved),
+        "INSERT INTO open_reservations (reservation_id, budget_id, window_us, reserved, instance_id, is_local) VALUES "
+        + ", ".join(["(?, ?, ?, ?, ?, ?)"] * len(events)),
+        [
+            value
+            for event in events
+            for value in (
+                event.reservation_id,
+                event.budget_id,
+                event.window_us,
+                event.amount,
+                event.instance_id,
+                int(event.is_local),
+            )
+        ],
     )
+    add_to_counters(database, [(event.budget_id, event.window_us, 0, event.amount) for event in events])
 
 
 def _fitting(room: Room, ask: Ask, output_tokens: int) -> int | Refusal:
@@ -188,33 +200,4 @@ def _with_output(usage: Usage, output_tokens: int) -> Usage:
         output_tokens,
         cache_write_tokens=usage.cache_write_tokens,
         cache_write_1h_tokens=usage.cache_write_1h_tokens,
-    )
-
-
-def _event(
-    database: Database,
-    reservation_id: str,
-    room: Room,
-    event: str,
-    amount: int,
-    instance_id: str,
-    is_local: bool,
-    attempt: str | None,
-) -> None:
-    database.execute(
-        "INSERT INTO reservations"
-        " (id, reservation_id, budget_id, window_us, event, amount, at_us, instance_id, is_local, attempt)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            new_id(),
-            reservation_id,
-            room.budget.id,
-            room.window_us,
-            event,
-            amount,
-            now_us(),
-            instance_id,
-            int(is_local),
-            attempt,
-        ),
     )

@@ -64,7 +64,7 @@ def _budgets(database: Database) -> None:
     database.execute(
         """CREATE TABLE open_reservations (
         reservation_id TEXT NOT NULL, budget_id TEXT NOT NULL, window_us BIGINT NOT NULL, reserved BIGINT NOT NULL,
-        instance_id TEXT NOT NULL, PRIMARY KEY (reservation_id, budget_id))"""
+        instance_id TEXT NOT NULL, is_local BIGINT NOT NULL, PRIMARY KEY (reservation_id, budget_id))"""
     )
     database.execute(
         """CREATE TABLE instances (
