@@ -1,0 +1,107 @@
+"""An upstream that writes one row per attempt, and holds what a call may use against its budgets.
+
+    reserve -> the leaf's pieces, handed on -> whatever ends it: the tally is final -> row COMMITTED -> end
+
+The row is committed before the iterator ends, so a client that has read its answer's end finds the row. It is given to
+the writer in one piece with what it settles, before anything is awaited, so no second cancellation can lose it. A call
+that a budget, or max_usage, refuses was no attempt and has no row.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from farthing.economics.usage import Usage
+from farthing.ledger.attempt import Attempt, receipt_of
+from farthing.ledger.holding import settlement_of
+from farthing.ledger.ids import new_id, now_us
+from farthing.ledger.records import Entry
+from farthing.ledger.reservation import Hold
+from farthing.upstreams.call import Call, Chunk, Tally, Upstream
+from farthing.upstreams.errors import UpstreamError
+
+if TYPE_CHECKING:
+    from farthing.ledger.books import Books
+
+__all__ = ["Metered"]
+
+
+class Metered:
+    """Wraps a leaf, never something that tries several: one attempt, one row."""
+
+    def __init__(self, books: "Books", upstream: Upstream, provider: str, *, is_local: bool) -> None:
+        self.name = upstream.name
+        self._books, self._upstream = books, upstream
+        self._provider, self._is_local = provider, is_local
+
+    def max_usage(self, call: Call) -> Usage:
+        return self._upstream.max_usage(call)
+
+    async def models(self) -> list[str]:
+        return await self._upstream.models()
+
+    async def aclose(self) -> None:
+        await self._upstream.aclose()
+
+    async def stream(self, call: Call, tally: Tally) -> AsyncIterator[Chunk]:
+        """Raises UpstreamError also where a budget is used up (429) and where the ledger is away (503)."""
+        started_us = now_us()
+        attempt = Attempt(new_id(started_us), len(call.receipts), started_us, time.monotonic_ns())
+        self._reset(call, tally)
+        hold, asked = await self._books.hold(attempt, call, tally, self._upstream.max_usage)
+        inner: AsyncIterator[Chunk] | None = None
+        is_normal = False
+        try:
+            inner = self._upstream.stream(asked, tally)
+            async for chunk in inner:
+                if attempt.first_token_ns is None and (chunk.text or chunk.tool_calls or chunk.reasoning):
+                    attempt.first_token_ns = time.monotonic_ns()
+                if chunk.finish_reason is not None:
+                    attempt.finish_reason = chunk.finish_reason
+                yield chunk
+            is_normal = True
+        except UpstreamError as error:
+            attempt.status, attempt.error = "error", error.code
+            raise
+        except (GeneratorExit, asyncio.CancelledError):
+            attempt.status = "aborted"
+            raise
+        except BaseException:
+            attempt.status, attempt.error = "error", "internal_error"
+            raise
+        finally:
+            try:
+                close = getattr(inner, "aclose", None)
+                if close is not None and not is_normal:
+                    await close()  # the leaf stops its work and makes the tally final
+            finally:
+                await self._finish(attempt, call, tally, hold, is_normal=is_normal)
+
+    def _reset(self, call: Call, tally: Tally) -> None:
+        """The tally may have been another attempt's. What is known before the leaf says so itself."""
+        fresh = Tally(upstream=self.name, provider=self._provider, model=call.model, is_local=self._is_local)
+        for name in Tally.__slots__:
+            setattr(tally, name, getattr(fresh, name))
+
+    async def _finish(self, attempt: Attempt, call: Call, tally: Tally, hold: Hold | None, *, is_normal: bool) -> None:
+        books = self._books
+        if hold is not None and hold.is_lowered and attempt.finish_reason == "length":
+            tally.is_cut = True
+        row = attempt.row(call, tally, books.pricer, time.monotonic_ns(), _route(call))
+        books.learn(tally)
+        entry = Entry(row, None if hold is None else settlement_of(hold, row))
+        call.receipts.append(receipt_of(row, tally))
+        try:
+            await books.committed(books.submit(entry), entry)
+        except UpstreamError:
+            if is_normal:  # an answer whose row is not written does not end well; another failure goes first
+                raise
+
+
+def _route(call: Call) -> str | None:
+    """Why this upstream: what became of the attempt before."""
+    if not call.receipts:
+        return None
+    last = call.receipts[-1]
+    return f"fallback: {last.error or last.status}"
