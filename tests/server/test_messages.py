@@ -191,7 +191,8 @@ def test_what_is_wrong_is_named(change: dict[str, Any], param: str) -> None:
 @pytest.mark.parametrize(
     ("status", "kind"),
     [(400, "invalid_request_error"), (401, "authentication_error"), (404, "not_found_error"),
-     (418, "invalid_request_error"), (429, "rate_limit_error"), (500, "api_error"), (502, "api_error"), (503, "overloaded_error")],
+     (418, "invalid_request_error"), (429, "rate_limit_error"), (500, "api_error"), (502, "api_error"),
+     (503, "overloaded_error")],
 )  # fmt: skip
 def test_errors_have_anthropics_names(status: int, kind: str) -> None:
     body = API.error_body(UpstreamError("no", status=status, code="c"), "req_1")
