@@ -12,7 +12,7 @@ from farthing.server.api import Asked
 from farthing.server.messages_renderer import MessagesRenderer, error_object
 from farthing.upstreams import Call, Upstream, UpstreamError
 
-__all__ = ["COUNT_PATH", "Messages", "count_tokens"]
+__all__ = ["COUNT_PATH", "CountsTokens", "Messages", "count_tokens"]
 
 COUNT_PATH = "/v1/messages/count_tokens"
 ROLES = ("user", "assistant", "system")
