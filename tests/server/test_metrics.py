@@ -16,7 +16,7 @@ USAGE = Usage(input_tokens=30, cache_read_tokens=10, output_tokens=5)
 def receipt(
     model: str = "m", status: str = "ok", cost_pico: int | None = 2_000_000, cache: str | None = None
 ) -> Receipt:
-    return Receipt("up", model, USAGE, "engine", cost_pico, 5_000_000, status, cache)
+    return Receipt("up", model, USAGE, "engine", cost_pico, 5_000_000, status, cache=cache)
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, tuple[str, ...]], float]:
