@@ -86,7 +86,7 @@ def sent(body: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("api", "body"), [(Messages(), MESSAGES), (Responses(), RESPONSES)], ids=["messages", "responses"]
 )
-@settings(max_examples=400)
+@settings(max_examples=150)
 @given(st.data())
 def test_a_body_is_read_or_refused(api: Api, body: dict[str, Any], data: st.DataObject) -> None:
     given_body = data.draw(
