@@ -21,7 +21,6 @@ from farthing.economics.charge import Pricer
 from farthing.economics.usage import Usage
 from farthing.ledger.row import Row
 from farthing.server.messages import CountsTokens
-from farthing.server.metrics_families import LedgerStats
 from farthing.server.response_flight import Flight
 from farthing.server.response_row import Given, receipt_of
 from farthing.server.response_store import (
@@ -45,7 +44,7 @@ class Ledger(Protocol):
 
     pricer: Pricer
 
-    def stats(self) -> LedgerStats: ...
+    def check_available(self) -> None: ...
     async def append(self, row: Row) -> None: ...
 
 
@@ -90,10 +89,7 @@ class CachedUpstream:
         await self._upstream.aclose()
 
     async def stream(self, call: Call, tally: Tally) -> AsyncIterator[Chunk]:
-        cache = self._cache
-        # While the ledger is away nothing is given from here: the metered upstream knows whether to refuse or to spool.
-        is_away = cache.ledger.stats().is_away
-        key = None if is_away else request_key(self.name, call, is_sampled=cache.config.sampled)
+        key = request_key(self.name, call, is_sampled=self._cache.config.sampled)
         pieces = self._upstream.stream(call, tally) if key is None else self._cached(key, call, tally)
         async with _closing(pieces) as closing:
             async for piece in closing:
@@ -132,6 +128,7 @@ class CachedUpstream:
     ) -> AsyncIterator[Chunk]:
         """The pieces that another request's computation gives or gave; then a row, committed before the end."""
         ledger = self._cache.ledger
+        ledger.check_available()
         given, is_first, is_normal, is_written = Given(len(call.receipts)), True, False, True
         try:
             async with _closing(pieces) as closing:
