@@ -83,7 +83,7 @@ class LocalUpstream:
             while pieces := await job.pieces():
                 self._note(tally, job, prepared, answer)
                 for piece in pieces:
-                    for chunk in answer.chunks(piece):
+                    if (chunk := answer.chunk(piece)) is not None:
                         yield chunk
         finally:
             try:

@@ -1,7 +1,7 @@
 """From what a client asked to requests for an engine: chat template, token ids, and how long the answer may become."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from farthing.economics.usage import Usage
@@ -10,14 +10,35 @@ from farthing.request import Constraint, Request
 from farthing.upstreams.asked import Asked
 from farthing.upstreams.call import Call
 from farthing.upstreams.errors import UpstreamError
+from farthing.upstreams.tool_format import CLOSE, ToolFormat
 
 if TYPE_CHECKING:
     from farthing.models import Model
     from farthing.models.tokenizer import Tokenizer
+    from farthing.upstreams.grammar import Grammar, GrammarConstraint
 
-__all__ = ["Prepared", "prepare"]
+__all__ = ["Answers", "Prepared", "prepare"]
 
 GOLDEN = 0x9E3779B97F4A7C15  # an odd number without pattern: the seeds of all choices differ
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the answers have to be, and how they are read. `made` are the constraints in the order of the choices, from
+    when the requests are submitted on."""
+
+    grammar: "Grammar | None" = None
+    tools: ToolFormat | None = None  # where calls of tools are to be found in the text
+    made: "list[GrammarConstraint]" = field(default_factory=list)
+
+    @property
+    def make_constraint(self) -> Callable[[], Constraint] | None:
+        return None if self.grammar is None else self._make
+
+    def _make(self) -> Constraint:
+        assert self.grammar is not None
+        self.made.append(self.grammar())
+        return self.made[-1]
 
 
 @dataclass(frozen=True)
@@ -27,11 +48,10 @@ class Prepared:
     most: Usage  # that they can use together
     is_capped: bool  # whether max_output_tokens, and not what was asked, limits the answer
     tokenizer: "Tokenizer"
+    answers: Answers
 
 
-def prepare(
-    model: "Model", max_len: int, call: Call, asked: Asked, make_constraint: Callable[[], Constraint] | None
-) -> Prepared:
+def prepare(model: "Model", max_len: int, call: Call, asked: Asked, answers: Answers) -> Prepared:
     """max_len: of prompt and answer together. Takes milliseconds for long prompts: not for the event loop.
 
     Raises UpstreamError for a prompt that does not fit, or that the chat template refuses.
@@ -45,6 +65,9 @@ def prepare(
             status=429,
             code="insufficient_quota",
         )
+    params = asked.params
+    if answers.tools is not None and not asked.is_parallel:
+        params = replace(params, stop=(*params.stop, CLOSE))  # the first call ends the answer
     requests: list[Request] = []
     num_most = 0
     is_capped = False
@@ -56,20 +79,20 @@ def prepare(
             wanted, is_capped = share, True
         num_most += asked.n * wanted
         for choice in range(asked.n):
-            seed = asked.params.seed
+            seed = params.seed
             seed = seed if seed is None else (seed + choice * GOLDEN) % 2**64
             requests.append(
                 Request(
                     token_ids=token_ids,
-                    params=replace(asked.params, max_tokens=wanted, seed=seed),
+                    params=replace(params, max_tokens=wanted, seed=seed),
                     salt=call.salt,
                     num_public_tokens=num_public,
-                    make_constraint=make_constraint,
+                    make_constraint=answers.make_constraint,
                 )
             )
     num_input = sum(len(token_ids) for token_ids, _ in prompts)
     most = Usage(input_tokens=num_input, output_tokens=num_most)
-    return Prepared(asked, tuple(requests), most, is_capped, model.tokenizer)
+    return Prepared(asked, tuple(requests), most, is_capped, model.tokenizer, answers)
 
 
 def _room(num_tokens: int, max_len: int) -> int:
@@ -97,7 +120,7 @@ def _prompts(model: "Model", call: Call, asked: Asked) -> list[tuple[tuple[int, 
                 what = f"is empty; give one token or more, each from 0 to {vocab_size - 1}"
                 raise UpstreamError(f"prompt: {what}", status=400, code="invalid_value", param="prompt")
         return [(tuple(prompt), 0) for prompt in ids]
-    tools = list(asked.tools) or None
+    tools = list(asked.tools.values()) or None
     try:
         token_ids = encode_chat(tokenizer, asked.messages, tools=tools)
     except InvalidRequest as error:
