@@ -21,13 +21,13 @@ class Answer:
 
     def __init__(self, prepared: Prepared) -> None:
         self.is_at_length = False  # whether a choice ended at its length
-        self._tokenizer = prepared.tokenizer
-        self._constraints = prepared.answers.made
-        tools = prepared.answers.tools
+        self._tokenizer = prepared.encoded.tokenizer
+        self._constraints = prepared.constraints
+        tools = prepared.encoded.tools
         self.shown: Mapping[int, str] = {} if tools is None else tools.shown
         self._readers: list[ToolText] = []  # of each choice, where tools are offered
         if tools is not None:
-            is_parallel = prepared.asked.is_parallel
+            is_parallel = prepared.encoded.asked.is_parallel
             self._readers = [tool_text(tools, is_parallel=is_parallel) for _ in prepared.requests]
 
     def chunk(self, piece: Piece) -> Chunk | None:

@@ -11,12 +11,13 @@ from farthing.upstreams.body import unsupported
 from farthing.upstreams.call import Call
 from farthing.upstreams.errors import UpstreamError
 from farthing.upstreams.local_config import LocalConfig
-from farthing.upstreams.local_prompt import Answers, Prepared, prepare
+from farthing.upstreams.local_prompt import Encoded, encode
+from farthing.upstreams.tool_format import ToolFormat, call_grammar
 
 if TYPE_CHECKING:
     from farthing.models import Model
     from farthing.upstreams.engine_thread import EngineThread
-    from farthing.upstreams.grammar import Grammars
+    from farthing.upstreams.grammar import Grammar, Grammars
 
 __all__ = ["LocalModel", "served_name"]
 
@@ -32,7 +33,7 @@ def served_name(model: str) -> str:
 
 
 class LocalModel:
-    """Calls of `load` and `prepare` take long and belong in a worker thread; they may come from several."""
+    """Calls of `load` and `encode` take long and belong in a worker thread; they may come from several."""
 
     def __init__(self, source: str, config: LocalConfig) -> None:
         self.name = served_name(source)
@@ -64,10 +65,10 @@ class LocalModel:
                 self._thread = EngineThread(make(), make, config.max_num_seqs + self._config.max_waiting)
             return self._model, self._thread
 
-    def prepare(self, call: Call, asked: Asked) -> Prepared:
+    def encode(self, call: Call, asked: Asked) -> Encoded:
         """Raises UpstreamError."""
         try:
-            model, thread = self.load()
+            model, _ = self.load()
         except FarthingError as error:
             log.error("model %s could not be loaded: %s", self.name, error)
             raise UpstreamError(
@@ -75,24 +76,24 @@ class LocalModel:
                 status=503,
                 code="model_unavailable",
             ) from None
-        return prepare(model, thread.max_len, call, asked, self._answers(model, asked))
+        grammar, tools = self._form(model, asked)
+        return encode(model, call, asked, grammar, tools)
 
-    def _answers(self, model: "Model", asked: Asked) -> Answers:
+    def _form(self, model: "Model", asked: Asked) -> "tuple[Grammar | None, ToolFormat | None]":
         """The grammar that the answers have to obey, and the form of calls in them. Raises UpstreamError."""
         template = model.tokenizer.chat_template or ""
         if "tool_calls" not in template and any(row.get("tool_calls") for row in asked.messages):
             unsupported("messages", "tool_calls are not known to this model's chat template")
         if asked.form is None and not asked.tools:
-            return Answers()
+            return None, None
         from farthing.upstreams.grammar import Grammars, json_grammar
-        from farthing.upstreams.tool_format import ToolFormat, call_grammar
 
         with self._lock:
             grammars = self._grammars = self._grammars or Grammars(model)
         form = asked.form
         if not asked.tools:
             assert form is not None
-            return Answers(grammars.compile(json_grammar(form.schema, form.param), form.param))
+            return grammars.compile(json_grammar(form.schema, form.param), form.param), None
         tools = ToolFormat.of(model.tokenizer)
         if tools is None:
             unsupported("tools", "this model's chat template has no tools; leave them out, or ask another model")
@@ -103,7 +104,7 @@ class LocalModel:
             names = asked.forced or tuple(asked.tools)
             source = call_grammar(tools, asked.tools, names, is_parallel=asked.is_parallel, form=schema)
             grammar = grammars.compile(source, "tools")
-        return Answers(grammar, tools)
+        return grammar, tools
 
     async def aclose(self) -> None:
         if self._thread is not None:
