@@ -86,7 +86,7 @@ def test_the_tally_is_current_while_a_prompt_is_computed():
             seen = []
             for _ in range(3):
                 await made.kernels.begun()
-                await asyncio.sleep(0)
+                await asyncio.sleep(0.005)  # longer than the interval at which one stream is told
                 seen.append(job.tally.usage.input_tokens)
                 made.kernels.permits.release()
             made.kernels.is_gated = False
@@ -249,6 +249,38 @@ def test_a_step_wakes_the_loop_once_whatever_the_number_of_streams():
             await asyncio.gather(*(read(made.thread, job) for job in jobs))
             loop.call_soon_threadsafe = original
             assert len(wakes) <= made.engine.stats().num_steps
+
+    asyncio.run(main())
+
+
+def test_of_many_streams_each_gets_several_tokens_at_a_time_but_the_first_alone():
+    async def main():
+        async with Made() as made:
+            jobs = [Job([asked(i, *PROMPT, max_tokens=30)]) for i in range(16)]
+            found = await asyncio.gather(*(read(made.thread, job) for job in jobs))
+            lengths = [[len(piece.text) for piece in pieces] for pieces in found]
+            assert all(length[0] <= 1 for length in lengths)
+            assert max(map(max, lengths)) > 1
+            for job, pieces in zip(jobs, found, strict=True):
+                assert "".join(piece.text for piece in pieces) == text(job.requests[0], made)
+
+    asyncio.run(main())
+
+
+def test_an_allowance_that_fails_fails_only_whom_it_must():
+    class Broken:
+        def covers(self, usage: Usage) -> bool:
+            raise RuntimeError(f"our bug at {usage}")
+
+    async def main():
+        async with Made() as made:
+            ended, broken = Job([asked(1, max_tokens=1)]), Job([asked(2, max_tokens=9)], allowance=Broken())
+            pieces, error = await asyncio.gather(
+                read(made.thread, ended), read(made.thread, broken), return_exceptions=True
+            )
+            assert pieces[-1].finish_reason == "length"
+            assert isinstance(error, UpstreamError)
+            assert await read(made.thread, Job([asked(3)]))
 
     asyncio.run(main())
 
