@@ -144,9 +144,25 @@ def test_parts_of_text_and_null_fields_and_what_the_server_reads_change_nothing(
     plain = text_of(ask(upstream, WITH_END)[0])
     parts = [{"type": "text", "text": "Once upon"}, {"type": "text", "text": " a time"}]
     body = WITH_END | {"messages": [{"role": "user", "content": parts}]}
-    nothing = {"user": "u", "metadata": {"a": "b"}, "store": False, "service_tier": "auto", "stream": True}
+    nothing = {
+        "user": "u",
+        "prompt_cache_key": "p",
+        "safety_identifier": "s",
+        "metadata": {"a": "b"},
+        "store": False,
+        "service_tier": "auto",
+        "stream": True,
+    }
     nothing |= {"stream_options": {"include_usage": True}, "n": None, "foo": None, "response_format": {"type": "text"}}
     assert text_of(ask(upstream, body | nothing)[0]) == plain
+
+
+def test_a_developer_is_the_system_where_the_template_knows_none(upstream):
+    texts = [
+        text_of(ask(upstream, WITH_END | {"messages": [{"role": role, "content": "Be short."}, *user("hi")]})[0])
+        for role in ("system", "developer")
+    ]
+    assert texts[0] == texts[1]
 
 
 def test_completions_take_text_ids_and_several_of_each(upstream):
@@ -294,3 +310,14 @@ class TestConfig:
     def test_values_that_the_engine_refuses_are_refused_at_once(self, table):
         with pytest.raises(InvalidRequest):
             LocalUpstream.from_config("mine", table, HostCost()).config.engine("x")
+
+
+def test_anthropics_wire_gets_the_same_answer(upstream):
+    pytest.importorskip("farthing.upstreams.convert")
+    body = {"model": "x", "max_tokens": 8, "temperature": 0, "top_k": 5, "stop_sequences": ["never seen"]}
+    body |= {"system": "Be short.", "messages": user("Once upon a time"), "metadata": {"user_id": "u"}}
+    chat = {"max_tokens": 8, "temperature": 0, "top_k": 5}
+    chat |= {"messages": [{"role": "system", "content": "Be short."}, *user("Once upon a time")]}
+    (ours, used), (theirs, tally) = ask(upstream, chat), ask(upstream, body, "messages")
+    assert text_of(theirs) == text_of(ours)
+    assert (tally.usage.input_tokens, tally.usage.output_tokens) == (used.usage.input_tokens, used.usage.output_tokens)

@@ -14,7 +14,7 @@ __all__ = ["read_chat"]
 def read_chat(fields: Mapping[str, Any]) -> Asked:
     """Raises UpstreamError (400) for what is not allowed or not supported."""
     body = Body(fields)
-    for name in ("model", "stream", "stream_options", "user", "metadata"):
+    for name in ("model", "stream", "stream_options", "user", "safety_identifier", "prompt_cache_key", "metadata"):
         body.take(name)  # of the call, not of the answer: the server has read them
     body.only("store", False, "answers are not stored here")
     body.choice("service_tier", ("auto", "default"))
