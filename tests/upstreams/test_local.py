@@ -14,6 +14,7 @@ from farthing.request import Message, Request, SamplingParams
 from farthing.upstreams import Tally, UpstreamError
 from farthing.upstreams.local import LocalUpstream
 from farthing.upstreams.local_config import LocalConfig
+from farthing.upstreams.local_prompt import GOLDEN
 from tests.upstreams.tool_model import answer, call_of, reason_of, text_of, user, write_model
 
 
@@ -95,6 +96,14 @@ def test_seeds_repeat_and_choices_differ_and_the_first_is_the_only_one(upstream)
     assert texts[0] == first
     assert len(set(texts)) == 3
     assert texts == [text_of(ask(upstream, body | {"n": 3})[0], index) for index in range(3)]
+    seeds = [(-7 + index * GOLDEN) % 2**64 for index in range(3)]  # each choice is a request of its own
+    assert texts == [text_of(ask(upstream, body | {"seed": seed})[0]) for seed in seeds]
+
+
+def test_a_bias_of_a_token_that_does_not_exist_is_refused(upstream):
+    with pytest.raises(UpstreamError, match="0 to 299") as caught:
+        ask(upstream, BODY | {"logit_bias": {"300": 1}})
+    assert (caught.value.status, caught.value.param) == (400, "logit_bias")
 
 
 @pytest.mark.parametrize("extra", [{"top_k": 1}, {"min_p": 1}, {"top_p": 1e-6}])

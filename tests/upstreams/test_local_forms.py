@@ -164,7 +164,7 @@ def calls_of(chunks, index=0):
 class TestTools:
     def test_a_named_tool_is_called_by_its_schema(self, upstreams, kind):
         choice = {"type": "function", "function": {"name": "weather"}}
-        chunks, _ = ask(upstreams[kind], tools=[WEATHER, CLOCK], tool_choice=choice, n=3, parallel_tool_calls=False)
+        chunks, _ = ask(upstreams[kind], tools=[WEATHER, CLOCK], tool_choice=choice, n=3)
         for index in range(3):
             ((name, arguments),) = calls_of(chunks, index)
             assert name == "weather"

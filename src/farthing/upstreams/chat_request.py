@@ -82,4 +82,4 @@ def _tools(body: Body) -> tuple[Mapping[str, Mapping[str, Any]], tuple[str, ...]
     tools = read_tools(body.array("tools", 128))
     choice = Choice.of(body.take("tool_choice"), tuple(tools))
     is_parallel = body.flag("parallel_tool_calls", True)
-    return ({} if choice.is_none else tools), choice.forced, is_parallel
+    return ({} if choice.is_none else tools), choice.forced, is_parallel and not choice.is_named

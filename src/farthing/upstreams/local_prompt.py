@@ -114,6 +114,12 @@ def encode(
 ) -> Encoded:
     """Takes milliseconds for long prompts: not for the event loop. Raises UpstreamError for what the chat template or
     the vocabulary refuses."""
+    from farthing.engine.prompt import check_bias
+
+    try:
+        check_bias(model, asked.params)
+    except InvalidRequest as error:
+        raise UpstreamError(str(error), status=400, code="invalid_value", param="logit_bias") from None
     return Encoded(asked, tuple(_prompts(model, call, asked)), model.tokenizer, grammar, tools)
 
 
