@@ -9,18 +9,22 @@ __all__ = ["Cut"]
 
 
 class Cut:
-    """`async with Cut(receive) as cut:` around the work of one answer, in the task that does it.
+    """`async with Cut(receive, …) as cut:` around the work of one answer, in the task that does it.
 
     While it is open, a watcher waits for the client to go away. cut(reason) cancels the work wherever it waits, and the
     block ends with reason instead of CancelledError. A cancellation from elsewhere passes through.
     """
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, timeout_s: float, too_slow: Exception) -> None:
+        """too_slow is the reason after timeout_s."""
         self._receive = receive
+        self._timeout_s = timeout_s
+        self._too_slow = too_slow
         self._reason: Exception | None = None
         self._is_open = False
         self._task: asyncio.Task[None] | None = None
         self._watcher: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     def __call__(self, reason: Exception) -> None:
         if self._is_open and self._reason is None:
@@ -32,6 +36,7 @@ class Cut:
         self._task = asyncio.current_task()
         self._is_open = True
         self._watcher = asyncio.create_task(self._watch())
+        self._timer = asyncio.get_running_loop().call_later(self._timeout_s, self, self._too_slow)
         return self
 
     async def __aexit__(
@@ -40,7 +45,9 @@ class Cut:
         assert self._watcher is not None
         assert self._task is not None
         self._is_open = False
+        assert self._timer is not None
         self._watcher.cancel()
+        self._timer.cancel()
         if self._reason is None:
             return
         if not isinstance(error, asyncio.CancelledError):

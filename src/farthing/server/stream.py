@@ -59,7 +59,7 @@ class EventStream:
         await self._settle()
         await self._write(self._take() + self._renderer.failed(error), is_last=True)
 
-    async def stop(self) -> None:
+    def stop(self) -> None:
         """Send no more: nobody listens."""
         if self._timer is not None:
             self._timer.cancel()
