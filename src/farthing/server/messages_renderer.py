@@ -14,7 +14,7 @@ import orjson
 from farthing.economics.usage import Usage
 from farthing.server.answer_cost import costs_usd
 from farthing.server.api import Asked, Ending
-from farthing.server.sse import event
+from farthing.server.sse import clean, event
 from farthing.upstreams import Chunk, Tally, ToolDelta, UpstreamError
 
 __all__ = ["MessagesRenderer", "error_object"]
@@ -68,30 +68,27 @@ class MessagesRenderer:
         return b"".join(map(event, self._raw(chunk.raw) if chunk.raw is not None else self._take(chunk)))
 
     def end(self, ending: Ending) -> bytes:
-        costs = costs_usd(ending.receipts)
         events = [*self._begin(), *self._close()]
         if self._held is not None:
-            events.append({**self._held, "usage": {**(self._held.get("usage") or {}), **costs}})
+            events.append({**self._held, "usage": _ended_usage(self._held.get("usage"), ending)})
         else:
             delta = {"stop_reason": self._stop_reason(), "stop_sequence": None}
-            usage = {**_usage(ending.tally.usage), **costs}
-            events.append({"type": "message_delta", "delta": delta, "usage": usage})
+            events.append({"type": "message_delta", "delta": delta, "usage": _ended_usage(None, ending)})
         return b"".join(map(event, [*events, {"type": "message_stop"}]))
 
     def failed(self, error: UpstreamError) -> bytes:
         return event(error_object(error))
 
     def whole(self, chunks: Sequence[Chunk], ending: Ending) -> Json:
-        costs = costs_usd(ending.receipts)
         if (whole := ending.tally.whole) is not None:
-            return {**whole, "model": self._model, "usage": {**(whole.get("usage") or {}), **costs}}
+            return {**whole, "model": self._model, "usage": _ended_usage(whole.get("usage"), ending)}
         for chunk in chunks:
             self._take(chunk)
         content = [
             {**block, "input": _tool_input(block["input"])} if block["type"] == "tool_use" else block
             for block in self._blocks
         ]
-        message = self._message({**_usage(ending.tally.usage), **costs})
+        message = self._message(_ended_usage(None, ending))
         return {**message, "content": content, "stop_reason": self._stop_reason()}
 
     def _raw(self, raw: Json) -> list[Json]:
@@ -115,9 +112,11 @@ class MessagesRenderer:
         """The events for a piece, which is added to the blocks."""
         events = self._begin()
         if chunk.reasoning and self._has_thinking:
-            events += self._write("thinking", {"thinking": "", "signature": ""}, "thinking_delta", chunk.reasoning)
+            events += self._write(
+                "thinking", {"thinking": "", "signature": ""}, "thinking_delta", clean(chunk.reasoning)
+            )
         if chunk.text:
-            events += self._write("text", {"text": ""}, "text_delta", chunk.text)
+            events += self._write("text", {"text": ""}, "text_delta", clean(chunk.text))
         for delta in chunk.tool_calls:
             events += self._tool(delta)
         self._finish_reason = chunk.finish_reason or self._finish_reason
@@ -159,8 +158,9 @@ class MessagesRenderer:
             self._tools[delta.index] = len(self._blocks) - 1
         index = self._tools[delta.index]
         if delta.arguments:
-            self._blocks[index]["input"] += delta.arguments
-            piece = {"type": "input_json_delta", "partial_json": delta.arguments}
+            arguments = clean(delta.arguments)
+            self._blocks[index]["input"] += arguments
+            piece = {"type": "input_json_delta", "partial_json": arguments}
             events.append({"type": "content_block_delta", "index": index, "delta": piece})
         return events
 
@@ -190,6 +190,15 @@ def _usage(usage: Usage) -> Json:
         "cache_read_input_tokens": usage.cache_read_tokens,
         "output_tokens": usage.output_tokens,
     }
+
+
+def _ended_usage(provider: Json | None, ending: Ending) -> Json:
+    """Usage with its cost; the provider's own object where there is one. Counts that nobody knows are null, never 0."""
+    tally = ending.tally
+    usage = provider if isinstance(provider, dict) else _usage(tally.usage)
+    if usage is not provider and tally.usage_source == "unavailable":
+        usage = dict.fromkeys(usage)
+    return {**usage, **costs_usd(ending.receipts), **({"ended_by": "budget"} if tally.is_cut else {})}
 
 
 def _tool_input(arguments: str) -> Json:

@@ -15,7 +15,7 @@ from typing import Any
 from farthing.economics.usage import Usage
 from farthing.server.answer_cost import costs_usd
 from farthing.server.api import Ending
-from farthing.server.sse import event
+from farthing.server.sse import clean, event
 from farthing.upstreams import Chunk, Tally, TokenLogprob, ToolDelta, UpstreamError
 
 __all__ = ["ResponsesRenderer"]
@@ -78,7 +78,7 @@ class ResponsesRenderer:
 
     def _ended(self, ending: Ending) -> Json:
         reason = INCOMPLETE.get(self._finish_reason or "stop")
-        usage = {**_usage(ending.tally.usage), **costs_usd(ending.receipts)}
+        usage = _usage(ending)
         if reason is None:
             return self._response("completed", usage)
         return {**self._response("incomplete", usage), "incomplete_details": {"reason": reason}}
@@ -100,9 +100,10 @@ class ResponsesRenderer:
             events.append(self._part("response.content_part.added", part={**part, "logprobs": []}))
         logprobs = [_logprob(token) for token in chunk.logprobs] if self._has_logprobs else []
         part = self._output[-1]["content"][0]
-        part["text"] += chunk.text
+        text = clean(chunk.text)
+        part["text"] += text
         part["logprobs"] += logprobs
-        return [*events, self._part("response.output_text.delta", delta=chunk.text, logprobs=logprobs)]
+        return [*events, self._part("response.output_text.delta", delta=text, logprobs=logprobs)]
 
     def _tool(self, delta: ToolDelta) -> list[Json]:
         events = []
@@ -114,9 +115,10 @@ class ResponsesRenderer:
         index = self._tools[delta.index]
         if delta.arguments:
             item = self._output[index]
-            item["arguments"] += delta.arguments
+            arguments = clean(delta.arguments)
+            item["arguments"] += arguments
             place = {"item_id": item["id"], "output_index": index}
-            events.append({"type": "response.function_call_arguments.delta", **place, "delta": delta.arguments})
+            events.append({"type": "response.function_call_arguments.delta", **place, "delta": arguments})
         return events
 
     def _new(self, prefix: str, head: Json) -> list[Json]:
@@ -186,7 +188,16 @@ class ResponsesRenderer:
         }
 
 
-def _usage(usage: Usage) -> Json:
+def _usage(ending: Ending) -> Json | None:
+    """None where nobody knows what was used."""
+    tally = ending.tally
+    if tally.usage_source == "unavailable":
+        return None
+    costs = {**costs_usd(ending.receipts), **({"ended_by": "budget"} if tally.is_cut else {})}
+    return {**_counts(tally.usage), **costs}
+
+
+def _counts(usage: Usage) -> Json:
     cached = {"cached_tokens": usage.cache_read_tokens, "cache_write_tokens": usage.cache_write_tokens}
     return {
         "input_tokens": usage.input_tokens,
@@ -198,5 +209,10 @@ def _usage(usage: Usage) -> Json:
 
 
 def _logprob(token: TokenLogprob) -> Json:
-    top = [{"token": text, "bytes": list(data), "logprob": logprob} for text, data, logprob in token.top]
-    return {"token": token.token, "bytes": list(token.data), "logprob": token.logprob, "top_logprobs": top}
+    top = [_likely(text, data, logprob) for text, data, logprob in token.top]
+    return {**_likely(token.token, token.data, token.logprob), "top_logprobs": top}
+
+
+def _likely(token: str, data: bytes, logprob: float) -> Json:
+    """-9999 stands for minus infinity, which JSON has no number for, as in OpenAI's own answers."""
+    return {"token": clean(token), "bytes": list(data), "logprob": max(logprob, -9999.0)}
