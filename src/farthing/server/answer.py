@@ -11,7 +11,7 @@ from contextlib import aclosing
 
 from farthing.ledger import Key
 from farthing.server.answer_headers import EVENT_STREAM, answer_headers
-from farthing.server.api import Api, Asked, Ending, Renderer
+from farthing.server.api import Api, Ending, Renderer
 from farthing.server.asking import Asking, failure_of
 from farthing.server.body import ClientGone, parse_object
 from farthing.server.calls import make_call

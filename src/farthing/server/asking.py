@@ -1,7 +1,7 @@
 """One request on its way through the server, and what all paths that answer calls do alike: place, key, body, errors.
 
-    place -> key -> body -> handler (see answer.py)
-      any of them may refuse, and then the error has the API's own form
+place -> key -> body -> handler (see answer.py)
+  any of them may refuse, and then the error has the API's own form
 """
 
 import logging

@@ -66,10 +66,8 @@ def parse_object(raw: bytes) -> dict[str, Any]:
         raise bad_request("the body is not a JSON object", code="invalid_json")
     num_colons = _num_colons(value, 0)
     # Each key has a colon behind it and all other colons lie in strings, unless they are written as escapes there.
-    if b"\\u003a" in raw or b"\\u003A" in raw:
-        is_unique = _has_unique_keys(raw)
-    else:
-        is_unique = raw.count(b":") == num_colons
+    is_escaped = b"\\u003a" in raw or b"\\u003A" in raw
+    is_unique = _has_unique_keys(raw) if is_escaped else raw.count(b":") == num_colons
     if not is_unique:
         raise bad_request("the body has a key twice in one object", code="duplicate_key")
     return value
@@ -82,8 +80,10 @@ def _num_colons(value: Any, depth: int) -> int:
     if isinstance(value, str):
         return value.count(":")
     if isinstance(value, dict):
-        keys = len(value) + sum(key.count(":") for key in value)
-        return keys + sum(_num_colons(item, depth + 1) for item in value.values())
+        num = len(value)
+        for key, item in value.items():
+            num += key.count(":") + _num_colons(item, depth + 1)
+        return num
     if isinstance(value, list):
         return sum(_num_colons(item, depth + 1) for item in value if not isinstance(item, int))
     if isinstance(value, float) and not math.isfinite(value):

@@ -41,7 +41,9 @@ class Catalog:
             return entry
         names = [entry.name for entry in self.visible(key)]
         near = get_close_matches(name, names, 3, 0.5)
-        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there is: {', '.join(names[:20]) or 'none'}"
+        hint = (
+            f"did you mean {' or '.join(map(repr, near))}?" if near else f"there is: {', '.join(names[:20]) or 'none'}"
+        )
         shown = name if len(name) <= 100 else name[:97] + "…"
         message = f"the model {shown!r} does not exist or is not for your key; {hint}"
         raise UpstreamError(message, status=404, code="model_not_found", param="model")

@@ -104,9 +104,7 @@ def _tool_delta(delta: ToolDelta) -> Json:
 def _tool_calls(deltas: Sequence[ToolDelta]) -> list[Json]:
     calls: dict[int, dict[str, Any]] = {}
     for delta in deltas:
-        call = calls.setdefault(
-            delta.index, {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
-        )
+        call = calls.setdefault(delta.index, {"id": "", "type": "function", "function": {"name": "", "arguments": ""}})
         call["id"] = call["id"] or delta.id
         call["function"]["name"] = call["function"]["name"] or delta.name
         call["function"]["arguments"] += token_text(delta.arguments)

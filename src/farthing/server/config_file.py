@@ -20,8 +20,8 @@ TABLES = ["server", "economics", "ledger", "response_cache", "upstream", "model"
 class Config:
     """The whole file. ledger and response_cache stay tables here: those packages' dataclasses read them."""
 
-    server: ServerConfig = ServerConfig()
-    economics: EconomicsConfig = EconomicsConfig()
+    server: ServerConfig = field(default_factory=ServerConfig)
+    economics: EconomicsConfig = field(default_factory=EconomicsConfig)
     upstreams: tuple[UpstreamEntry, ...] = ()
     models: tuple[ModelEntry, ...] = ()
     ledger: Mapping[str, Any] = field(default_factory=dict)

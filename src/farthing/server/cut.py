@@ -1,6 +1,7 @@
 """Ends an answer from outside: its client went away, its time is up, the server stops."""
 
 import asyncio
+from contextlib import suppress
 from types import TracebackType
 
 from farthing.server.body import ClientGone, Receive
@@ -52,10 +53,8 @@ class Cut:
             return
         if not isinstance(error, asyncio.CancelledError):
             # The work ended before the cancellation reached it: let it arrive here, not at whoever waits next.
-            try:
+            with suppress(asyncio.CancelledError):
                 await asyncio.sleep(0)
-            except asyncio.CancelledError:
-                pass
         if self._task.uncancel() > 0:
             return  # somebody else cancelled too
         if error is not None:

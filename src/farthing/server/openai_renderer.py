@@ -92,7 +92,7 @@ class OpenAIRenderer:
     def _event(self, index: int, middle: bytes, finish_reason: str | None) -> bytes:
         """middle is what stands between index and finish_reason: b',"text":"x","logprobs":null'."""
         reason = b"null" if finish_reason is None else json_text(finish_reason)
-        return b"%s%d%s,\"finish_reason\":%s%s" % (self._head, index, middle, reason, self._tail)
+        return b'%s%d%s,"finish_reason":%s%s' % (self._head, index, middle, reason, self._tail)
 
     def _raw(self, raw: Json) -> bytes:
         """A provider's chunk. Its id and its own fields are kept for the last chunk, which is ours to write."""

@@ -32,7 +32,9 @@ def _mended(value: Any) -> Any:
     return value
 
 
-async def send_bytes(send: Send, status: int, data: bytes, content_type: bytes, headers: Iterable[tuple[bytes, bytes]]) -> None:
+async def send_bytes(
+    send: Send, status: int, data: bytes, content_type: bytes, headers: Iterable[tuple[bytes, bytes]]
+) -> None:
     lengths = [(b"content-type", content_type), (b"content-length", str(len(data)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": [*lengths, *headers]})
     await send({"type": "http.response.body", "body": data})
