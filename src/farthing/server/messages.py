@@ -3,6 +3,7 @@
 The body stays as it came, unknown fields and all: Anthropic's own upstream gets it so, others convert it themselves.
 """
 
+import asyncio
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -62,8 +63,9 @@ async def count_tokens(upstream: Upstream, call: Call) -> dict[str, int]:
     """
     if isinstance(upstream, CountsTokens):
         return {"input_tokens": await upstream.count_tokens(call)}
-    # Only an answer has a max_tokens, and an upstream's bound needs one.
-    return {"input_tokens": upstream.max_usage(replace(call, body={**call.body, "max_tokens": 1})).input_tokens}
+    # Only an answer has a max_tokens, and an upstream's bound needs one. A local model may have to be loaded for it.
+    asked = replace(call, body={**call.body, "max_tokens": 1}, raw=None)
+    return {"input_tokens": (await asyncio.to_thread(upstream.max_usage, asked)).input_tokens}
 
 
 def _check_input(body: dict[str, Any]) -> None:
