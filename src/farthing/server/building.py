@@ -3,6 +3,7 @@
 import importlib
 import logging
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from typing import Any
 
 from farthing.economics.cost import HostCost
@@ -19,8 +20,8 @@ log = logging.getLogger("farthing.server")
 
 
 def make_upstream(entry: UpstreamEntry, host: HostCost, source: str) -> Upstream:
-    """kind is a module of farthing.upstreams, or a dotted path from outside, that has a class with from_config(name,
-    options, host). Raises InvalidRequest, naming the file and the upstream."""
+    """kind is a module of farthing.upstreams, or the dotted path of another, that has from_config(name, options) or a
+    class that does; a third argument, where it takes one, is the HostCost. Raises InvalidRequest, naming the file."""
     where = f"{source}: [[upstream]] {entry.name!r}"
     path = entry.kind if "." in entry.kind else PACKAGE + entry.kind
     try:
@@ -34,7 +35,8 @@ def make_upstream(entry: UpstreamEntry, host: HostCost, source: str) -> Upstream
     for kind in (module, *(getattr(module, name) for name in names)):
         if hasattr(kind, "from_config"):
             try:
-                upstream: Upstream = kind.from_config(entry.name, entry.options, host)
+                arguments = (entry.name, entry.options, host)[: len(signature(kind.from_config).parameters)]
+                upstream: Upstream = kind.from_config(*arguments)
             except FarthingError as error:
                 raise InvalidRequest(f"{where}: {error}") from None
             return upstream

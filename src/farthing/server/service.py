@@ -17,6 +17,7 @@ from farthing.server.catalog import Catalog
 from farthing.server.config import EconomicsConfig, ServerConfig, UpstreamEntry, is_loopback
 from farthing.server.config_file import Config
 from farthing.server.limits import Gate
+from farthing.server.metrics import Metrics
 from farthing.server.tables import read_table
 
 __all__ = ["Service", "open_service"]
@@ -30,6 +31,7 @@ class Service:
     books: Books
     catalog: Catalog
     gate: Gate
+    metrics: Metrics
     started_s: int = 0  # since 1970
 
 
@@ -42,14 +44,17 @@ async def open_service(config: Config) -> AsyncIterator[Service]:
         books = await Books.open(ledger, Pricer(_prices(config.economics), host, config.economics.baseline))
         stack.push_async_callback(books.aclose)
         _check_reach(config.server, ledger)
-        upstreams = {}
+        upstreams, engines = {}, []
         for entry in config.upstreams or (UpstreamEntry("local", "local"),):
             leaf = make_upstream(entry, host, config.source)
             stack.push_async_callback(leaf.aclose)
             await start_upstream(leaf)
+            if hasattr(leaf, "engine_figures"):
+                engines.append(leaf.engine_figures)
             upstreams[entry.name] = metered(books, leaf, entry.kind)
         catalog = Catalog(await all_served(config.models, upstreams))
-        yield Service(config.server, books, catalog, Gate(config.server), int(time.time()))
+        metrics = Metrics(engines, books.stats)
+        yield Service(config.server, books, catalog, Gate(config.server), metrics, int(time.time()))
 
 
 def _prices(config: EconomicsConfig) -> PriceBook:

@@ -22,12 +22,21 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class EventStream:
-    """The body of one streamed answer. start is called with the first chunk, for the response's head."""
+    """The body of one streamed answer. start is called with the first chunk, for the response's head; note with every
+    one as it comes."""
 
-    def __init__(self, send: Send, renderer: Renderer, start: Callable[[], Awaitable[None]], interval_s: float) -> None:
+    def __init__(
+        self,
+        send: Send,
+        renderer: Renderer,
+        start: Callable[[], Awaitable[None]],
+        note: Callable[[Chunk], None],
+        interval_s: float,
+    ) -> None:
         self._send = send
         self._renderer = renderer
         self._start = start
+        self._note = note
         self._interval_s = interval_s
         self._loop = asyncio.get_running_loop()
         self._pending: list[Chunk] = []
@@ -40,6 +49,7 @@ class EventStream:
         """All pieces. The last ones may still be waiting when it returns; finish or fail sends them."""
         async for chunk in chunks:
             self._pending.append(chunk)
+            self._note(chunk)
             if not self.is_started:
                 self.is_started = True
                 await self._start()
