@@ -87,7 +87,7 @@ class _Stopper:
         self._server.should_exit = True
 
 
-def uvicorn_config(app: Any, config: ServerConfig) -> uvicorn.Config:
+def uvicorn_config(app: Any, config: ServerConfig, **more: Any) -> uvicorn.Config:
     protocol: Any = partial(BoundedProtocol, config)
     return uvicorn.Config(
         app,
@@ -101,6 +101,7 @@ def uvicorn_config(app: Any, config: ServerConfig) -> uvicorn.Config:
         timeout_keep_alive=round(config.keep_alive_s) or 1,
         timeout_graceful_shutdown=round(GOODBYE_S),
         backlog=BACKLOG,
+        **more,
     )
 
 
