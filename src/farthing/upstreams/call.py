@@ -67,6 +67,7 @@ class Call:
     key_id: str | None = None  # who, as the ledger knows it
     project: str | None = None
     tags: tuple[str, ...] = ()
+    route: str | None = None  # why this upstream, for the row: "fallback: upstream_unreachable"
     receipts: list[Receipt] = field(default_factory=list, compare=False)
 
 
