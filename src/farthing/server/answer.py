@@ -41,6 +41,9 @@ class Answerer:
         public = self._service.config.public_system_messages
         call = make_call(asking.id, asked, self._api.endpoint, served.model, key, raw, asking.sent, public)
         asking.outcome.receipts = call.receipts
+        asking.outcome.span = self._service.spans.start(
+            call.endpoint, asked.model, call.headers, is_stream=asked.is_stream, request_id=asking.id
+        )
         renderer = self._api.renderer(asked, asking.id, int(time.time()))
         if asked.is_stream:
             await self._stream(asking, served.upstream, call, renderer)
@@ -48,7 +51,7 @@ class Answerer:
             await self._whole(asking, served.upstream, call, renderer)
 
     async def _whole(self, asking: Asking, upstream: Upstream, call: Call, renderer: Renderer) -> None:
-        tally = Tally()
+        tally = asking.outcome.tally
         async with self._cut(asking), self._pieces(asking, upstream, call, tally) as pieces:
             chunks = []
             async for chunk in pieces:
@@ -59,7 +62,7 @@ class Answerer:
         await send_json(asking.send, 200, document, [*asking.headers, *answer_headers(call, tally, is_ended=True)])
 
     async def _stream(self, asking: Asking, upstream: Upstream, call: Call, renderer: Renderer) -> None:
-        tally = Tally()
+        tally = asking.outcome.tally
 
         async def start() -> None:
             headers = [*EVENT_STREAM, *asking.headers, *answer_headers(call, tally, is_ended=False)]
@@ -81,7 +84,7 @@ class Answerer:
             if not stream.is_started:
                 raise
             failure = failure_of(error, asking.id)
-            asking.outcome.status = failure.status
+            asking.outcome.failed(failure)
             await self._farewell(stream, failure)
 
     @asynccontextmanager

@@ -18,7 +18,7 @@ from farthing.server.auth import identify
 from farthing.server.body import ClientGone, Receive, read_body
 from farthing.server.errors import as_upstream_error
 from farthing.server.limits import Place
-from farthing.server.outcome import Outcome
+from farthing.server.outcome import GONE, Outcome
 from farthing.server.reply import Headers, send_error
 from farthing.server.service import Service
 from farthing.server.stream import Send
@@ -75,7 +75,7 @@ class AskEndpoint:
             pass
         except Exception as error:
             failure = failure_of(error, request_id)
-            outcome.status = failure.status
+            outcome.failed(failure)
             await send_error(send, failure, self._api.error_body(failure, request_id), headers)
         finally:
             if place is not None:
@@ -91,13 +91,18 @@ class AskEndpoint:
         await self._handler(asking, key, raw)
 
     def _observe(self, outcome: Outcome) -> None:
-        total_s = outcome.elapsed_s
+        total_s, first_s = outcome.elapsed_s, outcome.first_token_s
+        if first_s is not None:
+            outcome.span.first_chunk(first_s)
+        error = "client_gone" if outcome.status == GONE else outcome.error
+        reason = outcome.finish_reason
+        outcome.span.end(outcome.status, outcome.tally, outcome.receipts, finish_reason=reason, error=error)
         self._service.metrics.observe(
             self._api.endpoint,
             outcome.status,
             total_s,
             outcome.receipts,
-            finish_reason=outcome.finish_reason,
-            first_token_s=outcome.first_token_s,
+            finish_reason=reason,
+            first_token_s=first_s,
             overhead_s=None if outcome.upstream_s is None else total_s - outcome.upstream_s,
         )

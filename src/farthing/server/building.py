@@ -4,7 +4,6 @@ import importlib
 import logging
 from collections.abc import Mapping, Sequence
 from inspect import signature
-from typing import Any
 
 from farthing.economics.cost import HostCost
 from farthing.errors import FarthingError, InvalidRequest
@@ -12,6 +11,7 @@ from farthing.ledger import Books
 from farthing.server.catalog import Served
 from farthing.server.config import ModelEntry, UpstreamEntry
 from farthing.upstreams import Upstream, UpstreamError
+from farthing.upstreams.fallback import Fallback
 
 __all__ = ["all_served", "make_upstream", "metered", "start_upstream"]
 
@@ -73,8 +73,9 @@ async def all_served(models: Sequence[ModelEntry], upstreams: Mapping[str, Upstr
     return found
 
 
-def _served(model: ModelEntry, upstreams: Mapping[str, Any]) -> Served:
+def _served(model: ModelEntry, upstreams: Mapping[str, Upstream]) -> Served:
     first = model.upstreams[0]
     if len(model.upstreams) == 1:
         return Served(model.name, upstreams[first.upstream], first.model, first.upstream, model.public)
-    raise InvalidRequest("not yet")
+    members = [(upstreams[route.upstream], route.model) for route in model.upstreams]
+    return Served(model.name, Fallback(model.name, members), first.model, first.upstream, model.public)

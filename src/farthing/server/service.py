@@ -18,6 +18,7 @@ from farthing.server.config import EconomicsConfig, ServerConfig, UpstreamEntry,
 from farthing.server.config_file import Config
 from farthing.server.limits import Gate
 from farthing.server.metrics import Metrics
+from farthing.server.otel import Spans
 from farthing.server.tables import read_table
 
 __all__ = ["Service", "open_service"]
@@ -32,6 +33,7 @@ class Service:
     catalog: Catalog
     gate: Gate
     metrics: Metrics
+    spans: Spans
     started_s: int = 0  # since 1970
 
 
@@ -54,7 +56,7 @@ async def open_service(config: Config) -> AsyncIterator[Service]:
             upstreams[entry.name] = metered(books, leaf, entry.kind)
         catalog = Catalog(await all_served(config.models, upstreams))
         metrics = Metrics(engines, books.stats)
-        yield Service(config.server, books, catalog, Gate(config.server), metrics, int(time.time()))
+        yield Service(config.server, books, catalog, Gate(config.server), metrics, Spans(), int(time.time()))
 
 
 def _prices(config: EconomicsConfig) -> PriceBook:

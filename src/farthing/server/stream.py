@@ -118,26 +118,25 @@ def joined(chunks: Sequence[Chunk]) -> Sequence[Chunk]:
     if len(chunks) < 2:
         return chunks
     runs: list[list[Chunk]] = []
-    last: dict[int, list[Chunk]] = {}  # of each choice; choices do not know each other's order
+    last: dict[int, tuple[list[Chunk], str]] = {}  # of each choice its run, and what that is; choices have no order
     for chunk in chunks:
-        run = last.get(chunk.index)
-        if run is not None and _continues(run[-1], chunk):
-            run.append(chunk)
-            continue
-        run = [chunk]
-        runs.append(run)
-        if chunk.raw is None:
-            last[chunk.index] = run
+        kind = "reasoning" if chunk.reasoning else "text" if chunk.text else ""
+        run, run_kind = last.pop(chunk.index, (None, ""))
+        if run is None or not _continues(run, run_kind, chunk, kind):
+            run, run_kind = [], ""
+            runs.append(run)
+        run.append(chunk)
+        if chunk.raw is not None:
+            last.clear()  # a provider's own piece stays where it is
         else:
-            last.clear()
+            last[chunk.index] = run, run_kind or kind
     return [_join(run) if len(run) > 1 else run[0] for run in runs]
 
 
-def _continues(first: Chunk, second: Chunk) -> bool:
-    if first.raw is not None or second.raw is not None or first.tool_calls or second.tool_calls:
-        return False
-    is_mixed = (first.text and second.reasoning) or (first.reasoning and second.text)
-    return first.finish_reason is None and not is_mixed
+def _continues(run: list[Chunk], run_kind: str, chunk: Chunk, kind: str) -> bool:
+    before = run[-1]
+    is_plain = not (chunk.raw is not None or chunk.tool_calls or before.tool_calls or (chunk.reasoning and chunk.text))
+    return is_plain and before.finish_reason is None and (not run_kind or not kind or run_kind == kind)
 
 
 def _join(run: Sequence[Chunk]) -> Chunk:
