@@ -73,8 +73,6 @@ class Answerer:
         try:
             async with self._cut(asking), self._pieces(asking, upstream, call, tally) as pieces:
                 await stream.run(pieces, tally)
-            if not stream.is_started:  # an answer without a single piece
-                await start()
             asking.outcome.status = 200
             await stream.finish(Ending(call.receipts, tally))
         except (ClientGone, asyncio.CancelledError):

@@ -63,6 +63,9 @@ class EventStream:
 
     async def finish(self, ending: Ending) -> None:
         await self._settle()
+        if not self.is_started:  # an answer without a single piece
+            self.is_started = True
+            await self._start()
         await self._write(self._take() + self._renderer.end(ending), is_last=True)
 
     async def fail(self, error: UpstreamError) -> None:
