@@ -40,6 +40,7 @@ class Receipt:
     baseline_pico: int | None
     status: str
     cache: str | None = None  # hit, where the response cache answered
+    error: str | None = None  # a short code
 
 
 @dataclass(frozen=True, slots=True)
