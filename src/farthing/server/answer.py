@@ -40,6 +40,7 @@ class Answerer:
         served = self._service.catalog.find(asked.model, key)
         public = self._service.config.public_system_messages
         call = make_call(asking.id, asked, self._api.endpoint, served.model, key, raw, asking.sent, public)
+        await self._service.books.admit(key, project=call.project, tags=call.tags)
         asking.outcome.receipts = call.receipts
         asking.outcome.span = self._service.spans.start(
             call.endpoint, asked.model, call.headers, is_stream=asked.is_stream, request_id=asking.id
