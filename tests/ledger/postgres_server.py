@@ -39,7 +39,9 @@ class PostgresServer:
         return f"postgresql://farthing@/postgres?host={self.folder}"
 
     def start(self) -> None:
-        options = f"-c listen_addresses='' -c unix_socket_directories='{self.folder}' -c max_connections=50"
+        options = (
+            f"-c listen_addresses='' -c unix_socket_directories='{self.folder}' -c max_connections=50 -c fsync=off"
+        )
         log = str(self.folder / "log")
         self._run("pg_ctl", "-D", str(self.folder / "data"), "-l", log, "-o", options, "-w", "start")
 

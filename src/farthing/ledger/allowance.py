@@ -1,7 +1,7 @@
 """What a local call may still spend. Its dollars show only as it runs, so it gets them in tranches.
 
-    granted ------------------------------------|   asked for more when less than two steps are left; in the background,
-    used ---------------------------|step|step|     so that the engine does not wait
+    granted ---------------------------------|   more is asked for when less than half a tranche is left; in the
+    used --------------------|step|              background, so that the engine does not wait
 
 The engine asks after each step. A call ends when its next step, taken to be as long as its last, is not covered.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LocalAllowance"]
 
-MAX_WAIT_S = 0.05  # for an extension that is on its way, when there is nothing left to go on with
+MAX_WAIT_S = 0.1  # for an extension that is on its way, when there is nothing left to go on with
 STEPS_AHEAD = 32  # that an extension is worth, at least
 
 
@@ -48,8 +48,9 @@ class LocalAllowance:
         is_like_last = usage.output_tokens == 0 or self._output_tokens > 0
         self._used, self._output_tokens = used, usage.output_tokens
         next_step = step if is_like_last else 0
-        if used + 2 * next_step >= self._granted and self._answered.is_set():
-            self._ask(max(self._tranche, STEPS_AHEAD * next_step), used - self._granted)
+        wanted = max(self._tranche, STEPS_AHEAD * next_step)
+        if used + wanted // 2 >= self._granted and self._answered.is_set():
+            self._ask(wanted, used - self._granted)
         if used + next_step < self._granted:
             return True
         self._answered.wait(MAX_WAIT_S)
