@@ -64,7 +64,7 @@ def test_everything_is_read(tmp_path):
 def test_nothing_is_needed(tmp_path):
     config = read(tmp_path, "")
     assert config.server == ServerConfig() == Config().server
-    assert (config.upstreams, config.models, config.response_cache) == ((), (), None)
+    assert (config.upstreams, config.models, config.response_cache) == ((), (), {})
 
 
 @pytest.mark.parametrize(

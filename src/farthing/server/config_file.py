@@ -25,7 +25,7 @@ class Config:
     upstreams: tuple[UpstreamEntry, ...] = ()
     models: tuple[ModelEntry, ...] = ()
     ledger: Mapping[str, Any] = field(default_factory=dict)
-    response_cache: Mapping[str, Any] | None = None  # none: off
+    response_cache: Mapping[str, Any] = field(default_factory=dict)
     folder: Path = Path()  # that its paths are relative to
     source: str = "farthing.toml"
 
@@ -55,7 +55,7 @@ def read_config(path: Path) -> Config:
         upstreams,
         models,
         document.get("ledger", {}),
-        document.get("response_cache"),
+        document.get("response_cache", {}),
         folder,
         source,
     )
