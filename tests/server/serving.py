@@ -24,7 +24,7 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 PLAY = UpstreamEntry("play", "tests.server.play")
 
 
-def small_local(*names: str) -> UpstreamEntry:
+def small_local(*names: str | Path) -> UpstreamEntry:
     return UpstreamEntry("local", "local", {"models": [str(GOLDEN / name) for name in names], "threads": 1})
 
 
