@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LocalUpstream"]
 
-MAX_KEPT = 512  # calls that were measured by max_usage and not yet answered
+MAX_KEPT = 64  # calls that were measured by max_usage and not yet answered; beyond, they are encoded again
 PROVIDER = "local"
 
 
