@@ -61,7 +61,9 @@ class PostgresDatabase:
         )
 
     def has_table(self, table: str) -> bool:
-        return bool(self.execute("SELECT to_regclass(?) IS NOT NULL", (table,)).fetchone()[0])  # type: ignore[index]
+        # From the catalogue, not by to_regclass: that may remember that there was none before we waited for the lock.
+        found = self.execute("SELECT 1 FROM pg_tables WHERE schemaname = current_schema() AND tablename = ?", (table,))
+        return found.fetchone() is not None
 
     def now_us(self) -> int:
         found = self._connection.execute("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint").fetchone()
