@@ -192,6 +192,23 @@ def test_an_engine_that_cannot_let_go_is_replaced():
     asyncio.run(main())
 
 
+def test_a_submission_that_fails_fails_nobody_for_ever():
+    class Broken:
+        def __init__(self) -> None:
+            raise RuntimeError("our bug")
+
+    async def main():
+        async with Made() as made:
+            broken = Request(token_ids=(1, 2), make_constraint=Broken)
+            with pytest.raises(UpstreamError, match="engine failed"):
+                await read(made.thread, Job([asked(1), broken]))
+            assert await read(made.thread, Job([asked(3)]))
+            assert not made.engine.has_work
+            assert len(made.engines) == 1
+
+    asyncio.run(main())
+
+
 def test_what_the_engine_refuses_is_the_clients_fault():
     async def main():
         async with Made() as made:
@@ -216,6 +233,7 @@ def test_too_many_are_told_to_come_back():
             made.kernels.permits.release(100)
             await asyncio.gather(*readers)
             assert await read(made.thread, Job([asked(5)]))
+            assert await read(made.thread, Job([asked(i) for i in range(4)]))  # more than there is room for, but alone
 
     asyncio.run(main())
 

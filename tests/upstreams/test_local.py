@@ -290,6 +290,13 @@ class TestConfig:
         assert (engine.speculation, engine.cold_bytes) == ("prompt-lookup", 1 << 30)
         assert engine.cold_folder == tmp_path / "hf-a-b"
 
+    def test_two_models_of_one_name_are_refused(self, tmp_path):
+        folders = [tmp_path / "a" / "same", tmp_path / "b" / "same"]
+        for folder in folders:
+            folder.mkdir(parents=True)
+        with pytest.raises(InvalidRequest, match="two that are called 'same'"):
+            LocalUpstream.from_config("mine", {"models": list(map(str, folders))}, HostCost())
+
     def test_nothing_given_is_the_embedded_model_with_the_engines_defaults(self):
         from farthing.engine import EngineConfig
 

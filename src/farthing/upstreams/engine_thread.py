@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EngineThread"]
 
-MAX_TOLD_PER_S = (
-    800  # pieces, of all streams together: a piece costs the loop some 50 us, and the engine that much less
-)
+MAX_TOLD_PER_S = 800  # pieces, of all streams together: each costs the loop some 50 us, which the engine goes without
 SAVE_AFTER_S = 2.0  # without work, then the complete pages go into the cold tier
 log = logging.getLogger("farthing.engine")
 
@@ -65,7 +63,7 @@ class EngineThread:
     def submit(self, job: Job) -> None:
         """Raises UpstreamError (503) where too many wait already."""
         num = len(job.requests)
-        if self._num_under_way + num > self._max_under_way:
+        if self._num_under_way and self._num_under_way + num > self._max_under_way:
             raise UpstreamError(
                 f"{self._num_under_way} requests are under way and waiting; at most {self._max_under_way} are taken: "
                 "try again later",
@@ -114,10 +112,12 @@ class EngineThread:
             if inbox is None:
                 break
             for job, is_abort in inbox:
-                if is_abort:
-                    self._abort(job)
-                else:
-                    self._submit(job)
+                try:
+                    (self._abort if is_abort else self._submit)(job)
+                except Exception:
+                    log.exception("a request could not be %s", "aborted" if is_abort else "submitted")
+                    self._send([News(job, job.tally.usage, is_over=True, error=failed())])
+                    self._fail(failed())
             if self._has_work:
                 self._step()
         self._fail(closed())
@@ -154,19 +154,17 @@ class EngineThread:
         under = UnderWay(job, time.monotonic())
         if self._is_broken:
             self._replace()
+        assert not self._is_broken, "there is no engine"
         try:
-            assert not self._is_broken, "there is no engine"
             for choice, request in enumerate(job.requests):
                 under.ids[self._engine.submit(request)] = choice
         except Exception as error:
             for id in under.ids:
                 self._engine.abort(id)
-            if isinstance(error, FarthingError):
-                failure = UpstreamError(str(error), status=400, code="invalid_request")
-            else:
-                log.exception("a request could not be submitted")
-                failure = failed()
-            self._send([News(job, Usage(), is_over=True, error=failure)])
+            if not isinstance(error, FarthingError):
+                raise
+            refusal = UpstreamError(str(error), status=400, code="invalid_request")
+            self._send([News(job, Usage(), is_over=True, error=refusal)])
             return
         self._jobs[job] = under
         self._by_id.update({id: (under, choice) for id, choice in under.ids.items()})
@@ -228,7 +226,7 @@ class EngineThread:
             self._stop(under)
 
     def _fail(self, error: UpstreamError) -> None:
-        """Give up all jobs; another engine is made where this one cannot let go of them."""
+        """Give up all jobs; another engine is made where this one cannot let go of what it has."""
         news = []
         is_sound = True
         for under in list(self._jobs.values()):
