@@ -1,6 +1,7 @@
 """Metered: whatever ends an attempt, one row is committed before the caller knows that it ended."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from farthing.economics.usage import Usage
 from farthing.ledger import LedgerConfig
 from farthing.upstreams.call import Chunk, Tally
 from farthing.upstreams.errors import UpstreamError
-from tests.ledger.leaf import MODEL, WORDS, Leaf, a_call, refused
+from tests.ledger.leaf import MODEL, WORDS, Leaf, a_call, a_row, refused
 from tests.ledger.open_books import books_of, rows_of
 
 
@@ -188,5 +189,37 @@ def test_what_a_client_calls_things_loses_no_row(config: LedgerConfig) -> None:
             (row,) = rows_of(config)
             assert row.asked_model == "a\ufffdb?"
             assert row.tags == ("\0", "?", "'; DROP TABLE attempts; --", "?", "%s")
+
+    asyncio.run(tour())
+
+
+def test_a_statement_that_fails_takes_no_other_with_it(config: LedgerConfig) -> None:
+    async def tour() -> None:
+        async with books_of(config) as books:
+            rows = [a_row() for _ in range(20)]
+            wrong = a_row(asked_model=None)  # a column that must not be NULL: our own bug
+            ends = await asyncio.gather(
+                *(books.append(row) for row in rows[:10]),
+                books.append(wrong),
+                *(books.append(row) for row in rows[10:]),
+                return_exceptions=True,
+            )
+            failed = [end for end in ends if end is not None]
+            assert [getattr(end, "code", "") for end in failed] == ["ledger_error"]
+            assert {row.id for row in rows_of(config)} == {row.id for row in rows}
+            assert not books.stats().is_away
+            assert books.stats().num_committed_rows == 20
+
+    asyncio.run(tour())
+
+
+def test_what_the_database_wrote_is_the_owners_alone(tmp_path: Path) -> None:
+    config = LedgerConfig(url=f"sqlite:///{tmp_path}/new/ledger.db", spool_folder=str(tmp_path / "spool"))
+
+    async def tour() -> None:
+        async with books_of(config) as books:
+            await books.append(a_row())
+            modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "new").iterdir()}
+            assert modes == dict.fromkeys(("ledger.db", "ledger.db-wal", "ledger.db-shm"), 0o600)
 
     asyncio.run(tour())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from farthing.cli._ledger import ConfigOption, LedgerOption, ledger_config
 from farthing.cli._output import JsonOption, console, emit
 from farthing.errors import InvalidRequest
 
@@ -23,13 +24,6 @@ app = typer.Typer(help="Keys of a server's clients, and budgets. Opens the ledge
 budget_app = typer.Typer(help="Budgets of keys, tags, projects and of everybody together.")
 app.add_typer(budget_app, name="budget")
 
-LedgerOption = Annotated[
-    str | None,
-    typer.Option("--ledger", metavar="URL", help="sqlite:///FILE or postgresql://…; default: the user's data folder."),
-]
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="A farthing.toml whose [ledger] names the ledger.")
-]
 BudgetOption = Annotated[
     list[str] | None,
     typer.Option("--budget", metavar="AMOUNT", help="5usd/month, 100000tokens/day, … (also hour, total); repeatable."),
@@ -185,32 +179,12 @@ def budget_remove(
 def _transaction(url: str | None, config: Path | None) -> "Iterator[Database]":
     from farthing.ledger.opening import open_database, transaction
 
-    database = open_database(_ledger_config(url, config))
+    database = open_database(ledger_config(url, config))
     try:
         with transaction(database):
             yield database
     finally:
         database.close()
-
-
-def _ledger_config(url: str | None, config: Path | None) -> Any:
-    import tomllib
-
-    from farthing.ledger.config import LedgerConfig
-
-    if url is not None and config is not None:
-        raise InvalidRequest("--ledger and --config both name a ledger; give one")
-    if url is not None:
-        return LedgerConfig(url=url)
-    if config is None:
-        return LedgerConfig()
-    try:
-        table = tomllib.loads(config.read_text(encoding="utf-8")).get("ledger", {})
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"{config}: {error}") from None
-    if not isinstance(table, dict):
-        raise InvalidRequest(f"{config}: ledger is {table!r}; it must be a table: [ledger]")
-    return LedgerConfig.from_table(table)
 
 
 def _add(database: "Database", scope: "Scope", subject: str, budgets: list[str], limits: list[str]) -> "list[Budget]":

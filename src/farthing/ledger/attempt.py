@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from farthing.economics.charge import Charge, Pricer
-from farthing.economics.prices import MAX_TOKENS
 from farthing.economics.usage import Usage
 from farthing.errors import FarthingError
 from farthing.ledger.row import Row, Status
 from farthing.upstreams.call import Call, Receipt, Tally
 
 __all__ = ["Attempt", "hosted_charge", "receipt_of"]
+
+MAX_TOKENS = 10**9  # of one attempt; what claims more is no count, and its price would not fit into 64 bits
 
 
 @dataclass(slots=True)
@@ -79,6 +80,8 @@ class Attempt:
 
 def hosted_charge(pricer: Pricer, model: str, provider: str, usage: Usage, at: datetime) -> Charge:
     """Unpriced also for counts that cannot be (more tokens from the cache than tokens): a row is not lost for that."""
+    if usage.input_tokens + usage.output_tokens > MAX_TOKENS:
+        return Charge("", "unpriced")
     try:
         return pricer.hosted(model, provider or None, usage, at)
     except FarthingError:
@@ -92,6 +95,8 @@ def _charge(tally: Tally, pricer: Pricer, at: datetime) -> Charge:
 
 
 def _baseline_pico(tally: Tally, pricer: Pricer, at: datetime) -> int | None:
+    if tally.usage.input_tokens + tally.usage.output_tokens > MAX_TOKENS:
+        return None
     try:
         charge = pricer.baseline(tally.usage, at, tally.model, tally.provider or None, is_local=tally.is_local)
         return charge.total_pico

@@ -185,10 +185,8 @@ class Books:
             if self._config.when_away != "spool" or not self._waiting.keep([entry]):
                 raise cancelled or LedgerAway(self._writer.why_away)
         error = future.exception() if future.done() else None
-        if cancelled is not None:
-            raise cancelled
-        if error is not None:
-            raise error if isinstance(error, FarthingError) else _not_written(error)
+        if cancelled is not None or error is not None:
+            raise cancelled or _known(error)
 
     def learn(self, tally: Tally) -> None:
         """How long a local model takes for a token of a prompt: what the next call's first tranche is made for."""
@@ -215,20 +213,23 @@ class Books:
         charges = tuple((budget.id, 0) for budget in ask.budgets)
         release = self._writer.submit_entry(Entry(None, Settlement(ask.reservation_id, charges, "release")))
         release.add_done_callback(lambda late: late.exception())
-        raise cancelled or (future.exception() if future.done() else None) or LedgerAway(self._writer.why_away)
+        raise cancelled or _known(future.exception() if future.done() else LedgerAway(self._writer.why_away))
 
     async def _ask(self, run: Callable[[Database], Any]) -> Any:
         future = self._writer.submit(run)
         cancelled = await wait_through(future, self._config.stall_timeout_s)
-        if cancelled is not None or not future.done():
+        error = future.exception() if future.done() else LedgerAway(self._writer.why_away)
+        if cancelled is not None or error is not None:
             future.add_done_callback(lambda late: late.exception())
-            raise cancelled or LedgerAway(self._writer.why_away)
+            raise cancelled or _known(error)
         return future.result()
 
     def _news(self, index: BudgetIndex) -> None:
         self._index = index
 
 
-def _not_written(error: BaseException) -> UpstreamError:
-    """A statement of ours that the database does not take: our own bug, but the client gets an answer."""
-    return UpstreamError(f"the ledger did not take a row ({type(error).__name__})", status=500, code="ledger_error")
+def _known(error: BaseException | None) -> BaseException:
+    """A statement of ours that the database does not take is our own bug, but the client gets an answer."""
+    if isinstance(error, FarthingError):
+        return error
+    return UpstreamError(f"the ledger failed ({type(error).__name__})", status=500, code="ledger_error")

@@ -122,7 +122,7 @@ def extend(database: Database, hold: Hold, instance_id: str, wanted_pico: int, f
     held = [room for room, _ in hold.amounts if room.budget.unit == "usd"]
     rooms = rooms_of(database, [room.budget for room in held], [room.window_us for room in held])
     granted = max(min([wanted_pico, *(room.left for room in rooms)]), forced_pico)
-    if granted <= 0:
+    if granted <= 0 or not rooms:
         return 0
     named = [(hold.reservation_id, room.budget.id, room.window_us) for room in rooms]
     write_events(database, [Event(*name, "extend", granted, instance_id, hold.is_local) for name in named])

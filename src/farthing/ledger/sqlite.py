@@ -1,5 +1,6 @@
 """SQLite: one file in WAL mode. A commit survives a killed process; with synchronous FULL also a power cut."""
 
+import os
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -34,6 +35,8 @@ class SqliteDatabase:
     def __init__(self, path: Path, config: LedgerConfig) -> None:
         if not path.parent.exists():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if str(path) != ":memory:":  # who used what is nobody else's business: only the owner may read it
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         self._connection = sqlite3.connect(
             path, timeout=config.lock_timeout_s, isolation_level=None, check_same_thread=False, cached_statements=256
         )

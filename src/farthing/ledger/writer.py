@@ -146,11 +146,10 @@ class Writer:
             results = [job.run(database) for job in jobs]
             database.commit()
         except Exception as error:
-            if database.is_away(error):
+            if database.is_away(error) or not _rolled_back(database):
                 self._lose(error)
                 self._refuse(jobs)
                 return
-            database.rollback()
             if len(jobs) == 1:
                 _tell([(jobs[0], None, error)])
                 return
@@ -211,10 +210,9 @@ class Writer:
                 write_entry(database, entry)
             database.commit()
         except Exception as error:
-            if database.is_away(error):
+            if database.is_away(error) or not _rolled_back(database):
                 self._lose(error)
                 return False
-            database.rollback()
             if len(entries) > 1:
                 return all(self._write_entries([entry]) for entry in entries)
             # No repetition would help, and it must not keep the others from being written.
@@ -226,6 +224,14 @@ class Writer:
             self._busy_since = None
         self.num_committed_rows += len(entries)
         return True
+
+
+def _rolled_back(database: Database) -> bool:
+    try:
+        database.rollback()
+    except Exception:
+        return False
+    return True
 
 
 def _tell(outcomes: Sequence[tuple[_Job, Any, Exception | None]]) -> None:
