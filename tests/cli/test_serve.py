@@ -1,5 +1,6 @@
 """`farthing serve` as a process: its address, its configuration, signals, and what it leaves in the ledger."""
 
+import json
 import os
 import re
 import signal
@@ -131,6 +132,23 @@ def test_what_cannot_start_says_why_in_one_line(tmp_path, options, said):
     assert done.returncode == 1
     assert said in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_json_gives_the_address(tmp_path):
+    command = [*COMMAND, *config(tmp_path), "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment(tmp_path), cwd=tmp_path)
+    try:
+        lines = [process.stdout.readline() for _ in range(4)]
+        found = json.loads("".join(lines))
+        assert found["openai_base_url"] == found["url"] + "/v1"
+        assert httpx2.get(found["url"] + "/health").json() == {"status": "ok"}
+        process.terminate()
+        assert process.wait(10) == 0
+        assert process.stdout.read() == ""
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
 
 
 def test_a_taken_port_says_so(tmp_path):

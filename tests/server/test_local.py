@@ -8,6 +8,10 @@ import openai
 import pytest
 from openai import OpenAI
 
+from farthing.ledger import LedgerConfig
+from farthing.ledger.directory import add_budget
+from farthing.ledger.key import insert_key
+from farthing.ledger.opening import open_database
 from tests.server.serving import GOLDEN, serving, small_local
 from tests.upstreams.tool_model import write_model
 
@@ -170,3 +174,30 @@ def test_metrics_know_the_engines(local, client):
     assert 'vllm:num_requests_running{model_name="llama"} 0.0' in text
     assert (GOLDEN / "llama").exists()
     assert local.rows()[-1].upstream == "local"
+
+
+def test_a_budget_ends_an_answer_and_then_refuses(local, client):
+    database = open_database(LedgerConfig(url=local.ledger))
+    database.begin()
+    key, secret = insert_key(database, "poor", None, (), None)
+    add_budget(database, "budget", "key", key.id, "tokens", "day", 40)
+    database.commit()
+    database.close()
+    poor = client.with_options(api_key=secret)
+    wait_for(lambda: local.service.books._index.of(key.id, None, ()))
+    options = {"max_tokens": 100, "extra_body": {"ignore_eos": True}}
+    answer = ask(poor, **options)
+    assert answer.usage.total_tokens == 40  # to the token
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.usage.ended_by == "budget"
+    with pytest.raises(openai.RateLimitError) as caught:
+        ask(poor, stream=True, **options)
+    assert caught.value.type == "insufficient_quota"
+    assert ask(client, **options | {"max_tokens": 5}).usage.completion_tokens == 5  # nobody's budget is not hers
+
+
+def wait_for(is_true, seconds=10.0):
+    end = time.monotonic() + seconds
+    while not is_true():
+        assert time.monotonic() < end
+        time.sleep(0.02)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from farthing.cli._output import note
+from farthing.cli._output import JsonOption, emit, note
 
 if TYPE_CHECKING:
     from farthing.server.config_file import Config
@@ -30,6 +30,7 @@ def serve(
         list[str] | None,
         typer.Option("--model", "-m", metavar="MODEL", help="Serve this model of this machine; repeatable."),
     ] = None,
+    json_mode: JsonOption = False,
 ) -> None:
     """Serve OpenAI's and Anthropic's APIs, the embedded model where nothing else is asked for."""
     from farthing.server.running import serve as run
@@ -38,6 +39,9 @@ def serve(
     settings = _settings(config, host, port, model)
 
     def announce(address: str) -> None:
+        if json_mode:
+            emit(True, {"url": address, "openai_base_url": f"{address}/v1"}, lambda: None)
+            return
         note(f"farthing serves {address}/v1 (Anthropic's clients: {address}); Ctrl-C stops it")
         note(f"try: curl {address}/v1/models")
 

@@ -6,6 +6,7 @@ a second one         ends them at once; their rows are written
 
 import asyncio
 import gc
+import logging
 import signal
 import socket
 import sys
@@ -91,6 +92,9 @@ class _Stopper:
 
 
 def uvicorn_config(app: Any, config: ServerConfig, **more: Any) -> uvicorn.Config:
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # anybody can send what is no HTTP; it is no news
+    if config.is_access_logged:
+        logging.getLogger("uvicorn.access").setLevel(logging.INFO)
     protocol: Any = partial(BoundedProtocol, config)
     return uvicorn.Config(
         app,
