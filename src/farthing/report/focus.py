@@ -69,6 +69,7 @@ _OWN = (
     "x_UsageSource",
     "x_PriceStatus",
     "x_PriceVersion",
+    "x_Project",
     "x_InputTokens",
     "x_CachedTokens",
     "x_OutputTokens",
@@ -114,7 +115,8 @@ def cell(text: str) -> str:
 
 
 def focus_rows(row: Row, account: str = "farthing") -> Iterator[dict[str, str]]:
-    """The rows of one attempt whose cost is known, with the baseline on the first. Empty cells are FOCUS's null.
+    """The rows of one attempt whose cost is known. What is said of the whole attempt (its tokens, its baseline) stands
+    on the first one, so that columns can be added up. Empty cells are FOCUS's null.
 
     Raises FarthingError where the classes do not add up to the cost: such a ledger was changed by somebody else.
     """
@@ -124,11 +126,14 @@ def focus_rows(row: Row, account: str = "farthing") -> Iterator[dict[str, str]]:
             f"row {row.id} of the ledger: its parts do not add up to its cost; restore it from a backup"
         )
     common = _common(row, account)
-    is_first = True
-    for name, num, pico in classes or [("request", 1, 0)]:
-        baseline = exact(row.baseline_pico) if is_first and row.baseline_pico is not None else ""
-        is_first = False
-        yield common | _charge(row, name, num, pico) | {"x_BaselineCost": baseline}
+    whole = {
+        "x_InputTokens": _count(row.input_tokens),
+        "x_CachedTokens": _count(row.cache_read_tokens),
+        "x_OutputTokens": _count(row.output_tokens),
+        "x_BaselineCost": "" if row.baseline_pico is None else exact(row.baseline_pico),
+    }
+    for index, (name, num, pico) in enumerate(classes or [("request", 1, 0)]):
+        yield common | _charge(row, name, num, pico) | (whole if index == 0 else {})
 
 
 def _classes(row: Row) -> Iterator[tuple[str, int, int]]:
@@ -178,7 +183,7 @@ def _common(row: Row, account: str) -> dict[str, str]:
         "ServiceSubcategory": "Generative AI",
         "ServiceName": cell(row.upstream or provider),
         "SubAccountId": cell(row.key_id or ""),
-        "SubAccountName": cell(row.project or ""),
+        "SubAccountName": cell(row.key_id or ""),
         "Tags": json.dumps(dict.fromkeys(row.tags, True), ensure_ascii=False) if row.tags else "",
         **_own(row),
     }
@@ -200,9 +205,7 @@ def _own(row: Row) -> dict[str, str]:
         "x_UsageSource": row.usage_source,
         "x_PriceStatus": row.price_status,
         "x_PriceVersion": cell(row.price_version),
-        "x_InputTokens": _count(row.input_tokens),
-        "x_CachedTokens": _count(row.cache_read_tokens),
-        "x_OutputTokens": _count(row.output_tokens),
+        "x_Project": cell(row.project or ""),
         "x_BaselineModel": cell(row.baseline_model or ""),
     }
 
