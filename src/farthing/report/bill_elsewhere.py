@@ -42,7 +42,7 @@ class ModelUse:
 
 @dataclass
 class Target:
-    """A place where the traffic could have gone. with_cache_pico is None where its price of cached input is not known."""
+    """A place where the traffic could have gone. with_cache_pico None: its price of cached input is not known."""
 
     name: str
     source: str

@@ -104,7 +104,8 @@ def _notes(told: Imported, found: Comparison) -> list[str]:
         notes.append("rows add up many requests, whose sizes are not known: priced at the lowest tier")
     if total.num_with_spend:
         less = total.spend_of_priced_pico - total.priced_pico
-        said = f"the file says {money(total.spend_of_priced_pico)}, our prices {money(total.priced_pico)} for the same rows"
+        said = f"for rows priced in both, the file says {money(total.spend_of_priced_pico)}"
+        said += f", our prices {money(total.priced_pico)}"
         notes.append(f"{said}: {money(abs(less))} {'more' if less > 0 else 'less'} in the file" if less else said)
     if total.num_unpriced:
         notes.append(f"{total.num_unpriced:,} rows have models without a known price; they are in no cost of ours")
@@ -115,7 +116,7 @@ def _notes(told: Imported, found: Comparison) -> list[str]:
     if told.num_empty:
         notes.append(f"{told.num_empty:,} rows say that nobody asked anything")
     if told.num_bad:
-        notes.append(f'{told.num_bad:,} rows could not be read and are in no sum (named above, or under "bad")')
+        notes.append(f'{told.num_bad:,} rows could not be read and are in no sum (named on stderr, with --json under bad)')
     notes.append("token counts are the file's; another model's tokenizer counts otherwise")
     return notes
 
