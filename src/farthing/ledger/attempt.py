@@ -1,0 +1,90 @@
+"""Makes the row and the receipt of one attempt, from what was asked, what was used and how it ended."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from farthing.economics.charge import Charge, Pricer
+from farthing.ledger.row import Row, Status
+from farthing.upstreams.call import Call, Receipt, Tally
+
+__all__ = ["Attempt", "price_tally", "receipt_of"]
+
+
+@dataclass(slots=True)
+class Attempt:
+    """What Metered notes while the answer runs. Times in nanoseconds of the monotonic clock, but started_us."""
+
+    id: str
+    number: int
+    started_us: int
+    began_ns: int
+    first_token_ns: int | None = None
+    finish_reason: str | None = None
+    status: Status = "ok"
+    error: str | None = None
+
+    def row(self, call: Call, tally: Tally, pricer: Pricer, ended_ns: int, route: str | None) -> Row:
+        """An attempt of which nothing is known has no tokens and no cost; one that was never answered used none."""
+        at = datetime.fromtimestamp(self.started_us / 1e6, UTC)
+        usage, is_known = tally.usage, tally.usage_source != "unavailable"
+        charge = price_tally(tally, pricer, at) if is_known else Charge("", "unpriced")
+        baseline_model = pricer.baseline_model(tally.model, is_local=tally.is_local) if tally.model else None
+        baseline = (
+            pricer.baseline(usage, at, tally.model, tally.provider or None, is_local=tally.is_local).total_pico
+            if is_known and baseline_model is not None
+            else None
+        )
+        first_ns = self.first_token_ns
+        return Row(
+            id=self.id,
+            request_id=call.id,
+            attempt=self.number,
+            started_us=self.started_us,
+            key_id=call.key_id,
+            project=call.project,
+            tags=call.tags,
+            endpoint=call.endpoint,
+            asked_model=call.asked_model,
+            upstream=tally.upstream,
+            provider=tally.provider,
+            served_model=tally.model,
+            is_stream=call.is_stream,
+            status=self.status,
+            error=self.error,
+            finish_reason=self.finish_reason,
+            usage_source=tally.usage_source,
+            input_tokens=usage.input_tokens if is_known else None,
+            cache_read_tokens=usage.cache_read_tokens if is_known else None,
+            cache_write_tokens=usage.cache_write_tokens if is_known else None,
+            cache_write_1h_tokens=usage.cache_write_1h_tokens if is_known else None,
+            output_tokens=usage.output_tokens if is_known else None,
+            reasoning_tokens=usage.reasoning_tokens if is_known else None,
+            compute_us=round(usage.compute_s * 1e6),
+            price_status=charge.price_status,
+            price_version=charge.price_version,
+            input_pico=charge.input_pico,
+            cache_read_pico=charge.cache_read_pico,
+            cache_write_pico=charge.cache_write_pico,
+            output_pico=charge.output_pico,
+            request_pico=charge.request_pico,
+            cost_pico=charge.total_pico,
+            baseline_model=baseline_model,
+            baseline_pico=baseline,
+            queue_us=round(tally.queue_s * 1e6),
+            first_token_us=None if first_ns is None else (first_ns - self.began_ns) // 1000,
+            total_us=(ended_ns - self.began_ns) // 1000,
+            cache=None,
+            route=route,
+        )
+
+
+def price_tally(tally: Tally, pricer: Pricer, at: datetime) -> Charge:
+    if tally.is_local:
+        return pricer.local(tally.usage)
+    return pricer.hosted(tally.model, tally.provider or None, tally.usage, at)
+
+
+def receipt_of(row: Row, tally: Tally) -> Receipt:
+    return Receipt(
+        row.upstream, row.served_model, tally.usage, tally.usage_source, row.cost_pico, row.baseline_pico, row.status
+    )

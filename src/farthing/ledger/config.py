@@ -1,0 +1,76 @@
+"""Where the ledger lies and what happens while it is away: the table [ledger] of farthing.toml."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from farthing.ledger.errors import LedgerError
+
+__all__ = ["LedgerConfig", "data_folder", "default_url", "public_url"]
+
+URL_FORMS = "sqlite:///ledger.db (relative), sqlite:////var/lib/farthing/ledger.db, postgresql://user@host/name"
+
+
+def data_folder() -> Path:
+    """$XDG_DATA_HOME/farthing, else ~/.local/share/farthing; a relative XDG_DATA_HOME is invalid and ignored."""
+    base = os.environ.get("XDG_DATA_HOME", "")
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".local" / "share") / "farthing"
+
+
+def default_url() -> str:
+    return f"sqlite:///{data_folder() / 'ledger.db'}"
+
+
+def public_url(url: str) -> str:
+    """The URL without its password, for messages."""
+    return re.sub(r"(password=)[^&]*", r"\1…", re.sub(r"(://[^/@:]*):[^/]*@", r"\1:…@", url))
+
+
+@dataclass(frozen=True)
+class LedgerConfig:
+    """LedgerError for a value that is not allowed. The URL may hold a password, so it is not in the repr."""
+
+    url: str = field(default_factory=default_url, repr=False)
+    synchronous: Literal["normal", "full"] = "normal"  # full: a commit survives a power cut, not only a killed process
+    when_away: Literal["refuse", "spool"] = "refuse"
+    spool_folder: str = field(default_factory=lambda: str(data_folder() / "spool"))
+    max_spooled_rows: int = 100_000  # also of rows kept in memory while the database is away
+    lock_timeout_s: float = 2.0  # how long a commit waits for another process's lock
+    stall_timeout_s: float = 5.0  # a commit that takes longer counts as a database that is away
+
+    def __post_init__(self) -> None:
+        if not self.url.startswith(("sqlite:///", "postgresql://", "postgres://")):
+            raise LedgerError(f"ledger url is {public_url(self.url)!r}; write it like {URL_FORMS}")
+        allowed = (("synchronous", ("normal", "full")), ("when_away", ("refuse", "spool")))
+        for name, words in allowed:
+            if getattr(self, name) not in words:
+                raise LedgerError(f"ledger {name} is {getattr(self, name)!r}; allowed: {' or '.join(words)}")
+        ranges = (("max_spooled_rows", 1, 10**8), ("lock_timeout_s", 0.01, 600), ("stall_timeout_s", 0.1, 600))
+        for name, lowest, highest in ranges:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not lowest <= value <= highest:
+                raise LedgerError(f"ledger {name} is {value!r}; allowed: {lowest} to {highest:,}")
+        if not isinstance(self.max_spooled_rows, int):
+            raise LedgerError(f"ledger max_spooled_rows is {self.max_spooled_rows!r}; it must be a whole number")
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any]) -> "LedgerConfig":
+        """From a table of farthing.toml. An unknown key is an error."""
+        names = [item.name for item in fields(cls)]
+        for key, value in table.items():
+            if key not in names:
+                raise LedgerError(f"[ledger] has the unknown key {key!r}; allowed: {', '.join(names)}")
+            known = next(item for item in fields(cls) if item.name == key)
+            is_text = known.default is MISSING or isinstance(known.default, str)
+            if is_text and not isinstance(value, str):
+                raise LedgerError(f"[ledger] {key} is {value!r}; it must be a text")
+        return cls(**table)
+
+    @property
+    def sqlite_path(self) -> Path | None:
+        """The file of a SQLite ledger; None for PostgreSQL."""
+        scheme, _, rest = self.url.partition(":///")
+        return Path(rest).expanduser() if scheme == "sqlite" else None

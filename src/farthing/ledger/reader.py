@@ -1,0 +1,55 @@
+"""What the bill reads. Rows come page by page, so a ledger of any size takes the same memory."""
+
+from collections.abc import Iterator
+
+from farthing.ledger.config import LedgerConfig
+from farthing.ledger.database import Database
+from farthing.ledger.key import Key, list_keys
+from farthing.ledger.opening import open_database
+from farthing.ledger.records import COLUMNS, row_from_values
+from farthing.ledger.row import Row
+
+__all__ = ["Reader", "open_reader"]
+
+PAGE_ROWS = 1000
+
+
+class Reader:
+    """Synchronous, for one thread. Close it."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def rows(self, since_us: int, until_us: int, key_id: str | None = None) -> Iterator[Row]:
+        """By time, of attempts that started at since_us or later and before until_us."""
+        condition = "started_us < ? AND (started_us > ? OR (started_us = ? AND id > ?))"
+        values: list[object] = [until_us]
+        if key_id is not None:
+            condition, values = "key_id = ? AND " + condition, [key_id, until_us]
+        sql = f"SELECT {', '.join(COLUMNS)} FROM attempts WHERE {condition} ORDER BY started_us, id LIMIT {PAGE_ROWS}"
+        last_us, last_id = since_us, ""  # every id is greater than ""
+        while True:
+            page = self._database.execute(sql, (*values, last_us, last_us, last_id)).fetchall()
+            rows = [row_from_values(found) for found in page]
+            yield from rows
+            if len(rows) < PAGE_ROWS:
+                return
+            last_us, last_id = rows[-1].started_us, rows[-1].id
+
+    def keys(self) -> list[Key]:
+        return list_keys(self._database)
+
+    def close(self) -> None:
+        self._database.close()
+
+    def __enter__(self) -> "Reader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_reader(url: str) -> Reader:
+    """Raises LedgerError where there is no ledger, or one that is newer than this program."""
+    config = LedgerConfig(url=url)
+    return Reader(open_database(config, must_exist=True))
