@@ -1,11 +1,10 @@
 """`farthing bill`: what the ledger's rows cost and saved, for people, as a page, as FOCUS rows; and others' usage."""
 
 import sys
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -42,7 +41,9 @@ def bill(
     ] = None,
     import_file: Annotated[
         Path | None,
-        typer.Option("--import", metavar="FILE", help="OpenAI's usage export or LiteLLM's spend logs: priced elsewhere."),
+        typer.Option(
+            "--import", metavar="FILE", help="OpenAI's usage export or LiteLLM's spend logs: priced elsewhere."
+        ),
     ] = None,
     models: Annotated[
         list[str] | None, typer.Option("--models", metavar="NAMES", help="With --import: where else; with commas.")
@@ -84,3 +85,139 @@ def bill(
         else:
             _bill(reader, period, _dimensions(by), html, json)
     return None
+
+
+def _open(ledger: str | None, config: Path | None) -> "Reader":
+    from farthing.ledger.reader import open_reader
+
+    return open_reader(_ledger_url(ledger, config))
+
+
+def _ledger_url(ledger: str | None, config: Path | None) -> str:
+    """A relative SQLite file in a farthing.toml lies beside it, as for serve."""
+    import tomllib
+
+    from farthing.ledger.config import LedgerConfig, default_url
+
+    if config is None:
+        return default_url() if ledger is None else ledger
+    try:
+        table = tomllib.loads(config.read_text(encoding="utf-8")).get("ledger", {})
+    except OSError as error:
+        raise InvalidRequest(f"--config {config}: cannot be read ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"--config {config}: not valid TOML ({error})") from None
+    if not isinstance(table, dict):
+        raise InvalidRequest(f"--config {config}: ledger is {table!r}; write a table, [ledger]")
+    found = LedgerConfig.from_table(table)
+    path = found.sqlite_path
+    is_relative = path is not None and not path.is_absolute()
+    return f"sqlite:///{config.resolve().parent / path}" if is_relative and path is not None else found.url
+
+
+def _dimensions(by: list[str] | None) -> list[str]:
+    from farthing.report.bill import DIMENSIONS
+
+    names = [name.strip() for given in by or DEFAULT_BY for name in given.split(",")]
+    for name in names:
+        if name not in (*DIMENSIONS, "lever"):
+            raise InvalidRequest(f"--by {name!r} is not known; allowed: {', '.join((*DIMENSIONS, 'lever'))}")
+    return list(dict.fromkeys(names))
+
+
+def _bill(reader: "Reader", period: "Period", dimensions: list[str], html: Path | None, json: bool) -> None:
+    from contextlib import ExitStack
+
+    from farthing.report.bill import collect
+    from farthing.report.bill_forecast import history_us
+    from farthing.report.bill_html import to_html
+    from farthing.report.bill_json import to_json
+    from farthing.report.bill_terminal import print_bill
+    from farthing.report.whole_file import whole_file
+
+    budgets = _budgets(reader)
+    with ExitStack() as files:
+        out = None if html is None else files.enter_context(whole_file(html, "--html"))
+        before = history_us(period)
+        history = () if before is None else reader.rows(before, period.since_us)
+        grouped = [name for name in dimensions if name != "lever"]
+        found = collect(reader.rows(period.since_us, period.until_us), period, grouped, history)
+        found.key_names = _key_names(reader)
+        if found.total.num_rows == 0:
+            raise InvalidRequest(f"the ledger has no row from {period.text}; see another time with --since or --month")
+        if out is not None:
+            out.write(to_html(found, dimensions, budgets))
+    emit(json, to_json(found, budgets, dimensions), lambda: print_bill(found, dimensions, budgets, console()))
+    if html is not None:
+        note(f"page: {html}")
+
+
+def _key_names(reader: "Reader") -> dict[str, str]:
+    known = reader.keys()
+    return {key.id: key.name for key in known}
+
+
+def _export(reader: "Reader", period: "Period", target: str) -> None:
+    from farthing.report.bill_words import exact
+    from farthing.report.focus import export
+    from farthing.report.whole_file import whole_file
+
+    rows = reader.rows(period.since_us, period.until_us)
+    names = _key_names(reader)
+    if target == "-":
+        told = export(rows, sys.stdout, names)
+    else:
+        with whole_file(Path(target), "--export") as out:
+            told = export(rows, out, names)
+    note(f"{told.num_rows:,} attempts, ${exact(told.cost_pico)}, from {period.text}")
+    if told.num_unpriced:
+        note(f"left out: {told.num_unpriced:,} attempts without a price (FOCUS allows no empty cost, 0 would be wrong)")
+
+
+def _book(path: Path | None) -> "PriceBook":
+    from farthing.economics.price_file import default_path
+    from farthing.economics.prices import PriceBook
+
+    if path is not None:
+        return PriceBook.load(path)
+    return PriceBook.load(default_path()) if default_path().exists() else PriceBook()
+
+
+def _local(
+    given_in: Decimal | None, given_out: Decimal | None, ledger: str | None, config: Path | None, period: "Period"
+) -> "Local | None":
+    """This machine's rates: as given, or measured in the ledger where one is named or lies in its usual place."""
+    from farthing.ledger.config import LedgerConfig
+    from farthing.report.bill_elsewhere import Local, measured_local
+
+    if (given_in is None) is not (given_out is None):
+        raise InvalidRequest("--usd-per-mtok-in and --usd-per-mtok-out belong together; give both")
+    if given_in is not None and given_out is not None:
+        if not (0 <= given_in <= 10**6 and 0 <= given_out <= 10**6):
+            raise InvalidRequest("--usd-per-mtok-in and --usd-per-mtok-out must be US dollars from 0 to 1,000,000")
+        return Local(given_in, given_out, "as given")
+    path = LedgerConfig(url=_ledger_url(ledger, config)).sqlite_path
+    if ledger is None and config is None and (path is None or not path.exists()):
+        return None
+    with _open(ledger, config) as reader:
+        return measured_local(reader.rows(period.since_us, period.until_us))
+
+
+def _import(path: Path, models: list[str] | None, local: "Local | None", book: "PriceBook", json: bool) -> None:
+    from farthing.economics.cost import DEFAULT_HOSTED
+    from farthing.report.bill_elsewhere import compare
+    from farthing.report.bill_import import read_usage
+    from farthing.report.bill_import_table import import_json, print_import
+
+    names = [name.strip() for given in models or DEFAULT_HOSTED for name in given.split(",") if name.strip()]
+    told, uses = read_usage(path)
+    found = compare(uses, names, book, datetime.now(UTC), local)
+    for bad in told.bad:
+        note(f"not read: {bad}")
+    if told.num_bad > len(told.bad):
+        note(f"not read: {told.num_bad - len(told.bad):,} more rows")
+    emit(json, import_json(told, found), lambda: print_import(told, found, console()))
+
+
+def _budgets(reader: "Reader") -> list[dict[str, Any]]:
+    return []

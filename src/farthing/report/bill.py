@@ -1,6 +1,6 @@
 """The bill of a period: one pass over the ledger's rows, in memory that does not grow with their number."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from farthing.ledger.row import Row
@@ -32,6 +32,12 @@ class Bill:
     levers: dict[str, int] = field(default_factory=dict)
     stale: list[Stale] = field(default_factory=list)
     forecast: Forecast | str = ""
+    key_names: Mapping[str, str] = field(default_factory=dict)  # by key id
+
+    def label(self, dimension: str, name: str) -> str:
+        """A group's name for people: a key's own name before its id."""
+        known = self.key_names.get(name) if dimension == "key" else None
+        return f"{known} ({name})" if known else name
 
     @property
     def days(self) -> dict[str, int]:
@@ -67,8 +73,12 @@ def collect(rows: Iterable[Row], period: Period, dimensions: Sequence[str] = (),
     bill.levers = levers.pico
     assert sum(bill.levers.values()) == bill.total.saving_pico
     bill.stale = sorted(stale.by_version.values(), key=lambda found: -found.cost_pico)
-    bill.forecast = forecast(spend_by_day(history) | bill.days, period)
+    bill.forecast = forecast(_together(spend_by_day(history), bill.days), period)
     return bill
+
+
+def _together(first: Mapping[str, int], second: Mapping[str, int]) -> dict[str, int]:
+    return {day: first.get(day, 0) + second.get(day, 0) for day in {*first, *second}}
 
 
 def _names(row: Row, dimension: str) -> Sequence[str]:

@@ -142,7 +142,7 @@ def share_chart(bill: Bill, dimension: str) -> str:
     parts = []
     for index, (name, pico) in enumerate(amounts):
         wide = pico / most * (WIDTH_PX - LABEL_PX - VALUE_PX)
-        parts += _row(index, name, f"{money(pico)}, {share(pico, whole)}", 0, wide, "total")
+        parts += _row(index, bill.label(dimension, name), f"{money(pico)}, {share(pico, whole)}", 0, wide, "total")
     described = "; ".join(f"{shown(name, 40)} {money(pico)}" for name, pico in amounts) or "nothing was spent"
     height = max(1, len(amounts)) * (BAR_PX + GAP_PX)
     return _svg(f"share-{dimension}", f"Spend by {dimension}", described, height, parts)

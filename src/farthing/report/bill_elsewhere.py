@@ -81,12 +81,13 @@ def measured_local(rows: Iterable[Row]) -> Local | None:
             out_pico += row.output_pico or 0
     if not num_in or not num_out:
         return None
-    rates = [
-        (Decimal(amount) * MTOK / tokens).scaleb(-12) for amount, tokens in ((in_pico, num_in), (out_pico, num_out))
-    ]
     return Local(
-        *(rate.quantize(Decimal("1e-12")) for rate in rates), f"measured over {num:,} local rows of the ledger"
+        _per_mtok(in_pico, num_in), _per_mtok(out_pico, num_out), f"measured over {num:,} local rows of the ledger"
     )
+
+
+def _per_mtok(amount_pico: int, num_tokens: int) -> Decimal:
+    return (Decimal(amount_pico) * MTOK / num_tokens).scaleb(-12).quantize(Decimal("1e-12"))
 
 
 class _Prices:

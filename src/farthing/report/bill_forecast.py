@@ -6,9 +6,9 @@ from datetime import timedelta
 from decimal import Decimal
 from statistics import mean, stdev
 
-from farthing.report.bill_period import Period, month_after, month_of
+from farthing.report.bill_period import Period, moment_us, month_after, month_of
 
-__all__ = ["HISTORY_DAYS", "MIN_DAYS", "Forecast", "forecast"]
+__all__ = ["HISTORY_DAYS", "MIN_DAYS", "Forecast", "forecast", "history_us"]
 
 HISTORY_DAYS = 28
 MIN_DAYS = 3
@@ -35,6 +35,14 @@ class Forecast:
             f"spent so far plus the mean of the last {self.num_days} whole days times the {self.days_left:.1f} days"
             " left; range: 80 % if coming days are like those and independent"
         )
+
+
+def history_us(period: Period) -> int | None:
+    """From when on rows before the period are of use; None where there is no forecast anyway."""
+    month = month_of(period.now)
+    if period.until < period.now or period.since > month:
+        return None
+    return moment_us(period.now - timedelta(days=HISTORY_DAYS + 1))
 
 
 def forecast(days: Mapping[str, int], period: Period) -> Forecast | str:

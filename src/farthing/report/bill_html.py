@@ -146,7 +146,7 @@ def _groups(bill: Bill, dimension: str) -> str:
     ]
     cells = [
         [
-            shown(name, 120),
+            shown(bill.label(dimension, name), 120),
             "not known" if sums.num_unpriced == sums.num_rows else money(sums.cost_pico),
             money(sums.baseline_pico),
             money(sums.saving_pico),

@@ -116,7 +116,7 @@ def _notes(told: Imported, found: Comparison) -> list[str]:
     if told.num_empty:
         notes.append(f"{told.num_empty:,} rows say that nobody asked anything")
     if told.num_bad:
-        notes.append(f'{told.num_bad:,} rows could not be read and are in no sum (named on stderr, with --json under bad)')
+        notes.append(f"{told.num_bad:,} rows could not be read and are in no sum; each is named on stderr")
     notes.append("token counts are the file's; another model's tokenizer counts otherwise")
     return notes
 

@@ -26,7 +26,7 @@ def to_json(
         "since": bill.period.since.isoformat(),
         "until": bill.period.until.isoformat(),
         "total": _sums(bill.total),
-        "by": {name: [{"name": group, **_sums(sums)} for group, sums in bill.groups[name].by_cost()] for name in shown},
+        "by": {name: _groups(bill, name) for name in shown},
         "levers": [{"name": name, **amount("saving", pico)} for name, pico in bill.levers.items()],
         "request_cost_pico": _percentiles(bill.request_cost),
         "first_token_us": _percentiles(bill.first_token),
@@ -43,6 +43,13 @@ def to_json(
         "budgets": list(budgets),
         "notes": list(notes(bill)),
     }
+
+
+def _groups(bill: Bill, dimension: str) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "label": bill.label(dimension, name), **_sums(sums)}
+        for name, sums in bill.groups[dimension].by_cost()
+    ]
 
 
 def _sums(sums: Sums) -> dict[str, Any]:

@@ -99,7 +99,13 @@ def _print_groups(bill: Bill, dimension: str, console: Console) -> None:
         is_known = sums.num_unpriced < sums.num_rows
         cost = money(sums.cost_pico) if is_known else "not known"
         cost += f" +{sums.num_unpriced:,} unpriced" if sums.num_unpriced and is_known else ""
-        cells = [shown(name), cost, money(sums.baseline_pico), money(sums.saving_pico), f"{sums.num_requests:,}"]
+        cells = [
+            shown(bill.label(dimension, name)),
+            cost,
+            money(sums.baseline_pico),
+            money(sums.saving_pico),
+            f"{sums.num_requests:,}",
+        ]
         cells += [f"{sums.input_tokens:,}", share(sums.cache_read_tokens, sums.input_tokens), f"{sums.output_tokens:,}"]
         table.add_row(*cells)
     console.print(table)

@@ -8,7 +8,7 @@ is not known cannot be written (FOCUS allows no empty cost, and 0 would be a lie
 
 import csv
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TextIO
@@ -93,8 +93,8 @@ class Exported:
     cost_pico: int = 0
 
 
-def export(rows: Iterable[Row], out: TextIO, account: str = "farthing") -> Exported:
-    """Write a header and the rows, one after the other: nothing is kept."""
+def export(rows: Iterable[Row], out: TextIO, key_names: Mapping[str, str], account: str = "farthing") -> Exported:
+    """Write a header and the rows, one after the other: nothing is kept. key_names: the names of keys by their ids."""
     told = Exported()
     writer = csv.DictWriter(out, COLUMNS, lineterminator="\r\n")
     writer.writeheader()
@@ -104,7 +104,7 @@ def export(rows: Iterable[Row], out: TextIO, account: str = "farthing") -> Expor
             continue
         told.num_rows += 1
         told.cost_pico += row.cost_pico
-        writer.writerows(focus_rows(row, account))
+        writer.writerows(focus_rows(row, key_names, account))
     return told
 
 
@@ -114,7 +114,7 @@ def cell(text: str) -> str:
     return f"'{safe}" if safe.lstrip(" ").startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else safe
 
 
-def focus_rows(row: Row, account: str = "farthing") -> Iterator[dict[str, str]]:
+def focus_rows(row: Row, key_names: Mapping[str, str], account: str = "farthing") -> Iterator[dict[str, str]]:
     """The rows of one attempt whose cost is known. What is said of the whole attempt (its tokens, its baseline) stands
     on the first one, so that columns can be added up. Empty cells are FOCUS's null.
 
@@ -125,7 +125,7 @@ def focus_rows(row: Row, account: str = "farthing") -> Iterator[dict[str, str]]:
         raise FarthingError(
             f"row {row.id} of the ledger: its parts do not add up to its cost; restore it from a backup"
         )
-    common = _common(row, account)
+    common = _common(row, key_names, account)
     whole = {
         "x_InputTokens": _count(row.input_tokens),
         "x_CachedTokens": _count(row.cache_read_tokens),
@@ -161,7 +161,7 @@ def _charge(row: Row, name: str, num: int, pico: int) -> dict[str, str]:
     }
 
 
-def _common(row: Row, account: str) -> dict[str, str]:
+def _common(row: Row, key_names: Mapping[str, str], account: str) -> dict[str, str]:
     started = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=row.started_us)
     opens, closes = month_of(started), month_after(started)
     ended = min(started + timedelta(microseconds=max(0, row.total_us), seconds=1), closes)
@@ -183,8 +183,8 @@ def _common(row: Row, account: str) -> dict[str, str]:
         "ServiceSubcategory": "Generative AI",
         "ServiceName": cell(row.upstream or provider),
         "SubAccountId": cell(row.key_id or ""),
-        "SubAccountName": cell(row.key_id or ""),
-        "Tags": json.dumps(dict.fromkeys(row.tags, True), ensure_ascii=False) if row.tags else "",
+        "SubAccountName": cell(key_names.get(row.key_id, row.key_id) if row.key_id else ""),
+        "Tags": json.dumps(dict.fromkeys(row.tags, True)) if row.tags else "",
         **_own(row),
     }
 
