@@ -4,15 +4,16 @@ The page forbids itself anything but its own style sheet, which it names by hash
 """
 
 from base64 import b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 from html import escape
 from typing import Any
 
 from farthing.report.bill import Bill
 from farthing.report.bill_charts import day_chart, share_chart, waterfall_chart
+from farthing.report.bill_sketch import MAX_ERROR, Sketch
 from farthing.report.bill_sums import Sums
-from farthing.report.bill_words import exact, forecast_text, money, notes, percentiles, share, shown
+from farthing.report.bill_words import exact, forecast_text, money, notes, share, shown
 
 __all__ = ["to_html"]
 
@@ -34,7 +35,7 @@ h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin-
 .soft, figcaption { color: var(--soft); } figure { margin: 1.2rem 0; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: .8rem; padding: 0; }
 .cards li { list-style: none; border: 1px solid var(--line); border-radius: 8px; padding: .7rem .9rem; }
-.cards b { display: block; font-size: 1.5rem; font-variant-numeric: tabular-nums; }
+.cards b { display: block; font-size: 1.35rem; font-variant-numeric: tabular-nums; }
 svg { display: block; width: 100%; min-width: 36rem; height: auto; }
 svg text { fill: var(--ink); font: 14px system-ui, sans-serif; } svg .tick { fill: var(--soft); font-size: 12px; }
 svg line { stroke: var(--line); } .total { fill: var(--total); } .saving { fill: var(--saving); }
@@ -47,7 +48,8 @@ svg line { stroke: var(--line); } .total { fill: var(--total); } .saving { fill:
 .key { display: inline-block; width: .8em; height: .8em; border-radius: 2px; print-color-adjust: exact; }
 .scroll { overflow-x: auto; max-width: 100%; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 9rem; max-width: 22rem; }
+th:first-child, td:first-child { text-align: left; white-space: normal; min-width: min(17rem, 40vw);
+  max-width: 24rem; }
 .notes { border-left: 4px solid var(--dearer); padding: .2rem .8rem; } .notes ul { padding-left: 1.1rem; }
 """
 
@@ -101,8 +103,8 @@ def _cards(bill: Bill) -> str:
         ("Spent", money(total.cost_pico), f"${exact(total.cost_pico)}, {unpriced}"),
         ("Saved", money(total.saving_pico), saved),
         ("Requests", f"{total.num_requests:,}", f"in {total.num_rows:,} attempts, {total.num_hits:,} from the cache"),
-        ("Cost of a request", *_percentile_card(percentiles(bill.request_cost, money))),
-        ("First token", *_percentile_card(percentiles(bill.first_token, lambda us: f"{us / 1000:,.0f} ms"))),
+        ("A request, median", *_percentile_card(bill.request_cost, money)),
+        ("First token, median", *_percentile_card(bill.first_token, lambda us: f"{us / 1000:,.0f} ms")),
     )
     items = (
         f'<li>{name} <b>{escape(value)}</b> <span class="soft">{escape(text)}</span></li>'
@@ -111,9 +113,11 @@ def _cards(bill: Bill) -> str:
     return f'<ul class="cards">{"".join(items)}</ul>'
 
 
-def _percentile_card(text: str) -> tuple[str, str]:
-    head, _, rest = text.partition(", ")
-    return head, rest
+def _percentile_card(sketch: Sketch, write: Callable[[int], str]) -> tuple[str, str]:
+    p50, p95 = sketch.at(0.5), sketch.at(0.95)
+    return (
+        ("–", "none") if p50 is None or p95 is None else (write(p50), f"p95 {write(p95)}; each within {MAX_ERROR:.0%}")
+    )
 
 
 def _classes(total: Sums) -> str:

@@ -64,7 +64,7 @@ def _by_cost(found: Comparison) -> list[tuple[str, ModelUse]]:
 
 
 def print_import(told: Imported, found: Comparison, console: Console) -> None:
-    console.width = max(console.width, 110)
+    console.width = max(console.width, 160)
     total, ordered = found.total, _by_cost(found)
     days = f", {found.first_day} to {found.last_day}" if found.first_day else ""
     console.print(f"{NAMES[told.source]}: {told.num_rows:,} rows, {total.num_requests:,} requests{days}")
@@ -73,7 +73,7 @@ def print_import(told: Imported, found: Comparison, console: Console) -> None:
         "model", "requests", "input", "cached", "output", "by our prices", *(["in the file"] if has_spend else [])
     )
     for name, use in [*ordered[:MAX_LINES], ("all", total)]:
-        cells = [shown(name), f"{use.num_requests:,}", f"{use.input_tokens:,}"]
+        cells = [shown(name, 40), f"{use.num_requests:,}", f"{use.input_tokens:,}"]
         cells += [share(use.cache_read_tokens, use.input_tokens), f"{use.output_tokens:,}", _priced(use)]
         table.add_row(*cells, *([money(use.spend_pico)] if has_spend else []))
     console.print(table)

@@ -22,7 +22,7 @@ from farthing.report.bill_words import (
 
 __all__ = ["print_bill"]
 
-WIDTH = 110
+WIDTH = 160  # lines are long rather than cut
 MAX_LINES = 20
 BAR_CELLS = 24
 
@@ -100,7 +100,7 @@ def _print_groups(bill: Bill, dimension: str, console: Console) -> None:
         cost = money(sums.cost_pico) if is_known else "not known"
         cost += f" +{sums.num_unpriced:,} unpriced" if sums.num_unpriced and is_known else ""
         cells = [
-            shown(bill.label(dimension, name)),
+            shown(bill.label(dimension, name), 40),
             cost,
             money(sums.baseline_pico),
             money(sums.saving_pico),

@@ -54,7 +54,7 @@ def tokens(num: int) -> str:
 
 
 def share(part: int, whole: int) -> str:
-    return f"{Decimal(part) / Decimal(whole):.1%}" if whole else "–"
+    return f"{Decimal(part) / Decimal(whole):.1%}".replace("-", "−") if whole else "–"
 
 
 def shown(name: str, width: int = 48) -> str:
