@@ -154,7 +154,7 @@ def _row(index: int, label: str, text: str, left: float, wide: float, kind: str)
     x = LABEL_PX + left
     return [
         f"<g><title>{escape(shown(label, 200))}: {text}</title>"
-        f'<text x="{LABEL_PX - 10}" y="{middle:.1f}" text-anchor="end">{escape(shown(label, 30))}</text>'
+        f'<text x="{LABEL_PX - 10}" y="{middle:.1f}" text-anchor="end">{escape(shown(label, 26))}</text>'
         f'<rect class="{kind}" x="{x:.2f}" y="{y}" width="{max(wide, 1.0):.2f}" height="{BAR_PX}"></rect>'
         f'<text x="{x + max(wide, 1.0) + 8:.2f}" y="{middle:.1f}">{text}</text></g>'
     ]

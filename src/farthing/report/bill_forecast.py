@@ -42,7 +42,8 @@ def history_us(period: Period) -> int | None:
     month = month_of(period.now)
     if period.until < period.now or period.since > month:
         return None
-    return moment_us(period.now - timedelta(days=HISTORY_DAYS + 1))
+    midnight = period.now.replace(hour=0, minute=0, second=0, microsecond=0)
+    return moment_us(midnight - timedelta(days=HISTORY_DAYS + 1))  # one more: the first known day is not learnt from
 
 
 def forecast(days: Mapping[str, int], period: Period) -> Forecast | str:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from farthing.errors import InvalidRequest
 __all__ = ["BadRow", "Imported", "Source", "Use", "read_usage"]
 
 Source = Literal["openai", "litellm"]
+MAX_FIELD_CHARS = 1 << 24
 MAX_NAMED = 100  # bad rows that are kept by name; all are counted
 
 
@@ -69,12 +71,15 @@ def read_usage(path: Path) -> tuple[Imported, Iterator[Use]]:
     from farthing.report.bill_import_openai import flatten, openai_use
 
     records = _records(path)
-    first = next(records, None)
-    if first is None:
-        raise InvalidRequest(f"{path}: there is no row in it; give OpenAI's usage export or LiteLLM's spend logs")
-    source = _source(first[1], path)
+    begun: list[tuple[str, Any]] = []
+    source: Source | None = None
+    while source is None and len(begun) < MAX_NAMED and (record := next(records, None)) is not None:
+        begun.append(record)
+        source = _source(record[1])
+    if source is None:
+        raise _neither(begun, path)
     told = Imported(source)
-    all_records = _again(first, records)
+    all_records: Iterator[tuple[str, Any]] = chain(begun, records)
     if source == "openai":
         all_records = flatten(all_records)
     read = openai_use if source == "openai" else litellm_use
@@ -101,19 +106,21 @@ def _uses(path: Path, records: Iterable[tuple[str, Any]], read: Any, told: Impor
             yield use
 
 
-def _again(first: tuple[str, Any], rest: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-    yield first
-    yield from rest
-
-
-def _source(record: Any, path: Path) -> Source:
+def _source(record: Any) -> Source | None:
     fields = set(record) if isinstance(record, Mapping) else set()
     if fields & {"results", "result", "num_model_requests", "n_context_tokens_total", "snapshot_id"}:
         return "openai"
     if {"spend", "model"} <= fields and fields & {"prompt_tokens", "request_id", "startTime"}:
         return "litellm"
-    known = ", ".join(sorted(map(str, fields))[:8]) or "no fields"
-    raise InvalidRequest(
+    return None
+
+
+def _neither(records: list[tuple[str, Any]], path: Path) -> InvalidRequest:
+    if not records:
+        return InvalidRequest(f"{path}: there is no row in it; give OpenAI's usage export or LiteLLM's spend logs")
+    first = records[0][1]
+    known = ", ".join(sorted(map(str, first))[:8]) if isinstance(first, Mapping) else "no fields"
+    return InvalidRequest(
         f"{path}: neither OpenAI's usage export (num_model_requests, input_tokens, …) nor LiteLLM's spend logs "
         f"(request_id, spend, prompt_tokens, …); its first row has {known}"
     )
@@ -123,6 +130,7 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
     """(where, record): the rows of a CSV, the lines of JSON Lines, the entries of a JSON document or its pages."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
+            csv.field_size_limit(MAX_FIELD_CHARS)  # a prompt may stand in a row
             start = file.read(4096)
             file.seek(0)
             if start.lstrip()[:1] in ("{", "["):

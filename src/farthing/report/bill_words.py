@@ -25,7 +25,7 @@ __all__ = [
 LEVER_NAMES = {
     "response_cache": "response cache",
     "local_compute": "local compute",
-    "cheaper_model": "cheaper model",
+    "cheaper_model": "another model",
     "prompt_cache": "provider's prompt cache",
     "prefix_cache": "local prefix cache",
     "failed_attempts": "failed attempts",
