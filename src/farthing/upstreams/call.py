@@ -39,6 +39,7 @@ class Receipt:
     cost_pico: int | None
     baseline_pico: int | None
     status: str
+    error: str | None = None  # a short code
 
 
 @dataclass(frozen=True, slots=True)
