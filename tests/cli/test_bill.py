@@ -123,12 +123,22 @@ def test_the_export_sums_to_the_ledger(url: str, tmp_path: Path, capsys: pytest.
 def test_a_ledger_named_in_farthing_toml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path / "there" / "books.db", [row(1)])
     toml = tmp_path / "there" / "farthing.toml"
-    toml.write_text('[server]\nport = 1\n[ledger]\nurl = "sqlite:///books.db"\n')
+    toml.write_text(f'[server]\nport = 1\n[ledger]\nurl = "sqlite:///{tmp_path}/there/books.db"\n')
     assert document(capsys, "--config", str(toml), *MONTH)["total"]["rows"] == 1
     toml.write_text("[ledger\n")
     assert "not valid TOML" in refused(capsys, "--config", str(toml))
     toml.write_text('[ledger]\nuri = "x"\n')
     assert "unknown key 'uri'" in refused(capsys, "--config", str(toml))
+
+
+def test_budgets_stand_beside_the_bill(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["keys", "create", "--ledger", url, "--name", "anna", "--budget", "5usd/month", "--json"]) == 0
+    key = json.loads(capsys.readouterr().out)["id"]
+    found = document(capsys, "--ledger", url, *MONTH)
+    [budget] = found["budgets"]
+    assert (budget["scope"], budget["subject"], budget["unit"], budget["left"]) == ("key", key, "pico_usd", 5 * 10**12)
+    assert main(["bill", "--ledger", url, *MONTH]) == 0
+    assert f"key anna ({key})  5 USD per month" in capsys.readouterr().out
 
 
 def test_what_is_refused(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 import csv
 import io
 from decimal import Decimal
+from math import ceil
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -107,8 +108,6 @@ def test_the_export_read_back_is_the_ledger(found: list[Row]) -> None:
 @given(st.lists(st.integers(0, 10**16), min_size=1), st.floats(0.01, 1))
 @settings(max_examples=200, deadline=None)
 def test_a_percentile_is_within_its_error(values: list[int], part: float) -> None:
-    from math import ceil
-
     sketch = Sketch()
     for value in values:
         sketch.add(value)

@@ -1,10 +1,12 @@
 """The bill's figures by hand: levers of one row each, what is left out, the forecast, stale prices, its bounds."""
 
+import io
 import tracemalloc
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from rich.console import Console
 
 from farthing.errors import InvalidRequest
 from farthing.ledger.row import Row
@@ -13,6 +15,7 @@ from farthing.report.bill import NOBODY, Bill, collect
 from farthing.report.bill_forecast import Forecast, forecast
 from farthing.report.bill_json import to_json
 from farthing.report.bill_period import Period, moment_us, parse_period
+from farthing.report.bill_terminal import print_bill
 from farthing.report.bill_words import exact, money, notes, shown
 from tests.report.ledger_rows import MONTH, NOW, hit, local, row, unpriced
 
@@ -117,6 +120,16 @@ def test_a_stream_of_rows_takes_bounded_memory() -> None:
     assert peak(100)
     small, large = peak(1_000), peak(8_000)
     assert large < small + 2_000_000  # what failed and was not answered is kept for a while, rows are not
+
+
+def test_hostile_names_reach_no_terminal() -> None:
+    bad = "\x1b]0;title\x07[bold]\u202e\n"
+    out = io.StringIO()
+    bill = collect([row(1, served_model=bad, key_id=bad, tags=(bad,), project=bad)], MONTH, ["tag", "project"])
+    console = Console(file=out, markup=False, emoji=False, highlight=False, soft_wrap=True)
+    print_bill(bill, ["model", "key", "tag", "project", "lever"], [{"budget of": bad}], console)
+    assert not {"\x1b", "\x07", "\u202e"} & set(out.getvalue())
+    assert out.getvalue().count("\\x1b]0;title\\x07[bold]\\u202e\\n") == 5
 
 
 def days(*amounts: int, before: datetime = NOW) -> dict[str, int]:

@@ -4,7 +4,7 @@ import sys
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -94,13 +94,12 @@ def _open(ledger: str | None, config: Path | None) -> "Reader":
 
 
 def _ledger_url(ledger: str | None, config: Path | None) -> str:
-    """A relative SQLite file in a farthing.toml lies beside it, as for serve."""
     import tomllib
 
-    from farthing.ledger.config import LedgerConfig, default_url
+    from farthing.ledger.config import LedgerConfig
 
     if config is None:
-        return default_url() if ledger is None else ledger
+        return LedgerConfig().url if ledger is None else ledger
     try:
         table = tomllib.loads(config.read_text(encoding="utf-8")).get("ledger", {})
     except OSError as error:
@@ -109,10 +108,7 @@ def _ledger_url(ledger: str | None, config: Path | None) -> str:
         raise InvalidRequest(f"--config {config}: not valid TOML ({error})") from None
     if not isinstance(table, dict):
         raise InvalidRequest(f"--config {config}: ledger is {table!r}; write a table, [ledger]")
-    found = LedgerConfig.from_table(table)
-    path = found.sqlite_path
-    is_relative = path is not None and not path.is_absolute()
-    return f"sqlite:///{config.resolve().parent / path}" if is_relative and path is not None else found.url
+    return LedgerConfig.from_table(table).url
 
 
 def _dimensions(by: list[str] | None) -> list[str]:
@@ -129,25 +125,31 @@ def _bill(reader: "Reader", period: "Period", dimensions: list[str], html: Path 
     from contextlib import ExitStack
 
     from farthing.report.bill import collect
+    from farthing.report.bill_budgets import budget_documents, budget_lines
     from farthing.report.bill_forecast import history_us
     from farthing.report.bill_html import to_html
     from farthing.report.bill_json import to_json
     from farthing.report.bill_terminal import print_bill
     from farthing.report.whole_file import whole_file
 
-    budgets = _budgets(reader)
+    names, rooms = _key_names(reader), reader.budgets()
+    budgets = budget_lines(rooms, names)
     with ExitStack() as files:
         out = None if html is None else files.enter_context(whole_file(html, "--html"))
         before = history_us(period)
         history = () if before is None else reader.rows(before, period.since_us)
         grouped = [name for name in dimensions if name != "lever"]
         found = collect(reader.rows(period.since_us, period.until_us), period, grouped, history)
-        found.key_names = _key_names(reader)
+        found.key_names = names
         if found.total.num_rows == 0:
             raise InvalidRequest(f"the ledger has no row from {period.text}; see another time with --since or --month")
         if out is not None:
             out.write(to_html(found, dimensions, budgets))
-    emit(json, to_json(found, budgets, dimensions), lambda: print_bill(found, dimensions, budgets, console()))
+    emit(
+        json,
+        to_json(found, budget_documents(rooms), dimensions),
+        lambda: print_bill(found, dimensions, budgets, console()),
+    )
     if html is not None:
         note(f"page: {html}")
 
@@ -217,7 +219,3 @@ def _import(path: Path, models: list[str] | None, local: "Local | None", book: "
     if told.num_bad > len(told.bad):
         note(f"not read: {told.num_bad - len(told.bad):,} more rows")
     emit(json, import_json(told, found), lambda: print_import(told, found, console()))
-
-
-def _budgets(reader: "Reader") -> list[dict[str, Any]]:
-    return []

@@ -13,7 +13,7 @@ from farthing.report.bill_period import month_after
 from farthing.report.bill_sums import OTHER
 from farthing.report.bill_words import LEVER_NAMES, money, share, shown, signed
 
-__all__ = ["NUM_SERIES", "day_chart", "share_chart", "top", "waterfall_chart"]
+__all__ = ["MAX_DAYS", "NUM_SERIES", "day_chart", "share_chart", "top", "waterfall_chart"]
 
 NUM_SERIES = 6  # models with a colour of their own; the rest is one more
 WIDTH_PX, LEFT_PX, PLOT_PX = 900, 80, 220

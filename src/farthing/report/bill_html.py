@@ -10,7 +10,7 @@ from html import escape
 from typing import Any
 
 from farthing.report.bill import Bill
-from farthing.report.bill_charts import day_chart, share_chart, waterfall_chart
+from farthing.report.bill_charts import MAX_DAYS, day_chart, share_chart, waterfall_chart
 from farthing.report.bill_sketch import MAX_ERROR, Sketch
 from farthing.report.bill_sums import Sums
 from farthing.report.bill_words import exact, forecast_text, money, notes, share, shown
@@ -78,7 +78,9 @@ def _body(bill: Bill, dimensions: Sequence[str], budgets: Sequence[Mapping[str, 
     if said:
         yield f'<section class="notes" aria-label="What these figures leave out"><ul>{said}</ul></section>'
     yield f"<h2>Spend per day</h2><figure>{day_chart(bill)}"
-    yield f"<figcaption>UTC days. Outlined: forecast. {escape(forecast_text(bill.forecast))}.</figcaption></figure>"
+    said = escape(forecast_text(bill.forecast))
+    days = f"UTC days, at most the last {MAX_DAYS}. Outlined: days to come"
+    yield f"<figcaption>{days}. Forecast: {said}.</figcaption></figure>"
     yield f"<h2>From the baseline to what was paid</h2><figure>{waterfall_chart(bill)}"
     yield (
         "<figcaption>Baseline: every input token at the full price of the baseline’s model. Grey bars are totals, green"
