@@ -82,7 +82,7 @@ def notes(bill: Bill) -> Iterable[str]:
     """What a reader must know to take the figures for what they are; nothing where there is nothing to say."""
     total = bill.total
     if total.num_unpriced:
-        yield f"plus {total.num_unpriced:,} rows without a price (not in the list, or the usage is not known): in no sum"
+        yield f"plus {total.num_unpriced:,} rows without a price (not in the list, or usage not known): in no sum"
     if total.num_without_baseline:
         yield f"{total.num_without_baseline:,} rows have no baseline; they are in the spend and outside of the saving"
     if total.num_estimated:
