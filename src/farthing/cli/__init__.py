@@ -35,6 +35,7 @@ COMMANDS = (
     "replay",
     "serve",
     "keys",
+    "bill",
 )
 
 app = typer.Typer(
