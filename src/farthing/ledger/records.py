@@ -72,8 +72,10 @@ def row_from_values(values: Sequence[Any]) -> Row:
 
 
 def row_document(row: Row) -> dict[str, Any]:
-    return {name: getattr(row, name) for name in COLUMNS}
+    """Without what is not known: it is None again when read."""
+    values = {name: getattr(row, name) for name in COLUMNS}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def row_from_document(document: Mapping[str, Any]) -> Row:
-    return Row(**{**document, "tags": tuple(document["tags"])})
+    return Row(**{**dict.fromkeys(COLUMNS), **document, "tags": tuple(document["tags"])})

@@ -153,7 +153,7 @@ def _open(database: Database, ask: Ask, amounts: Sequence[tuple[Room, int]]) -> 
         Event(ask.reservation_id, room.budget.id, room.window_us, "reserve", amount, ask.instance_id, ask.is_local)
         for room, amount in amounts
     ]
-    events[0] = replace(events[0], attempt=json.dumps(ask.attempt))
+    events[0] = replace(events[0], attempt=json.dumps(ask.attempt, separators=(",", ":")))
     write_events(database, events)
     database.execute(
         "INSERT INTO open_reservations (reservation_id, budget_id, window_us, reserved, instance_id, is_local) VALUES "
