@@ -9,6 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis import Case
 
+from tests.server.serving import serving, small_local
+
 PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens")
 WORDS = (
     *("model", "messages", "prompt", "input", "stream", "n", "max_tokens", "max_output_tokens", "stop", "tools"),
@@ -37,6 +39,13 @@ def client(server):
         yield client
 
 
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("engine")
+    with serving(folder, small_local("llama")) as server, httpx2.Client(base_url=server.url, timeout=20) as client:
+        yield client
+
+
 def check(path, answer):
     assert answer.status_code < 500, answer.text
     if answer.status_code >= 400:
@@ -51,6 +60,12 @@ def check(path, answer):
 def test_good_requests_gone_wrong(client, path, changes):
     body = json.dumps({**GOOD, **changes})  # NaN, huge numbers and halves of surrogate pairs included
     check(path, client.post(path, content=body.encode()))
+
+
+@settings(QUICK, max_examples=100)
+@given(path=st.sampled_from(PATHS), changes=st.dictionaries(KEYS, VALUES, min_size=1, max_size=3))
+def test_good_requests_gone_wrong_at_the_engine(engine, path, changes):
+    check(path, engine.post(path, content=json.dumps({**GOOD, "model": "llama", **changes}).encode()))
 
 
 @QUICK

@@ -105,7 +105,8 @@ def _check_reach(config: ServerConfig, ledger: LedgerConfig) -> None:
         )
     with open_reader(ledger.url) as reader:
         keys = reader.keys()
-    if all(key.is_revoked for key in keys):
+    now_us = time.time_ns() // 1000
+    if all(key.is_revoked or (key.expires_us is not None and key.expires_us <= now_us) for key in keys):
         raise InvalidRequest(
             f"host {config.host} can be reached by others and there is no active key; make one first:"
             f" farthing keys create --name NAME"
