@@ -1,0 +1,130 @@
+"""`farthing serve` for a benchmark or a test: its configuration, its process, and what its ledger holds afterwards."""
+
+import http.client
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.load.processes import START_S, Process
+from farthing.ledger import Row, open_reader
+
+__all__ = [
+    "MODEL",
+    "REQUEST_ID",
+    "Gateway",
+    "config",
+    "create_key",
+    "free_port",
+    "gateway",
+    "local",
+    "num_rows",
+    "rows",
+    "settled",
+    "start",
+]
+
+MODEL = "gpt-4o-mini"  # the mock's; behind each of its modes as MODE/gpt-4o-mini
+REQUEST_ID = "x-request-id"
+FAR_US = 1 << 62
+FARTHING = (sys.executable, "-m", "farthing")
+
+
+@dataclass(frozen=True)
+class Gateway:
+    port: int
+    pid: int
+    key: str  # without a budget
+    budget_key: str
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def config(folder: Path, mock_port: int, modes: Iterable[str], server: str = "", ledger: str = "") -> Path:
+    """farthing.toml in `folder`, its ledger beside it: an upstream and a model for each mode of the mock. `server` and
+    `ledger` are further lines of those tables."""
+    ledger = ledger or f'url = "{ledger_url(folder)}"'
+    lines = ["[server]", "require_keys = true", "max_concurrent = 4096", server, "[ledger]", ledger]
+    for mode in modes:
+        lines += ["[[upstream]]", f'name = "{mode}"', 'kind = "openai"']
+        lines += [f'base_url = "http://127.0.0.1:{mock_port}/{mode}/v1"', "[[model]]", f'name = "{mode}/{MODEL}"']
+        lines += [f'upstreams = [{{ upstream = "{mode}", model = "{MODEL}" }}]']
+    path = folder / "farthing.toml"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def ledger_url(folder: Path) -> str:
+    return f"sqlite:///{folder / 'ledger.db'}"
+
+
+def start(path: Path | None, port: int, core: int | None = None, log: Path | None = None) -> Process:
+    """The server, once it answers. OSError where it ends or says nothing, with what it said."""
+    given = [] if path is None else ["--config", str(path)]
+    process = Process([*FARTHING, "serve", *given, "--port", str(port)], core=core, log=log)
+    until = time.monotonic() + START_S
+    while not _is_healthy(port):
+        if process.child.poll() is not None or time.monotonic() > until:
+            process.kill()
+            said = log.read_text(errors="replace")[-2000:] if log is not None else "see above"
+            raise OSError(f"farthing serve did not start: {said}")
+        time.sleep(0.02)
+    return process
+
+
+def _is_healthy(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    with suppress(OSError, http.client.HTTPException):
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    connection.close()
+    return False
+
+
+def create_key(path: Path, name: str, *options: str) -> str:
+    """A new key of ours. Raises CalledProcessError."""
+    command = [*FARTHING, "keys", "create", name, "--config", str(path), "--json", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    key: str = json.loads(done.stdout)["key"]
+    return key
+
+
+@contextmanager
+def gateway(folder: Path, mock_port: int, modes: Iterable[str], core: int | None = None) -> Iterator[Gateway]:
+    """farthing in front of a mock, with two keys; one of them has a budget that is never reached."""
+    path, port = config(folder, mock_port, modes), free_port()
+    keys = create_key(path, "load"), create_key(path, "budget", "--budget", "1000000 usd/month")
+    with start(path, port, core) as process:
+        yield Gateway(port, process.pid, *keys)
+
+
+@contextmanager
+def local(folder: Path, model: str) -> Iterator[int]:
+    """`farthing serve` as it is, with the embedded model; its ledger in `folder`. Gives the port."""
+    raise NotImplementedError
+
+
+def rows(folder: Path) -> list[Row]:
+    """All of the ledger, by time."""
+    with open_reader(ledger_url(folder)) as reader:
+        return list(reader.rows(0, FAR_US))
+
+
+def settled(folder: Path) -> Counter[str]:
+    """How many rows each answered request has."""
+    return Counter(row.request_id for row in rows(folder) if row.status == "ok")
+
+
+def num_rows(folder: Path) -> int:
+    return len(rows(folder))
