@@ -199,7 +199,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         with Others() as others:
             bench = run(args, Path(folder), places)
-        settled = serving.settled(Path(folder))
+        settled = serving.settled(serving.ledger_url(Path(folder)))
         if settled != bench.read:
             lost, extra = bench.read - settled, settled - bench.read
             sys.exit(

@@ -91,7 +91,7 @@ def main() -> None:
         provider, mock_port = mock()
         with provider, serving.gateway(Path(folder), mock_port, ["idle"]) as gateway:
             found, left = uvloop.run(hold(gateway, mock_port, args.streams, args.wait_s))
-        num_rows = serving.num_rows(Path(folder))
+        num_rows = len(serving.rows(serving.ledger_url(Path(folder))))
     for when, memory_then in found.items():
         print(f"{when:14} RSS {memory_then.rss_bytes / 1e6:7.1f} MB   PSS {memory_then.pss_bytes / 1e6:7.1f} MB")
     most = found[f"{args.streams} streams"]

@@ -69,7 +69,7 @@ def openers(model: Model, args: argparse.Namespace, folder: Path) -> tuple[dict[
     """How each server is started, by name, and llama.cpp's version, None where it cannot be measured."""
 
     def ours() -> Any:
-        return serving.local(folder, MODEL)
+        return serving.local(folder, MODEL, args.threads)
 
     found: dict[str, Opened] = {OURS: ours}
     try:
@@ -191,7 +191,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         servers, version = openers(model, args, Path(folder))
         runs, others_s = measure(servers, system_prompt(model, PLAY.system_tokens), args.rounds)
-        loss = http_loss(model, serving.local(Path(folder), MODEL), args.rounds, args.threads, say)
+        loss = http_loss(model, serving.local(Path(folder), MODEL, args.threads), args.rounds, args.threads, say)
     rows = [
         {**summary(name, [waves[wave] for waves in of_server]), "wave": wave}
         for name, of_server in runs.items()

@@ -23,8 +23,9 @@ __all__ = [
     "create_key",
     "free_port",
     "gateway",
+    "ledger_url",
     "local",
-    "num_rows",
+    "local_config",
     "rows",
     "settled",
     "start",
@@ -51,11 +52,11 @@ def free_port() -> int:
         return port
 
 
-def config(folder: Path, mock_port: int, modes: Iterable[str], server: str = "", ledger: str = "") -> Path:
-    """farthing.toml in `folder`, its ledger beside it: an upstream and a model for each mode of the mock. `server` and
-    `ledger` are further lines of those tables."""
+def config(folder: Path, mock_port: int, modes: Iterable[str], ledger: str = "") -> Path:
+    """farthing.toml in `folder`, its ledger beside it unless `ledger` (lines of that table) says otherwise: an upstream
+    and a model for each mode of the mock."""
     ledger = ledger or f'url = "{ledger_url(folder)}"'
-    lines = ["[server]", "require_keys = true", "max_concurrent = 4096", server, "[ledger]", ledger]
+    lines = ["[server]", "require_keys = true", "max_concurrent = 4096", "[ledger]", ledger]
     for mode in modes:
         lines += ["[[upstream]]", f'name = "{mode}"', 'kind = "openai"']
         lines += [f'base_url = "http://127.0.0.1:{mock_port}/{mode}/v1"', "[[model]]", f'name = "{mode}/{MODEL}"']
@@ -109,22 +110,29 @@ def gateway(folder: Path, mock_port: int, modes: Iterable[str], core: int | None
         yield Gateway(port, process.pid, *keys)
 
 
+def local_config(folder: Path, model: str, *settings: str) -> Path:
+    """The local engine alone, without keys. `settings`: lines for its table."""
+    lines = ["[ledger]", f'url = "{ledger_url(folder)}"']
+    lines += ["[[upstream]]", 'name = "local"', 'kind = "local"', f'models = ["{model}"]', *settings]
+    path = folder / "farthing.toml"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
 @contextmanager
-def local(folder: Path, model: str) -> Iterator[int]:
-    """`farthing serve` as it is, with the embedded model; its ledger in `folder`. Gives the port."""
-    raise NotImplementedError
+def local(folder: Path, model: str, threads: int) -> Iterator[int]:
+    """The local engine behind HTTP, its ledger in `folder`. Gives the port."""
+    port = free_port()
+    with start(local_config(folder, model, f"threads = {threads}"), port):
+        yield port
 
 
-def rows(folder: Path) -> list[Row]:
+def rows(url: str) -> list[Row]:
     """All of the ledger, by time."""
-    with open_reader(ledger_url(folder)) as reader:
+    with open_reader(url) as reader:
         return list(reader.rows(0, FAR_US))
 
 
-def settled(folder: Path) -> Counter[str]:
+def settled(url: str) -> Counter[str]:
     """How many rows each answered request has."""
-    return Counter(row.request_id for row in rows(folder) if row.status == "ok")
-
-
-def num_rows(folder: Path) -> int:
-    return len(rows(folder))
+    return Counter(row.request_id for row in rows(url) if row.status == "ok")
