@@ -1,13 +1,14 @@
 """The nouns: what is asked (Message, SamplingParams, Request) and what comes back (Token, Done)."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 from farthing.economics.usage import Usage
 from farthing.errors import InvalidRequest
 
-__all__ = ["Done", "Event", "FinishReason", "Message", "Request", "SamplingParams", "Token"]
+__all__ = ["Constraint", "Done", "Event", "FinishReason", "Message", "Request", "SamplingParams", "Token"]
 
 FinishReason = Literal["stop", "length", "abort"]
 
@@ -20,7 +21,11 @@ class Message:
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How tokens are chosen. Order of operations: repetition_penalty, temperature, top_k, top_p, min_p.
+    """How tokens are chosen. Order of operations: logit_bias, presence_penalty and frequency_penalty,
+    repetition_penalty, temperature, top_k, top_p, min_p.
+
+    logit_bias is added to the logits of its token ids. Of the answer's own tokens so far, each that occurred loses
+    presence_penalty once, and frequency_penalty as often as it occurred; repetition_penalty counts the prompt too.
 
     temperature 0 is greedy. logprobs N asks for the log-probability of the chosen token and of the N likeliest,
     under the model's own distribution (before penalty, temperature and truncation). stop strings end the text before
@@ -37,6 +42,9 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
     ignore_eos: bool = False
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, bias)
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
 
     def __post_init__(self) -> None:
         def need(ok: bool, name: str, allowed: str) -> None:
@@ -53,6 +61,26 @@ class SamplingParams:
         need(self.max_tokens >= 1, "max_tokens", "1 or more")
         need(self.logprobs is None or 0 <= self.logprobs <= 20, "logprobs", "0 to 20, or none")
         need(all(self.stop), "stop", "non-empty strings")
+        need(all(-100 <= bias <= 100 for _, bias in self.logit_bias), "logit_bias", "-100 to 100 for each token id")
+        for name in ("presence_penalty", "frequency_penalty"):
+            need(-2 <= getattr(self, name) <= 2, name, "-2 to 2 (0 is off)")
+
+
+class Constraint(Protocol):
+    """Which tokens one answer may go on with; of the answer it knows what `take` tells it, and nothing else."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the answer is complete: nothing may follow."""
+        ...
+
+    def mask(self) -> bytes:
+        """Bit i % 8 of byte i // 8 says whether token i may come next; tokens beyond its end may not."""
+        ...
+
+    def take(self, token_id: int) -> None:
+        """The next token of the answer, or the end of the sequence where the mask allows it."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -63,6 +91,8 @@ class Request:
     num_public_messages messages, or num_public_tokens token ids, are shared with every salt (a system prompt that all
     are given). Who runs the engine sets all three, from the authenticated identity and its own configuration; taken
     from the one who asks, they keep nobody apart.
+
+    make_constraint makes what the answer has to obey, anew each time the request is submitted.
     """
 
     messages: tuple[Message, ...] = ()
@@ -71,6 +101,7 @@ class Request:
     salt: str = ""
     num_public_messages: int = 0
     num_public_tokens: int = 0
+    make_constraint: Callable[[], Constraint] | None = None
 
     def __post_init__(self) -> None:
         if bool(self.messages) == bool(self.token_ids):

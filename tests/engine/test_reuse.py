@@ -228,7 +228,7 @@ def test_a_pin_under_way_can_be_given_up():
     id = engine.pin(greedy(*PROMPT))
     engine.step()
     done = engine.unpin(id)
-    assert (done.finish_reason, done.usage.input_tokens) == ("abort", 48)
+    assert (done.finish_reason, done.usage.input_tokens) == ("abort", 16)
     assert not engine.has_work
     assert engine.cache.num_pinned == 0
     with pytest.raises(InvalidRequest):

@@ -33,6 +33,7 @@ COMMANDS = (
     "bench",
     "explain-cache",
     "replay",
+    "serve",
 )
 
 app = typer.Typer(

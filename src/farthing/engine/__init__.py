@@ -3,6 +3,6 @@
 from farthing.engine.config import EngineConfig, Speculation
 from farthing.engine.engine import Engine
 from farthing.engine.speculative import Drafter
-from farthing.engine.stats import EngineStats
+from farthing.engine.stats import EngineLoad, EngineStats
 
-__all__ = ["Drafter", "Engine", "EngineConfig", "EngineStats", "Speculation"]
+__all__ = ["Drafter", "Engine", "EngineConfig", "EngineLoad", "EngineStats", "Speculation"]

@@ -33,7 +33,7 @@ def take_tokens(seq: Sequence, sampled: Sampled, row: int, eos_ids: Collection[i
     num_output = num_accepted = 0
     for draft in (*drafts, None):
         token_id = int(sampled.token[row + num_accepted])
-        is_end = token_id in eos_ids and not seq.params.ignore_eos
+        is_end = token_id in eos_ids and (seq.constraint is not None or not seq.params.ignore_eos)
         text = seq.end() if is_end else seq.append(token_id)
         num_output += not is_end
         if text or not is_end:

@@ -10,24 +10,27 @@ import numpy.typing as npt
 
 from farthing import kernels as native_kernels
 from farthing.cache import ColdStats, KVCache
+from farthing.economics.usage import Usage
 from farthing.engine.answer import take_tokens
-from farthing.engine.batch import BatchBuilder
+from farthing.engine.batch import BatchBuilder, LogitRow
 from farthing.engine.calibration import centre_keys
 from farthing.engine.cold import open_cold_tier
 from farthing.engine.config import EngineConfig, kv_spec
+from farthing.engine.counters import Counters
 from farthing.engine.pins import Pins
-from farthing.engine.prompt import Prompt, encode, encode_prefix
+from farthing.engine.prompt import Prompt, check_bias, encode, encode_prefix
 from farthing.engine.sampler import SampleArrays
 from farthing.engine.scheduler import Scheduler
 from farthing.engine.sequence import Sequence
+from farthing.engine.shaping import measure, shape
 from farthing.engine.speculative import Drafter, Drafting, PromptLookup
-from farthing.engine.stats import EngineStats
+from farthing.engine.stats import EngineLoad, EngineStats
 from farthing.errors import InvalidRequest
 from farthing.kernels import Program, Sampled
 from farthing.kernels.plan import Batch, KVSpec, Plan
 from farthing.models import Model
 from farthing.models.tokenizer import Detokenizer
-from farthing.request import Done, Event, Request, SamplingParams
+from farthing.request import Constraint, Done, Event, Request, SamplingParams
 
 __all__ = ["Engine"]
 
@@ -85,25 +88,34 @@ class Engine:
         self._sequences: dict[int, Sequence] = {}
         self._next_id = 0
         self._is_closed = False
-        self._busy_ns = self._num_steps = self._num_computed = self._num_cached = self._num_output = 0
-        self._num_draft = self._num_accepted = 0
+        self._counters = Counters()
 
     @property
     def has_work(self) -> bool:
         return bool(self._sequences)
 
     def stats(self) -> EngineStats:
-        return EngineStats(
-            self._busy_ns * 1e-9,
-            self._num_steps,
-            self._num_computed,
-            self._num_cached,
-            self.cold_stats().num_restored_pages * self.cache.page_size,
-            self._num_output,
-            self._scheduler.num_preemptions,
-            self._num_draft,
-            self._num_accepted,
-        )
+        num_cold_tokens = self.cold_stats().num_restored_pages * self.cache.page_size
+        return self._counters.stats(num_cold_tokens, self._scheduler.num_preemptions)
+
+    def load(self) -> EngineLoad:
+        num_used = self.cache.num_leased + self.cache.num_pinned
+        num_running, num_waiting = len(self._scheduler.running), len(self._scheduler.waiting)
+        return EngineLoad(num_running, num_waiting, self.cache.num_pages, num_used)
+
+    def usage(self, request_id: int) -> Usage:
+        """What a request under way has used so far. Raises InvalidRequest where none has this id."""
+        return self._under_way(request_id).usage()
+
+    def is_waiting(self, request_id: int) -> bool:
+        """Whether a request under way has not been in a step yet. Raises InvalidRequest where none has this id."""
+        return self._under_way(request_id).num_cached_tokens is None
+
+    def _under_way(self, request_id: int) -> Sequence:
+        seq = self._sequences.get(request_id)
+        if seq is None:
+            raise InvalidRequest(f"no request is under way under the id {request_id}; give one that submit() returned")
+        return seq
 
     def cold_stats(self) -> ColdStats:
         """What the cold tier holds and did; all zeros without one."""
@@ -144,8 +156,11 @@ class Engine:
         """
         self._need_open()
         prompt = encode(self.model, request)
+        check_bias(self.model, request.params)
         max_len = self._pins.most_tokens(prompt, num_more=1)
-        return self._add(prompt, min(len(prompt.token_ids) + request.params.max_tokens, max_len), request.params)
+        constraint = None if request.make_constraint is None else request.make_constraint()
+        num_tokens = min(len(prompt.token_ids) + request.params.max_tokens, max_len)
+        return self._add(prompt, num_tokens, request.params, constraint=constraint)
 
     def pin(self, request: Request) -> int:
         """Keep a prefix of prompts in its pages until `unpin(id)`; the id. Its messages need no question at their end.
@@ -182,14 +197,14 @@ class Engine:
             return []
         batch, rows = self._batches.build(scheduled)
         logits = self._kernels.run(self.program, batch)  # [len(rows), V]
-        sampled = self._kernels.sample(self.program, logits, **self._sample_arrays.of(rows)) if rows else None
+        sampled = self._sample(logits, rows) if rows else None
         # Nothing has changed so far: a step that was interrupted can be taken again.
         events: list[Event] = []
         row = 0
         for seq in scheduled:
             assert seq.lease is not None
             seq.is_answering = seq.num_output_tokens > 0
-            seq.num_computed_tokens += seq.num_scheduled_tokens - seq.num_draft_tokens
+            seq.advance(seq.num_scheduled_tokens - seq.num_draft_tokens)
             is_caught_up = seq.num_pending_tokens == 0
             if is_caught_up and seq.is_pin:
                 seq.finish_reason = "length"
@@ -198,16 +213,14 @@ class Engine:
                 taken = take_tokens(seq, sampled, row, self.model.eos_ids)
                 row += 1 + seq.num_draft_tokens
                 events += taken.events
-                self._num_output += taken.num_output
-                self._num_draft += seq.num_draft_tokens
-                self._num_accepted += taken.num_accepted
+                self._counters.take(taken, seq.num_draft_tokens)
             # Not before the drafts are judged: a page that can be found again must not hold a refused one.
             self.cache.commit(seq.lease, seq.token_ids[: seq.num_computed_tokens])
             self._scheduler.drop_drafts(seq)
             if is_caught_up and not self.config.is_kv_cached:
                 seq.num_computed_tokens = 0
         elapsed_ns = self._clock_ns() - started_ns
-        self._share_time(scheduled, elapsed_ns, len(batch.token_ids))
+        self._counters.share_time(scheduled, elapsed_ns, len(batch.token_ids))
         if self._cold is not None:
             self._cold.learn(len(batch.token_ids), elapsed_ns)
         events += [self._finish(seq) for seq in scheduled if seq.finish_reason is not None]
@@ -235,7 +248,22 @@ class Engine:
                 self.abort(request_id)
         return [done[request_id] for request_id in ids]
 
-    def _add(self, prompt: Prompt, max_len: int, params: SamplingParams, *, is_pin: bool = False) -> int:
+    def _sample(self, logits: npt.NDArray[np.float32], rows: list[LogitRow]) -> Sampled:
+        before = shape(logits, rows, self.model.eos_ids)
+        sampled = self._kernels.sample(self.program, logits, **self._sample_arrays.of(rows))
+        measure(sampled, rows, before)
+        return sampled
+
+    def _add(
+        self,
+        prompt: Prompt,
+        max_len: int,
+        params: SamplingParams,
+        *,
+        is_pin: bool = False,
+        constraint: Constraint | None = None,
+    ) -> int:
+        is_drafted = not is_pin and constraint is None
         seq = Sequence(
             id=self._next_id,
             prompt=prompt,
@@ -243,28 +271,14 @@ class Engine:
             params=params,
             seed=secrets.randbits(64) if params.seed is None else params.seed,
             detokenizer=Detokenizer(self.model.tokenizer),
-            drafting=None if is_pin or self._make_drafter is None else Drafting(self._make_drafter()),
+            drafting=Drafting(self._make_drafter()) if is_drafted and self._make_drafter is not None else None,
             is_pin=is_pin,
+            constraint=constraint,
         )
         self._next_id += 1
         self._sequences[seq.id] = seq
         self._scheduler.add(seq)
         return seq.id
-
-    def _share_time(self, scheduled: list[Sequence], elapsed_ns: int, num_tokens: int) -> None:
-        """Give each sequence the share of its tokens, whole nanoseconds that sum to the step's."""
-        self._busy_ns += elapsed_ns
-        self._num_steps += 1
-        self._num_computed += num_tokens
-        so_far = given = 0
-        for seq in scheduled:
-            so_far += seq.num_scheduled_tokens
-            share = elapsed_ns * so_far // num_tokens - given
-            given += share
-            if seq.is_answering:
-                seq.output_ns += share
-            else:
-                seq.input_ns += share
 
     def _finish(self, seq: Sequence) -> Done:
         if seq.is_pin and seq.finish_reason == "length":
@@ -274,7 +288,7 @@ class Engine:
             self._pins.give_up(seq.id)
         self._scheduler.remove(seq)
         del self._sequences[seq.id]
-        self._num_cached += seq.num_cached_tokens or 0
+        self._counters.finish(seq)
         if not self._sequences:
             self.cache.check_idle()
         return seq.done()

@@ -1,12 +1,13 @@
 """From a request to the token ids that are computed: the chat template, what is public, and what cannot be."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from farthing.errors import CorruptModel, InvalidRequest
 from farthing.models import Model
-from farthing.request import Request
+from farthing.request import Request, SamplingParams
 
-__all__ = ["Prompt", "encode", "encode_prefix"]
+__all__ = ["Prompt", "check_bias", "encode", "encode_prefix", "num_common"]
 
 
 class Prompt(NamedTuple):
@@ -58,5 +59,18 @@ def _num_public(model: Model, request: Request, token_ids: list[int]) -> int:
         public = model.encode_chat(request.messages[: request.num_public_messages], add_generation_prompt=False)
     except (InvalidRequest, CorruptModel):
         return 0
-    differing = (i for i, (a, b) in enumerate(zip(public, token_ids, strict=False)) if a != b)
-    return next(differing, min(len(public), len(token_ids)))
+    return num_common(public, token_ids)
+
+
+def num_common(some: Sequence[int], others: Sequence[int]) -> int:
+    """With how many tokens both begin."""
+    differing = (i for i, (a, b) in enumerate(zip(some, others, strict=False)) if a != b)
+    return next(differing, min(len(some), len(others)))
+
+
+def check_bias(model: Model, params: SamplingParams) -> None:
+    """Raises InvalidRequest for a bias of a token that does not exist."""
+    vocab_size = model.config.vocab_size
+    for token_id, _ in params.logit_bias:
+        if not 0 <= token_id < vocab_size:
+            raise InvalidRequest(f"logit_bias names token {token_id}; allowed: 0 to {vocab_size - 1}")

@@ -9,7 +9,7 @@ from farthing.cache import Lease, UnderWay
 from farthing.economics.usage import Usage
 from farthing.engine.prompt import Prompt
 from farthing.engine.speculative import Drafting
-from farthing.request import Done, FinishReason, SamplingParams
+from farthing.request import Constraint, Done, FinishReason, SamplingParams
 
 __all__ = ["Sequence", "TextStream"]
 
@@ -62,6 +62,7 @@ class Sequence:
     """
 
     __slots__ = (
+        "constraint",
         "detokenizer",
         "drafting",
         "finish_reason",
@@ -73,6 +74,7 @@ class Sequence:
         "num_cached_tokens",
         "num_computed_tokens",
         "num_draft_tokens",
+        "num_input_tokens",
         "num_prompt_tokens",
         "num_scheduled_tokens",
         "num_tokens",
@@ -96,6 +98,7 @@ class Sequence:
         detokenizer: Detokenizer,
         drafting: Drafting | None = None,
         is_pin: bool = False,
+        constraint: Constraint | None = None,
     ) -> None:
         self.id = id
         self.is_pin = is_pin  # whether it ends with its prompt, whose pages then stay
@@ -106,6 +109,7 @@ class Sequence:
         self.num_prompt_tokens = self.num_tokens = len(prompt.token_ids)
         self.token_ids[: self.num_tokens] = prompt.token_ids
         self.num_computed_tokens = 0
+        self.num_input_tokens = 0  # of the prompt, as far as it was ever computed or found
         self.num_scheduled_tokens = 0  # those of the next step, drafts included
         self.num_draft_tokens = 0  # of the next step
         self.num_cached_tokens: int | None = None  # of the prompt, when first scheduled
@@ -115,6 +119,7 @@ class Sequence:
         self.finish_reason: FinishReason | None = None
         self.detokenizer = detokenizer
         self.drafting = drafting  # None without speculation
+        self.constraint = constraint
         self.stream = TextStream(params.stop)
         self.text: list[str] = []
         self.input_ns = 0
@@ -128,16 +133,28 @@ class Sequence:
     def num_pending_tokens(self) -> int:
         return self.num_tokens - self.num_computed_tokens
 
+    def advance(self, num_tokens: int) -> None:
+        """num_tokens more are computed."""
+        self.num_computed_tokens += num_tokens
+        if self.num_input_tokens < self.num_prompt_tokens:
+            reached = min(self.num_computed_tokens, self.num_prompt_tokens)
+            self.num_input_tokens = max(self.num_input_tokens, reached)
+
     def append(self, token_id: int) -> str:
-        """Take an output token; the text that became certain. Sets finish_reason at a stop string or at full length."""
+        """Take an output token; the text that became certain. Sets finish_reason at a stop string, where a constraint
+        is complete, or at full length."""
         self.token_ids[self.num_tokens] = token_id
         self.num_tokens += 1
+        is_complete = False
+        if self.constraint is not None:
+            self.constraint.take(token_id)
+            is_complete = self.constraint.is_done
         text = self.stream.push(self.detokenizer.push(token_id))
         if self.stream.is_stopped:
             self.finish_reason = "stop"
-        elif self.num_tokens == len(self.token_ids):
+        elif is_complete or self.num_tokens == len(self.token_ids):
             text += self.finish_text()
-            self.finish_reason = "stop" if self.stream.is_stopped else "length"
+            self.finish_reason = "stop" if is_complete or self.stream.is_stopped else "length"
         if text:
             self.text.append(text)
         return text
@@ -154,8 +171,9 @@ class Sequence:
         return text + self.stream.flush()
 
     def usage(self) -> Usage:
+        """So far: of a prompt that is not computed to its end, the tokens that are."""
         return Usage(
-            input_tokens=self.num_prompt_tokens,
+            input_tokens=self.num_input_tokens,
             cache_read_tokens=self.num_cached_tokens or 0,
             output_tokens=self.num_output_tokens,
             input_s=self.input_ns * 1e-9,

@@ -1,8 +1,8 @@
-"""What an engine has done since it was made."""
+"""What an engine has done since it was made, and what it is at."""
 
 from dataclasses import dataclass
 
-__all__ = ["EngineStats"]
+__all__ = ["EngineLoad", "EngineStats"]
 
 
 @dataclass(frozen=True)
@@ -18,3 +18,18 @@ class EngineStats:
     num_preemptions: int
     num_draft_tokens: int  # guessed and run through the model
     num_accepted_tokens: int  # drafts that were right, each an output token without a step of its own
+
+
+@dataclass(frozen=True)
+class EngineLoad:
+    """What an engine holds at this moment."""
+
+    num_running: int
+    num_waiting: int  # for room, or for another's pages
+    num_pages: int
+    num_used_pages: int  # that cannot be given to others: leased or pinned
+
+    @property
+    def used_share(self) -> float:
+        """Of the pages, 0 to 1."""
+        return self.num_used_pages / self.num_pages

@@ -1,1 +1,1 @@
-"""The HTTP server: the APIs that clients know, over any upstream."""
+"""The server: OpenAI's and Anthropic's APIs in front of any upstream, with the cost on every answer."""

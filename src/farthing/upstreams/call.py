@@ -39,6 +39,7 @@ class Receipt:
     cost_pico: int | None
     baseline_pico: int | None
     status: str
+    cache: str | None = None  # hit, where the response cache answered
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,90 @@
+"""From a request's body to an answer's bytes, the same way for every API.
+
+    body -> Asked -> model -> Call -> upstream (metered) -> Chunk … -> Renderer -> bytes
+
+A client that goes away cuts the work off wherever it is; the row is written all the same (ledger.Metered does both).
+"""
+
+import asyncio
+import time
+from contextlib import aclosing
+
+from farthing.ledger import Key
+from farthing.server.answer_headers import EVENT_STREAM, answer_headers
+from farthing.server.api import Api, Ending, Renderer
+from farthing.server.asking import Asking, failure_of
+from farthing.server.body import ClientGone, parse_object
+from farthing.server.calls import make_call
+from farthing.server.cut import Cut
+from farthing.server.reply import send_json
+from farthing.server.service import Service
+from farthing.server.stream import EventStream
+from farthing.upstreams import Call, Tally, Upstream, UpstreamError
+
+__all__ = ["Answerer"]
+
+FAREWELL_S = 5.0  # for the last event of an answer that broke off, where its client does not read
+
+
+class Answerer:
+    """Answers one API's calls (the handler of its AskEndpoint)."""
+
+    def __init__(self, api: Api, service: Service) -> None:
+        self._api = api
+        self._service = service
+
+    async def __call__(self, asking: Asking, key: Key | None, raw: bytes) -> None:
+        """Raises UpstreamError where nothing was sent yet, ClientGone where nobody is left to be told."""
+        asked = self._api.parse(parse_object(raw))
+        served = self._service.catalog.find(asked.model, key)
+        public = self._service.config.public_system_messages
+        call = make_call(asking.id, asked, self._api.endpoint, served.model, key, raw, asking.sent, public)
+        renderer = self._api.renderer(asked, asking.id, int(time.time()))
+        if asked.is_stream:
+            await self._stream(asking, served.upstream, call, renderer)
+        else:
+            await self._whole(asking, served.upstream, call, renderer)
+
+    async def _whole(self, asking: Asking, upstream: Upstream, call: Call, renderer: Renderer) -> None:
+        tally = Tally()
+        async with self._cut(asking):
+            chunks = [chunk async for chunk in upstream.stream(call, tally)]
+        document = renderer.whole(chunks, Ending(call.receipts, tally))
+        await send_json(asking.send, 200, document, [*asking.headers, *answer_headers(call, tally, is_ended=True)])
+
+    async def _stream(self, asking: Asking, upstream: Upstream, call: Call, renderer: Renderer) -> None:
+        tally = Tally()
+
+        async def start() -> None:
+            headers = [*EVENT_STREAM, *asking.headers, *answer_headers(call, tally, is_ended=False)]
+            await asking.send({"type": "http.response.start", "status": 200, "headers": headers})
+
+        stream = EventStream(asking.send, renderer, start, self._service.config.stream_interval_s)
+        try:
+            async with self._cut(asking), aclosing(upstream.stream(call, tally)) as chunks:  # type: ignore[type-var]
+                await stream.run(chunks, tally)
+            if not stream.is_started:  # an answer without a single piece
+                await start()
+            await stream.finish(Ending(call.receipts, tally))
+        except (ClientGone, asyncio.CancelledError):
+            stream.stop()
+            raise
+        except Exception as error:
+            if not stream.is_started:
+                raise
+            await self._farewell(stream, failure_of(error, asking.id))
+
+    async def _farewell(self, stream: EventStream, error: UpstreamError) -> None:
+        try:
+            async with asyncio.timeout(FAREWELL_S):
+                await stream.fail(error)
+        except (TimeoutError, OSError):
+            stream.stop()
+
+    def _cut(self, asking: Asking) -> Cut:
+        """Around the work: ends it when the client leaves, when its time is up, when the server stops."""
+        seconds = self._service.config.request_timeout_s
+        message = f"the answer took longer than {seconds:g} s"
+        cut = Cut(asking.receive, seconds, UpstreamError(message, status=504, code="request_timeout"))
+        asking.place.cut = cut
+        return cut

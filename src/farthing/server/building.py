@@ -1,0 +1,78 @@
+"""Makes what the configuration names: upstreams by their kind, and the models they serve."""
+
+import importlib
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from farthing.economics.cost import HostCost
+from farthing.errors import FarthingError, InvalidRequest
+from farthing.ledger import Books
+from farthing.server.catalog import Served
+from farthing.server.config import ModelEntry, UpstreamEntry
+from farthing.upstreams import Upstream, UpstreamError
+
+__all__ = ["all_served", "make_upstream", "metered", "start_upstream"]
+
+PACKAGE = "farthing.upstreams."
+log = logging.getLogger("farthing.server")
+
+
+def make_upstream(entry: UpstreamEntry, host: HostCost, source: str) -> Upstream:
+    """kind is a module of farthing.upstreams, or a dotted path from outside, that has a class with from_config(name,
+    options, host). Raises InvalidRequest, naming the file and the upstream."""
+    where = f"{source}: [[upstream]] {entry.name!r}"
+    path = entry.kind if "." in entry.kind else PACKAGE + entry.kind
+    try:
+        module = importlib.import_module(path)
+    except ImportError as error:
+        raise InvalidRequest(
+            f"{where}: kind {entry.kind!r} cannot be imported ({error}); allowed: local, openai, anthropic, echo, or"
+            f" the dotted path of a module"
+        ) from None
+    names: Sequence[str] = getattr(module, "__all__", ())
+    for kind in (module, *(getattr(module, name) for name in names)):
+        if hasattr(kind, "from_config"):
+            try:
+                upstream: Upstream = kind.from_config(entry.name, entry.options, host)
+            except FarthingError as error:
+                raise InvalidRequest(f"{where}: {error}") from None
+            return upstream
+    raise InvalidRequest(f"{where}: kind {entry.kind!r} has nothing with from_config, so it is no upstream")
+
+
+async def start_upstream(upstream: Upstream) -> None:
+    """Where an upstream has something to load, it is loaded now."""
+    start = getattr(upstream, "start", None)
+    if start is not None:
+        await start()
+
+
+def metered(books: Books, upstream: Upstream, kind: str) -> Upstream:
+    provider = kind if kind == "local" else getattr(upstream, "provider", "")
+    return books.metered(upstream, provider=provider, is_local=kind == "local")
+
+
+async def all_served(models: Sequence[ModelEntry], upstreams: Mapping[str, Upstream]) -> list[Served]:
+    """What clients may ask for: the [[model]]s; without any, what every upstream says it has, under its own name and as
+    "upstream/model"."""
+    if models:
+        return [_served(model, upstreams) for model in models]
+    found: list[Served] = []
+    for name, upstream in upstreams.items():
+        try:
+            theirs = await upstream.models()
+        except UpstreamError as error:
+            log.warning("upstream %s does not say which models it has (%s); name them under [[model]]", name, error)
+            continue
+        found += [Served(model, upstream, model, name) for model in theirs]
+        if len(upstreams) > 1:
+            found += [Served(f"{name}/{model}", upstream, model, name) for model in theirs]
+    return found
+
+
+def _served(model: ModelEntry, upstreams: Mapping[str, Any]) -> Served:
+    first = model.upstreams[0]
+    if len(model.upstreams) == 1:
+        return Served(model.name, upstreams[first.upstream], first.model, first.upstream, model.public)
+    raise InvalidRequest("not yet")

@@ -1,0 +1,101 @@
+"""What /metrics tells of others: engines, the ledger, the response cache. Read when Prometheus asks, kept nowhere."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+__all__ = ["CacheStats", "EngineSource", "LedgerStats", "cache_families", "engine_families", "ledger_families"]
+
+
+class EngineLoad(Protocol):
+    """What an engine holds at this moment."""
+
+    @property
+    def num_running(self) -> int: ...
+    @property
+    def num_waiting(self) -> int: ...
+    @property
+    def used_share(self) -> float: ...
+
+
+class EngineStats(Protocol):
+    """What an engine has done."""
+
+    @property
+    def busy_s(self) -> float: ...
+    @property
+    def num_preemptions(self) -> int: ...
+    @property
+    def num_draft_tokens(self) -> int: ...
+    @property
+    def num_accepted_tokens(self) -> int: ...
+
+
+class LedgerStats(Protocol):
+    """What the books wait for (ledger.BooksStats)."""
+
+    @property
+    def num_queued(self) -> int: ...
+    @property
+    def num_committed_rows(self) -> int: ...
+    @property
+    def num_refused(self) -> int: ...
+    @property
+    def num_spooled(self) -> int: ...
+    @property
+    def num_waiting(self) -> int: ...
+    @property
+    def num_lost(self) -> int: ...
+    @property
+    def is_away(self) -> bool: ...
+
+
+class CacheStats(Protocol):
+    """What the response cache holds."""
+
+    @property
+    def num_entries(self) -> int: ...
+    @property
+    def num_bytes(self) -> int: ...
+
+
+EngineSource = Callable[[], Mapping[str, tuple[EngineLoad, EngineStats]]]  # by model: LocalUpstream.stats
+
+
+def engine_families(sources: Sequence[EngineSource]) -> Iterator[Metric]:
+    found = [(name, *both) for source in sources for name, both in source().items()]
+    for name, text, attribute in (
+        ("vllm:num_requests_running", "Sequences in the batch", "num_running"),
+        ("vllm:num_requests_waiting", "Sequences that wait", "num_waiting"),
+        ("vllm:kv_cache_usage_perc", "Share of the pages in use, 0 to 1", "used_share"),
+    ):
+        gauge = GaugeMetricFamily(name, text, labels=["model_name"])
+        for model, load, _ in found:
+            gauge.add_metric([model], getattr(load, attribute))
+        yield gauge
+    for name, text, attribute in (
+        ("vllm:num_preemptions", "Sequences that had to make room", "num_preemptions"),
+        ("vllm:spec_decode_num_draft_tokens", "Tokens guessed", "num_draft_tokens"),
+        ("vllm:spec_decode_num_accepted_tokens", "Guesses that were right", "num_accepted_tokens"),
+        ("farthing_engine_busy_seconds", "Time in steps", "busy_s"),
+    ):
+        counter = CounterMetricFamily(name, text, labels=["model_name"])
+        for model, _, stats in found:
+            counter.add_metric([model], getattr(stats, attribute))
+        yield counter
+
+
+def cache_families(stats: CacheStats) -> Iterator[Metric]:
+    yield GaugeMetricFamily("farthing_response_cache_entries", "Answers stored", stats.num_entries)
+    yield GaugeMetricFamily("farthing_response_cache_bytes", "Their size, about", stats.num_bytes)
+
+
+def ledger_families(stats: LedgerStats) -> Iterator[Metric]:
+    yield GaugeMetricFamily("farthing_ledger_queue_depth", "Jobs that wait for the ledger's writer", stats.num_queued)
+    yield GaugeMetricFamily("farthing_ledger_waiting_rows", "Rows that wait for the database", stats.num_waiting)
+    yield GaugeMetricFamily("farthing_ledger_spooled_rows", "Those of them on the disk", stats.num_spooled)
+    yield GaugeMetricFamily("farthing_ledger_away", "1 while the database is away", int(stats.is_away))
+    yield CounterMetricFamily("farthing_ledger_rows", "Rows committed", stats.num_committed_rows)
+    yield CounterMetricFamily("farthing_ledger_refused", "Calls not made while it was away", stats.num_refused)
+    yield CounterMetricFamily("farthing_ledger_lost_rows", "Rows that no place was left for", stats.num_lost)

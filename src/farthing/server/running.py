@@ -1,0 +1,121 @@
+"""Runs the application until a signal says to stop, and then lets what is under way finish.
+
+SIGTERM, SIGINT      drain: no new answers (503), running ones have drain_s; then the process ends with 0
+a second one         ends them at once; their rows are written
+"""
+
+import asyncio
+import gc
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import uvicorn
+
+from farthing.server.app import create_app
+from farthing.server.config import ServerConfig
+from farthing.server.config_file import Config
+from farthing.server.limits import Gate
+from farthing.server.protocol import BoundedProtocol
+from farthing.server.service import open_service
+
+__all__ = ["serve"]
+
+BACKLOG = 2048
+ROWS_S = 5.0  # for the rows of answers that were cut off
+GOODBYE_S = 3.0  # for connections to close
+
+
+async def serve(config: Config, announce: Callable[[str], None]) -> None:
+    """Returns when the server has stopped. announce is called with its address once it answers. Raises FarthingError
+    where it cannot start, OSError where the address is taken."""
+    with _bound(config.server) as listener:
+        async with open_service(config) as service:
+            app = create_app(service)
+            server = _Server(_uvicorn_config(app, config.server))
+            stopper = _Stopper(server, service.gate)
+            with stopper.listening():
+                gc.collect()
+                gc.freeze()  # what start-up made stays; later collections need not look at it
+                running = asyncio.create_task(server.serve([listener]))
+                while not (server.started or running.done()):
+                    await asyncio.sleep(0.005)
+                announce(_address(config.server.host, listener))
+                await running
+                gc.unfreeze()  # so that what an engine holds is let go of with it
+            await service.gate.wait_idle(ROWS_S)
+
+
+class _Server(uvicorn.Server):
+    """Signals are ours: uvicorn would close the door before running answers are done."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class _Stopper:
+    def __init__(self, server: uvicorn.Server, gate: Gate) -> None:
+        self._server = server
+        self._gate = gate
+        self._draining: asyncio.Task[None] | None = None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        signals = (signal.SIGTERM, signal.SIGINT)
+        for number in signals:
+            loop.add_signal_handler(number, self.stop)
+        try:
+            yield
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)
+
+    def stop(self) -> None:
+        if self._draining is None:
+            self._draining = asyncio.get_running_loop().create_task(self._drain())
+        else:
+            self._gate.cut_all()
+
+    async def _drain(self) -> None:
+        await self._gate.drain()
+        await self._gate.wait_idle(ROWS_S)
+        self._server.should_exit = True
+
+
+def _uvicorn_config(app: Any, config: ServerConfig) -> uvicorn.Config:
+    protocol: Any = partial(BoundedProtocol, config)
+    return uvicorn.Config(
+        app,
+        http=protocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=config.is_access_logged,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=round(config.keep_alive_s) or 1,
+        timeout_graceful_shutdown=round(GOODBYE_S),
+        backlog=BACKLOG,
+    )
+
+
+@contextmanager
+def _bound(config: ServerConfig) -> Iterator[socket.socket]:
+    """Bound before the models are loaded, so that a taken port is told at once; nobody can connect yet."""
+    found = socket.getaddrinfo(config.host.strip("[]"), config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, kind, number, _, address = sorted(found, key=lambda entry: entry[0] != socket.AF_INET)[0]
+    with socket.socket(family, kind, number) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.setblocking(False)
+        yield listener
+
+
+def _address(host: str, listener: socket.socket) -> str:
+    port = listener.getsockname()[1]
+    return f"http://[{host.strip('[]')}]:{port}" if ":" in host else f"http://{host}:{port}"

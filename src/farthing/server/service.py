@@ -1,0 +1,76 @@
+"""Everything a running server has, opened in order and closed in reverse."""
+
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from farthing.economics.charge import Pricer
+from farthing.economics.cost import HostCost
+from farthing.economics.price_file import default_path
+from farthing.economics.prices import PriceBook
+from farthing.errors import InvalidRequest
+from farthing.ledger import Books, LedgerConfig, open_reader
+from farthing.server.building import all_served, make_upstream, metered, start_upstream
+from farthing.server.catalog import Catalog
+from farthing.server.config import EconomicsConfig, ServerConfig, UpstreamEntry, is_loopback
+from farthing.server.config_file import Config
+from farthing.server.limits import Gate
+from farthing.server.tables import read_table
+
+__all__ = ["Service", "open_service"]
+
+log = logging.getLogger("farthing.server")
+
+
+@dataclass(frozen=True)
+class Service:
+    config: ServerConfig
+    books: Books
+    catalog: Catalog
+    gate: Gate
+    started_s: int = 0  # since 1970
+
+
+@asynccontextmanager
+async def open_service(config: Config) -> AsyncIterator[Service]:
+    """Raises FarthingError where something cannot be opened, or must not be reached from where it would be."""
+    ledger = read_table(LedgerConfig, dict(config.ledger), f"{config.source}: [ledger]", config.folder)
+    host = HostCost(config.economics.usd_per_hour, config.economics.utilisation)
+    async with AsyncExitStack() as stack:
+        books = await Books.open(ledger, Pricer(_prices(config.economics), host, config.economics.baseline))
+        stack.push_async_callback(books.aclose)
+        _check_reach(config.server, ledger)
+        upstreams = {}
+        for entry in config.upstreams or (UpstreamEntry("local", "local"),):
+            leaf = make_upstream(entry, host, config.source)
+            stack.push_async_callback(leaf.aclose)
+            await start_upstream(leaf)
+            upstreams[entry.name] = metered(books, leaf, entry.kind)
+        catalog = Catalog(await all_served(config.models, upstreams))
+        yield Service(config.server, books, catalog, Gate(config.server), int(time.time()))
+
+
+def _prices(config: EconomicsConfig) -> PriceBook:
+    """The file that the configuration names, or the user's own where it is, before the package's."""
+    path = config.prices or (default_path() if default_path().exists() else None)
+    return PriceBook() if path is None else PriceBook.load(path)
+
+
+def _check_reach(config: ServerConfig, ledger: LedgerConfig) -> None:
+    """Others than this machine may ask only with a key."""
+    if is_loopback(config.host):
+        return
+    if not config.require_keys:
+        raise InvalidRequest(
+            f"host {config.host} can be reached by others, and require_keys is off, so anybody could ask; make a key"
+            f" (farthing keys create --name NAME) and set require_keys = true under [server]"
+        )
+    with open_reader(ledger.url) as reader:
+        keys = reader.keys()
+    if all(key.is_revoked for key in keys):
+        raise InvalidRequest(
+            f"host {config.host} can be reached by others and there is no active key; make one first:"
+            f" farthing keys create --name NAME"
+        )

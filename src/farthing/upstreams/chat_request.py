@@ -1,0 +1,90 @@
+"""OpenAI's chat completions: messages and everything that may stand beside them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from farthing.upstreams.asked import MAX_CHOICES, UNBOUNDED, Asked, Form, sampling
+from farthing.upstreams.body import Body, refuse, unsupported
+from farthing.upstreams.chat_messages import read_messages
+from farthing.upstreams.tools import Choice, read_tools
+
+__all__ = ["read_chat"]
+
+
+def read_chat(fields: Mapping[str, Any]) -> Asked:
+    """Raises UpstreamError (400) for what is not allowed or not supported."""
+    body = Body(fields)
+    for name in ("model", "stream", "stream_options", "user", "metadata"):
+        body.take(name)  # of the call, not of the answer: the server has read them
+    body.only("store", False, "answers are not stored here")
+    body.choice("service_tier", ("auto", "default"))
+    tools, names, forced, is_parallel = _tools(body)
+    asked = Asked(
+        params=sampling(body, _logprobs(body)),
+        max_tokens=_max_tokens(body),
+        n=body.integer("n", 1, MAX_CHOICES) or 1,
+        messages=read_messages(body.take("messages")),
+        form=_form(body),
+        tools=tools,
+        tool_names=names,
+        forced=forced,
+        is_parallel=is_parallel,
+    )
+    body.end()
+    if asked.form is not None and asked.tools:
+        unsupported("response_format", "cannot be combined with tools; give one of the two")
+    return asked
+
+
+def _max_tokens(body: Body) -> int | None:
+    """max_completion_tokens is OpenAI's newer name for the same."""
+    older = body.integer("max_tokens", 1, UNBOUNDED)
+    newer = body.integer("max_completion_tokens", 1, UNBOUNDED)
+    if older is not None and newer is not None and older != newer:
+        refuse("max_completion_tokens", f"is {newer} and max_tokens is {older}; give one of the two")
+    return older if newer is None else newer
+
+
+def _logprobs(body: Body) -> int | None:
+    is_wanted = body.flag("logprobs", False)
+    num_top = body.integer("top_logprobs", 0, 20)
+    if num_top is not None and not is_wanted:
+        refuse("top_logprobs", "needs logprobs: true")
+    return (num_top or 0) if is_wanted else None
+
+
+def _form(body: Body) -> Form | None:
+    value = body.mapping("response_format")
+    if value is None:
+        return None
+    inner = Body(value, "response_format.")
+    kind = inner.choice("type", ("text", "json_object", "json_schema"))
+    if kind is None:
+        inner.refuse("type", "allowed: text, json_object, json_schema")
+    wrapped = inner.mapping("json_schema") if kind == "json_schema" else None
+    inner.end()
+    if kind != "json_schema":
+        return Form("response_format") if kind == "json_object" else None
+    if wrapped is None:
+        inner.refuse("json_schema", "is missing; give an object with name and schema")
+    described = Body(wrapped, "response_format.json_schema.")
+    described.text("name")
+    described.text("description")
+    described.flag("strict", False)  # the schema always holds
+    schema = described.take("schema")
+    described.end()
+    if schema is None:
+        return Form("response_format")
+    if not isinstance(schema, dict):
+        described.refuse("schema", "allowed: a JSON schema, an object")
+    return Form("response_format.json_schema.schema", schema)
+
+
+def _tools(body: Body) -> tuple[tuple[Mapping[str, Any], ...], tuple[str, ...], tuple[str, ...], bool]:
+    """The tools that the model is shown, their names, those of which one must be called, whether several may be."""
+    tools = read_tools(body.array("tools", 128))
+    choice = Choice.of(body.take("tool_choice"), tuple(tools))
+    is_parallel = body.flag("parallel_tool_calls", True)
+    if choice.is_none:
+        return (), (), (), is_parallel
+    return tuple(tools.values()), tuple(tools), choice.forced, is_parallel

@@ -1,0 +1,155 @@
+"""What the hosted kinds have in common: running one answer, and keeping its tally.
+
+A Reader turns one wire's events, or its whole answers, into Chunks and notes usage and model as it goes.
+
+Usage is the provider's where the answer came to its end with one. Where it did not (the client left, the connection
+broke, an old server), what was reported so far stands for the input and the output is estimated from the text that
+came; usage_source says so. A refusal used nothing. A request that timed out may have been worked on: its input counts.
+"""
+
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from farthing.economics.usage import Usage
+from farthing.upstreams.call import Call, Chunk, Tally
+from farthing.upstreams.errors import UpstreamError
+from farthing.upstreams.estimate import estimate_usage
+from farthing.upstreams.http import Http, Reply
+from farthing.upstreams.http_errors import broke_off
+from farthing.upstreams.sse import Event, Events, EventTooLong
+from farthing.upstreams.usage_wire import malformed
+
+__all__ = ["Exchange", "Reader", "answer", "served_model"]
+
+MAX_HELD = 64  # chunks without content before the first that has some; then they go out, for they keep a client waiting
+MAX_NAME = 200
+MAYBE_USED = ("upstream_timeout", "upstream_broke_off")
+
+
+class Reader(Protocol):
+    usage: Usage | None  # as reported so far
+    model: str  # as the provider names it; "" while it has not
+    is_complete: bool  # the answer has come to its end
+    is_done: bool  # no event can follow
+
+    def event(self, event: Event) -> list[Chunk]:
+        """Raises UpstreamError for a reported error and for nonsense."""
+        ...
+
+    def whole(self, body: dict[str, Any]) -> list[Chunk]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One request as it goes out, and how its answer is read."""
+
+    name: str
+    http: Http
+    path: str
+    body: bytes
+    headers: Mapping[str, str]
+    reader: Reader
+    is_capped: bool  # its limit of output tokens is the budget's
+    is_same_wire: bool
+
+
+def served_model(name: object) -> str:
+    """A provider's word for its model, if it is one that may stand in a ledger."""
+    return name if isinstance(name, str) and 0 < len(name) <= MAX_NAME and name.isprintable() else ""
+
+
+async def answer(exchange: Exchange, call: Call, tally: Tally) -> AsyncGenerator[Chunk, None]:
+    """The chunks of one answer. However it ends, the connection is given back or closed and the tally is final."""
+    reader = exchange.reader
+    held: list[Chunk] | None = []  # None once something went out
+    num_bytes = 0
+    is_used = True
+    reply: Reply | None = None
+    try:
+        reply = await exchange.http.post(exchange.path, exchange.body, exchange.headers, is_stream=call.is_stream)
+        tally.headers.update(reply.headers)
+        events = None if reply.is_json or not call.is_stream else Events()
+        while not reader.is_done:
+            for chunk in await _next(exchange, reply, events, call, tally):
+                num_bytes += _num_bytes(chunk)
+                tally.is_cut = tally.is_cut or (exchange.is_capped and chunk.finish_reason == "length")
+                if held is None:
+                    yield chunk
+                    continue
+                held.append(chunk)
+                if _has_content(chunk) or len(held) > MAX_HELD:
+                    going, held = held, None
+                    for first in going:
+                        yield first
+            if reader.usage is not None:
+                tally.usage, tally.usage_source = reader.usage, "provider"
+        for chunk in held or ():
+            yield chunk
+        if events is not None:
+            await reply.drain()
+    except UpstreamError as error:
+        if held is None:
+            error.is_retryable = False
+        else:
+            is_used = reader.usage is not None or error.code in MAYBE_USED
+        raise
+    finally:
+        _settle(call, tally, reader, num_bytes, is_used=is_used)
+        if reply is not None:
+            await reply.close()
+
+
+async def _next(exchange: Exchange, reply: Reply, events: Events | None, call: Call, tally: Tally) -> list[Chunk]:
+    """The chunks of the next bytes. Sets reader.is_done at the end. Raises UpstreamError."""
+    reader = exchange.reader
+    if events is None:
+        body = await reply.json()
+        if not isinstance(body, dict):
+            raise malformed("no JSON object")
+        chunks = reader.whole(body)
+        reader.is_complete = reader.is_done = True
+        tally.whole = body if exchange.is_same_wire and not call.is_stream else None
+        return chunks
+    piece = await reply.piece()
+    try:
+        complete = events.finish() if piece is None else events.feed(piece)
+    except EventTooLong as error:
+        raise malformed("an event without an end") from error
+    chunks = []
+    for event in complete:
+        chunks += reader.event(event)
+        if reader.is_done:
+            return chunks
+    if piece is None:
+        if not reader.is_complete:
+            raise broke_off(exchange.name)
+        reader.is_done = True
+    return chunks
+
+
+def _settle(call: Call, tally: Tally, reader: Reader, num_bytes: int, *, is_used: bool) -> None:
+    tally.model = reader.model or call.model
+    if reader.usage is not None and reader.is_complete:
+        tally.usage, tally.usage_source = reader.usage, "provider"
+    elif not is_used:
+        tally.usage, tally.usage_source = Usage(), "provider"
+    else:
+        guess = estimate_usage(call, num_bytes)
+        if reader.usage is not None:
+            guess = replace(reader.usage, output_tokens=max(reader.usage.output_tokens, guess.output_tokens))
+        tally.usage, tally.usage_source = guess, "estimated"
+
+
+def _has_content(chunk: Chunk) -> bool:
+    return bool(chunk.text or chunk.tool_calls or chunk.reasoning or chunk.finish_reason)
+
+
+def _num_bytes(chunk: Chunk) -> int:
+    text = chunk.text
+    count = len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+    if chunk.reasoning:
+        count += len(chunk.reasoning.encode("utf-8", "replace"))
+    for call in chunk.tool_calls:
+        count += len(call.name) + len(call.arguments.encode("utf-8", "replace"))
+    return count

@@ -1,0 +1,134 @@
+"""The local engine as an upstream: one model or several, each with an engine of its own.
+
+Importing this module is cheap: engines, tokenizers and NumPy are imported when a model is loaded.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from farthing.economics.cost import HostCost
+from farthing.economics.usage import Usage
+from farthing.upstreams.asked import Asked
+from farthing.upstreams.call import Call, Chunk, Tally
+from farthing.upstreams.chat_request import read_chat
+from farthing.upstreams.completion_request import read_completion
+from farthing.upstreams.errors import UpstreamError
+from farthing.upstreams.job import Job
+from farthing.upstreams.local_answer import Answer
+from farthing.upstreams.local_config import LocalConfig
+from farthing.upstreams.local_model import LocalModel
+from farthing.upstreams.local_prompt import Prepared
+
+if TYPE_CHECKING:
+    from farthing.engine import EngineLoad, EngineStats
+
+__all__ = ["LocalUpstream"]
+
+MAX_KEPT = 512  # calls that were measured by max_usage and not yet answered
+PROVIDER = "local"
+
+
+class LocalUpstream:
+    """Raises InvalidRequest for settings that cannot be."""
+
+    def __init__(self, name: str, config: LocalConfig | None = None) -> None:
+        self.name = name
+        self.config = config or LocalConfig()
+        self._models = {model.name: model for model in (LocalModel(m, self.config) for m in self.config.models)}
+        # Two: a long prompt does not hold up the short ones, and the engine's threads keep most of the machine.
+        self._workers = ThreadPoolExecutor(2, thread_name_prefix="farthing-prompts")
+        self._kept: OrderedDict[str, tuple[Call, Prepared]] = OrderedDict()
+
+    @classmethod
+    def from_config(cls, name: str, table: Mapping[str, Any], host: HostCost) -> "LocalUpstream":  # noqa: ARG003
+        """From a table of farthing.toml. Raises InvalidRequest for what it does not allow."""
+        return cls(name, LocalConfig.from_table(table))
+
+    async def start(self) -> None:
+        """Load the models, where `preload` says so. Raises FarthingError where one cannot be."""
+        if self.config.preload:
+            for model in self._models.values():
+                await asyncio.get_running_loop().run_in_executor(self._workers, model.load)
+
+    async def models(self) -> list[str]:
+        return list(self._models)
+
+    def engine_figures(self) -> "dict[str, tuple[EngineLoad, EngineStats]]":
+        """For metrics: what each loaded model's engine is at, and has done."""
+        threads = {name: model.thread for name, model in self._models.items()}
+        return {name: (thread.load(), thread.stats()) for name, thread in threads.items() if thread is not None}
+
+    def max_usage(self, call: Call) -> Usage:
+        """The prompt's exact tokens, and the answer's most. Loads the model and encodes the prompt: milliseconds for
+        long ones, so call it in a worker thread; `stream` finds its work again."""
+        prepared = self._prepare(call)
+        self._kept[call.id] = (call, prepared)
+        while len(self._kept) > MAX_KEPT:
+            self._kept.popitem(last=False)
+        return prepared.most
+
+    async def stream(self, call: Call, tally: Tally) -> AsyncIterator[Chunk]:
+        tally.upstream, tally.provider, tally.is_local = self.name, PROVIDER, True
+        tally.usage_source, tally.model = "engine", call.model
+        prepared = await self._prepared(call)
+        thread = self._model(call.model).thread
+        assert thread is not None, "prepared without a model"
+        answer = Answer(prepared)
+        job = Job(prepared.requests, prepared.asked.n, call.allowance, answer.shown)
+        thread.submit(job)
+        try:
+            while pieces := await job.pieces():
+                self._note(tally, job, prepared, answer)
+                for piece in pieces:
+                    for chunk in answer.chunks(piece):
+                        yield chunk
+        finally:
+            try:
+                await thread.end(job)
+            finally:
+                self._note(tally, job, prepared, answer)
+
+    async def aclose(self) -> None:
+        for model in self._models.values():
+            await model.aclose()
+        self._workers.shutdown(wait=False, cancel_futures=True)
+
+    def _note(self, tally: Tally, job: Job, prepared: Prepared, answer: Answer) -> None:
+        tally.usage, tally.queue_s = job.usage, job.queue_s
+        tally.is_cut = job.is_cut or (prepared.is_capped and answer.is_at_length)
+
+    def _model(self, name: str) -> LocalModel:
+        model = self._models.get(name)
+        if model is None:
+            there = ", ".join(self._models)
+            raise UpstreamError(
+                f"model {name[:100]!r} is not here; there are: {there}",
+                status=404,
+                code="model_not_found",
+                param="model",
+            )
+        return model
+
+    async def _prepared(self, call: Call) -> Prepared:
+        kept = self._kept.pop(call.id, None)
+        # A budget may have changed what the call may use since it was measured.
+        if kept is not None and kept[0].body is call.body and kept[0].max_output_tokens == call.max_output_tokens:
+            return kept[1]
+        return await asyncio.get_running_loop().run_in_executor(self._workers, self._prepare, call)
+
+    def _prepare(self, call: Call) -> Prepared:
+        model = self._model(call.model)
+        return model.prepare(call, _read(call))
+
+
+def _read(call: Call) -> Asked:
+    if call.wire == "completions":
+        return read_completion(call.body)
+    if call.wire == "messages":
+        from farthing.upstreams.convert import as_chat
+
+        call = as_chat(call)
+    return read_chat(call.body)
