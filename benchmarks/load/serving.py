@@ -1,19 +1,19 @@
 """`farthing serve` for a benchmark or a test: its configuration, its process, and what its ledger holds afterwards."""
 
 import http.client
-import json
 import socket
-import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.load.processes import START_S, Process
-from farthing.ledger import Row, open_reader
+from farthing.ledger import LedgerConfig, Row, open_reader
+from farthing.ledger.key import insert_key
+from farthing.ledger.opening import open_database
 
 __all__ = [
     "MODEL",
@@ -59,7 +59,8 @@ def config(folder: Path, mock_port: int, modes: Iterable[str], ledger: str = "")
     lines = ["[server]", "require_keys = true", "max_concurrent = 4096", "[ledger]", ledger]
     for mode in modes:
         lines += ["[[upstream]]", f'name = "{mode}"', 'kind = "openai"']
-        lines += [f'base_url = "http://127.0.0.1:{mock_port}/{mode}/v1"', "[[model]]", f'name = "{mode}/{MODEL}"']
+        lines += [f'base_url = "http://127.0.0.1:{mock_port}/{mode}/v1"', 'provider = "openai"']
+        lines += ["[[model]]", f'name = "{mode}/{MODEL}"']
         lines += [f'upstreams = [{{ upstream = "{mode}", model = "{MODEL}" }}]']
     path = folder / "farthing.toml"
     path.write_text("\n".join(lines) + "\n")
@@ -93,19 +94,20 @@ def _is_healthy(port: int) -> bool:
     return False
 
 
-def create_key(path: Path, name: str, *options: str) -> str:
-    """A new key of ours. Raises CalledProcessError."""
-    command = [*FARTHING, "keys", "create", name, "--config", str(path), "--json", *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    key: str = json.loads(done.stdout)["key"]
-    return key
+def create_key(url: str, name: str) -> str:
+    """A new key of ours."""
+    with closing(open_database(LedgerConfig(url=url))) as database:
+        database.begin()
+        _, secret = insert_key(database, name, None, (), None)
+        database.commit()
+    return secret
 
 
 @contextmanager
 def gateway(folder: Path, mock_port: int, modes: Iterable[str], core: int | None = None) -> Iterator[Gateway]:
     """farthing in front of a mock, with two keys; one of them has a budget that is never reached."""
     path, port = config(folder, mock_port, modes), free_port()
-    keys = create_key(path, "load"), create_key(path, "budget", "--budget", "1000000 usd/month")
+    keys = create_key(ledger_url(folder), "load"), create_key(ledger_url(folder), "budget")
     with start(path, port, core) as process:
         yield Gateway(port, process.pid, *keys)
 
