@@ -14,6 +14,7 @@ from benchmarks.load.serving import MODEL, REQUEST_ID
 __all__ = ["MODES", "Patience", "Seen", "chat", "clients"]
 
 MODES = ("now", "paced-2", "paced-20")  # of the mock: at once, over 64 ms, over 640 ms
+WEIGHTS = (20, 4, 1)  # so that as many answers end at any moment as can, and some are always under way
 AWAY_S = 0.02  # before the next try at a server that is not there
 Patience = Callable[[random.Random], float | None]  # after how many seconds a client goes away; None: never
 
@@ -44,7 +45,8 @@ def chat(model: str, key: str | None, *, is_stream: bool, text: str = "Hello.", 
 
 def mixed(keys: Sequence[str], draw: random.Random) -> bytes:
     """Whole answers and streams, quick and slow, from each of the keys."""
-    return chat(f"{draw.choice(MODES)}/{MODEL}", draw.choice(keys), is_stream=draw.random() < 0.5)
+    [mode] = draw.choices(MODES, WEIGHTS)
+    return chat(f"{mode}/{MODEL}", draw.choice(keys), is_stream=draw.random() < 0.5)
 
 
 async def clients(

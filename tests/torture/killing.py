@@ -14,7 +14,7 @@ from tests.torture.clients import Seen, clients, mixed
 
 __all__ = ["Killing", "must_agree"]
 
-NUM_CLIENTS = 12
+NUM_CLIENTS = 24
 LONGEST_S = 0.6  # from the first request of a round to the kill; a stream takes up to 0.64
 KILLED_STARTING = 0.1  # of the rounds: before the server has said that it is ready
 STARTING_S = 1.0

@@ -22,11 +22,7 @@ def killing(tmp_path: Path) -> Iterator[Killing]:
     process, port = mock()
     with process:
         config = serving.config(tmp_path, port, MODES)
-        keys = [
-            serving.create_key(config, "free"),
-            serving.create_key(config, "dollars", "--budget", "1000 usd/month"),
-            serving.create_key(config, "tokens", "--budget", "1000000000 tokens/day"),
-        ]
+        keys = [serving.create_key(serving.ledger_url(tmp_path), name) for name in ("free", "dollars", "tokens")]
         yield Killing(config, keys, tmp_path / "server.log", random.Random(1))
 
 
