@@ -35,7 +35,7 @@ def test_postgresql_goes_and_comes_back(tmp_path: Path, postgres: PostgresServer
     provider, mock_port = mock()
     with provider:
         config = serving.config(tmp_path, mock_port, MODES, ledger=ledger)
-        keys = [serving.create_key(config, "free")]
+        keys = [serving.create_key(postgres.url, "free")]
 
         async def load(port: int) -> None:
             for number in range(NUM_STOPS):

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.torture.books import must_balance
 
 from benchmarks.load import serving
 from benchmarks.load.processes import mock
+from tests.torture.books import must_balance
 from tests.torture.clients import MODES
 from tests.torture.killing import Killing, must_agree
 

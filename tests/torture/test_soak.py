@@ -71,7 +71,7 @@ def test_behind_a_hosted_upstream(tmp_path: Path, patience: Patience) -> None:
     provider, mock_port = mock()
     with provider:
         config = serving.config(tmp_path, mock_port, MODES)
-        keys = [serving.create_key(config, "free"), serving.create_key(config, "paid", "--budget", "1000000 usd/month")]
+        keys = [serving.create_key(serving.ledger_url(tmp_path), name) for name in ("free", "paid")]
         port = serving.free_port()
         with serving.start(config, port, log=tmp_path / "log") as process:
             samples, seen = asyncio.run(soak(process.pid, port, lambda draw: mixed(keys, draw), patience))
