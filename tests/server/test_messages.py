@@ -9,8 +9,8 @@ import orjson
 import pytest
 
 from farthing.server.api import Ending
-from farthing.server.messages import Messages
-from farthing.upstreams import Chunk, Receipt, Tally, ToolDelta, UpstreamError
+from farthing.server.messages import Messages, count_tokens
+from farthing.upstreams import Call, Chunk, Receipt, Tally, ToolDelta, UpstreamError
 from tests.server.wire_app import USAGE, Fake, events_of, served
 
 API = Messages()
@@ -254,3 +254,15 @@ def test_the_client_is_told_of_a_stream_that_breaks_off() -> None:
         client = anthropic.Anthropic(base_url=url, api_key="none", max_retries=0)
         with pytest.raises(anthropic.APIStatusError, match="gone"), client.messages.stream(**BODY) as streamed:
             streamed.until_done()
+
+
+def test_a_provider_that_counts_is_asked_and_others_count_the_prompt() -> None:
+    class Counting(Fake):
+        async def count_tokens(self, call: Call) -> dict[str, Any]:
+            return {"input_tokens": 7, "theirs": call.model}
+
+    asked = API.parse_count({name: value for name, value in BODY.items() if name != "max_tokens"})
+    call = Call("r1", asked.wire, asked.body, "served")
+    assert asyncio.run(count_tokens(Counting(), call)) == {"input_tokens": 7, "theirs": "served"}
+    assert asyncio.run(count_tokens(Fake(), call)) == {"input_tokens": 42}
+    assert "max_tokens" not in call.body

@@ -38,8 +38,8 @@ def test_a_finished_request_is_counted_under_vllms_names() -> None:
     assert page["vllm:prefix_cache_queries_total", ("m",)] == 30
     assert page["vllm:prefix_cache_hits_total", ("m",)] == 10
     assert page["vllm:request_success_total", ("stop", "m")] == 1
-    assert page["vllm:time_to_first_token_seconds_bucket", ("m", "0.1")] == 1
-    assert page["vllm:time_to_first_token_seconds_bucket", ("m", "0.08")] == 0
+    assert page["vllm:time_to_first_token_seconds_bucket", ("0.1", "m")] == 1
+    assert page["vllm:time_to_first_token_seconds_bucket", ("0.08", "m")] == 0
     assert page["vllm:time_per_output_token_seconds_sum", ("m",)] == 0.2  # 0.8 s for four further tokens
     assert page["vllm:e2e_request_latency_seconds_count", ("m",)] == 1
     assert page["farthing_cost_usd_total", ("m",)] == 2e-6

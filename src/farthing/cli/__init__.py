@@ -34,6 +34,7 @@ COMMANDS = (
     "explain-cache",
     "replay",
     "serve",
+    "keys",
 )
 
 app = typer.Typer(

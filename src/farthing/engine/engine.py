@@ -3,44 +3,30 @@
 import secrets
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol, Self
-
-import numpy as np
-import numpy.typing as npt
+from typing import Self
 
 from farthing import kernels as native_kernels
 from farthing.cache import ColdStats, KVCache
 from farthing.economics.usage import Usage
 from farthing.engine.answer import take_tokens
-from farthing.engine.batch import BatchBuilder, LogitRow
+from farthing.engine.batch import BatchBuilder
 from farthing.engine.calibration import centre_keys
 from farthing.engine.cold import open_cold_tier
 from farthing.engine.config import EngineConfig, kv_spec
 from farthing.engine.counters import Counters
 from farthing.engine.pins import Pins
 from farthing.engine.prompt import Prompt, check_bias, encode, encode_prefix
-from farthing.engine.sampler import SampleArrays
+from farthing.engine.sampler import Kernels, Sampler
 from farthing.engine.scheduler import Scheduler
 from farthing.engine.sequence import Sequence
-from farthing.engine.shaping import measure, shape
 from farthing.engine.speculative import Drafter, Drafting, PromptLookup
 from farthing.engine.stats import EngineLoad, EngineStats
 from farthing.errors import InvalidRequest
-from farthing.kernels import Program, Sampled
-from farthing.kernels.plan import Batch, KVSpec, Plan
 from farthing.models import Model
 from farthing.models.tokenizer import Detokenizer
 from farthing.request import Constraint, Done, Event, Request, SamplingParams
 
 __all__ = ["Engine"]
-
-
-class Kernels(Protocol):
-    """What the engine needs of `farthing.kernels`; tests give others."""
-
-    def load(self, plan: Plan, kv: KVSpec, *, num_threads: int, isa: str) -> Program: ...
-    def run(self, program: Program, batch: Batch) -> npt.NDArray[np.float32]: ...
-    def sample(self, program: Program, logits: npt.NDArray[np.float32], *args: Any, **kwargs: Any) -> Sampled: ...
 
 
 class Engine:
@@ -84,7 +70,7 @@ class Engine:
         self._pins = Pins(self.cache, model.config.max_position_embeddings)
         self._scheduler = Scheduler(self.cache, max_num_seqs, config.max_num_batched_tokens, config.max_draft_tokens)
         self._batches = BatchBuilder(max_num_seqs, config.max_num_batched_tokens, self.max_len, kv.page_size)
-        self._sample_arrays = SampleArrays()
+        self._sampler = Sampler(kernels, self.program, model.eos_ids)
         self._sequences: dict[int, Sequence] = {}
         self._next_id = 0
         self._is_closed = False
@@ -197,7 +183,7 @@ class Engine:
             return []
         batch, rows = self._batches.build(scheduled)
         logits = self._kernels.run(self.program, batch)  # [len(rows), V]
-        sampled = self._sample(logits, rows) if rows else None
+        sampled = self._sampler.sample(logits, rows) if rows else None
         # Nothing has changed so far: a step that was interrupted can be taken again.
         events: list[Event] = []
         row = 0
@@ -247,12 +233,6 @@ class Engine:
             for request_id in list(self._sequences):
                 self.abort(request_id)
         return [done[request_id] for request_id in ids]
-
-    def _sample(self, logits: npt.NDArray[np.float32], rows: list[LogitRow]) -> Sampled:
-        before = shape(logits, rows, self.model.eos_ids)
-        sampled = self._kernels.sample(self.program, logits, **self._sample_arrays.of(rows))
-        measure(sampled, rows, before)
-        return sampled
 
     def _add(
         self,

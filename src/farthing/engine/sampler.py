@@ -1,25 +1,46 @@
-"""Gathers the sampling parameters of a step's sequences into arrays for the native sampler."""
+"""Gathers the sampling parameters of a step's sequences into arrays for the native sampler, and calls it."""
+
+from collections.abc import Collection
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from farthing.engine.batch import LogitRow
 from farthing.engine.sequence import Sequence
-from farthing.kernels import Sampled
+from farthing.engine.shaping import measure, shape
+from farthing.kernels import Program, Sampled
+from farthing.kernels.plan import Batch, KVSpec, Plan
 
-__all__ = ["SampleArrays"]
+__all__ = ["Kernels", "Sampler", "logprobs"]
 
 
-class SampleArrays:
-    """The keyword arguments of `kernels.sample`; arrays are kept while the sequences stay the same."""
+class Kernels(Protocol):
+    """What the engine needs of `farthing.kernels`; tests give others."""
 
-    def __init__(self) -> None:
+    def load(self, plan: Plan, kv: KVSpec, *, num_threads: int, isa: str) -> Program: ...
+    def run(self, program: Program, batch: Batch) -> npt.NDArray[np.float32]: ...
+    def sample(self, program: Program, logits: npt.NDArray[np.float32], *args: Any, **kwargs: Any) -> Sampled: ...
+
+
+class Sampler:
+    """Arrays are kept while the sequences stay the same."""
+
+    def __init__(self, kernels: Kernels, program: Program, eos_ids: Collection[int]) -> None:
+        self._kernels, self._program, self._eos_ids = kernels, program, eos_ids
         self._seqs: list[Sequence] = []
         self._arrays: dict[str, npt.NDArray[np.generic]] = {}
         self._num_top = 0
         self._is_penalized = False
 
-    def of(self, rows: list[LogitRow]) -> dict[str, object]:
+    def sample(self, logits: npt.NDArray[np.float32], rows: list[LogitRow]) -> Sampled:
+        """One token for each row of logits [L, V], which are changed where a request asks for it."""
+        before = shape(logits, rows, self._eos_ids)
+        sampled = self._kernels.sample(self._program, logits, **self._arguments(rows))
+        measure(sampled, rows, before)
+        return sampled
+
+    def _arguments(self, rows: list[LogitRow]) -> dict[str, object]:
         """Arguments for the rows of logits. The random number is a function of (seed, output position)."""
         seqs = [seq for seq, _ in rows]
         if seqs != self._seqs:

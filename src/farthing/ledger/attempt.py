@@ -86,5 +86,12 @@ def price_tally(tally: Tally, pricer: Pricer, at: datetime) -> Charge:
 
 def receipt_of(row: Row, tally: Tally) -> Receipt:
     return Receipt(
-        row.upstream, row.served_model, tally.usage, tally.usage_source, row.cost_pico, row.baseline_pico, row.status
+        upstream=row.upstream,
+        model=row.served_model,
+        usage=tally.usage,
+        usage_source=tally.usage_source,
+        cost_pico=row.cost_pico,
+        baseline_pico=row.baseline_pico,
+        status=row.status,
+        error=row.error,
     )

@@ -2,26 +2,38 @@
 
 import asyncio
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from farthing.economics.charge import Pricer
+from farthing.economics.usage import Usage
+from farthing.ledger.allowance import LocalAllowance
+from farthing.ledger.attempt import Attempt
+from farthing.ledger.awaiting import wait_through
+from farthing.ledger.budget import Budget, BudgetIndex
 from farthing.ledger.config import LedgerConfig
 from farthing.ledger.database import Database
+from farthing.ledger.directory import directory_version, load_index
 from farthing.ledger.errors import LedgerAway
+from farthing.ledger.holding import make_ask, refusal_error, tranche_pico
 from farthing.ledger.ids import new_id, now_us
+from farthing.ledger.instance import Instance, beat, leave, recover
+from farthing.ledger.keeper import Keeper
 from farthing.ledger.key import Key, check_key, find_key, hash_secret
-from farthing.ledger.metered import Metered, through_cancellation
+from farthing.ledger.metered import Metered
 from farthing.ledger.opening import open_database
 from farthing.ledger.records import Entry, Settlement
+from farthing.ledger.reservation import Ask, Hold, Refusal, count_request, reserve
 from farthing.ledger.row import Row
 from farthing.ledger.waiting import Waiting
 from farthing.ledger.writer import Writer
-from farthing.upstreams.call import Upstream
+from farthing.upstreams.call import Call, Tally, Upstream
 
 __all__ = ["Books", "BooksStats"]
 
 MAX_CACHED_KEYS = 10_000
+_NEWEST = 0.2  # weight of the newest measurement in a running mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +41,7 @@ class BooksStats:
     num_queued: int  # jobs that wait for the writer
     num_committed_rows: int
     num_refused: int  # calls that were not made since the ledger was away
+    num_over_budget: int  # calls that were not made since a budget or limit had no room
     num_spooled: int  # rows that wait on the disk for the database
     num_waiting: int  # rows that wait for the database, on the disk and in memory
     num_lost: int  # rows for which there was no place; their callers got an error
@@ -38,32 +51,61 @@ class BooksStats:
 class Books:
     """Belongs to the event loop that opened it. Close it: `aclose` writes what waits."""
 
-    def __init__(self, config: LedgerConfig, pricer: Pricer, database: Database) -> None:
+    def __init__(self, config: LedgerConfig, pricer: Pricer, database: Database, instance_id: str) -> None:
         self.pricer = pricer
         self._config = config
-        self._instance_id = new_id()
-        self._waiting = Waiting(config, self._instance_id)
+        self._instance = Instance.of_this_process(instance_id)
+        self._waiting = Waiting(config, instance_id)
+        database.begin()
+        beat(database, self._instance)
+        if not self._waiting.num_entries:
+            recover(database, self._instance)
+        self._index = load_index(database)
+        database.commit()
         self._writer = Writer(config, database, self._waiting)
-        self._keys: OrderedDict[str, Key] = OrderedDict()
-        self._num_refused = 0
+        self._keeper = Keeper(config, self._writer, self._waiting, self._instance, self._index, self._news)
+        self._keys: OrderedDict[str, tuple[Key, int]] = OrderedDict()  # by hash, with the directory's version
+        self._s_per_input_token: dict[str, float] = {}  # of local models
+        self._num_refused = self._num_over_budget = 0
 
     @classmethod
     async def open(cls, config: LedgerConfig, pricer: Pricer) -> "Books":
         """Raises LedgerError where the ledger cannot be opened or is newer than this program."""
-        database = await asyncio.to_thread(open_database, config)
-        return cls(config, pricer, database)
+
+        def opened() -> "Books":
+            database = open_database(config)
+            try:
+                return cls(config, pricer, database, new_id())
+            except BaseException:
+                database.close()
+                raise
+
+        return await asyncio.to_thread(opened)
 
     async def authenticate(self, secret: str) -> Key:
-        """Raises InvalidKey, and LedgerAway for a key that nobody has seen while the database is away."""
+        """Raises InvalidKey, and LedgerAway for a key that is not in the cache while the database is away."""
         hashed = hash_secret(secret)
-        key = self._keys.get(hashed)
-        if key is None:
-            key = await self._ask(lambda database: find_key(database, hashed))
+        key, version = self._keys.get(hashed, (None, -1))
+        if key is None or version != self._index.version:
+            found = await self._ask(lambda database: (find_key(database, hashed), directory_version(database)))
+            key = found[0]
             if key is not None:
-                self._keys[hashed] = key
+                self._keys[hashed] = found
                 if len(self._keys) > MAX_CACHED_KEYS:
                     self._keys.popitem(last=False)
         return check_key(key, now_us())
+
+    async def admit(self, key: Key | None, *, project: str | None = None, tags: Sequence[str] = ()) -> None:
+        """Count one request of a client. Raises UpstreamError (429) where a limit in requests is used up."""
+        key_id = None if key is None else key.id
+        budgets = [budget for budget in self._index.of(key_id, project, tags) if budget.unit == "requests"]
+        if not budgets:
+            return
+        instance_id = self._instance.id
+        refusal = await self._ask(lambda database: count_request(database, budgets, instance_id))
+        if refusal is not None:
+            self._num_over_budget += 1
+            raise refusal_error(refusal, "")
 
     def metered(self, upstream: Upstream, *, provider: str = "", is_local: bool = False) -> Metered:
         """One row per attempt. provider and is_local: how reservations are priced before the leaf has said a word."""
@@ -71,24 +113,15 @@ class Books:
 
     async def append(self, row: Row) -> None:
         """Returns when the row is committed (or spooled). Raises LedgerAway where it is not."""
-        await through_cancellation(self.submit_row(row, None))
-
-    def submit_row(self, row: Row, settlement: Settlement | None) -> "asyncio.Future[Any]":
-        return self._writer.submit_entry(Entry(row, settlement))
-
-    def check_available(self) -> None:
-        """Raises LedgerAway before a call is made whose row could not be kept."""
-        if not self._writer.is_away:
-            return
-        if self._config.when_away == "refuse" or self._waiting.is_full:
-            self._num_refused += 1
-            raise LedgerAway(self._writer.why_away)
+        entry = Entry(row)
+        await self.committed(self.submit(entry), entry)
 
     def stats(self) -> BooksStats:
         return BooksStats(
             num_queued=self._writer.num_queued,
             num_committed_rows=self._writer.num_committed_rows,
             num_refused=self._num_refused,
+            num_over_budget=self._num_over_budget,
             num_spooled=self._waiting.num_spooled,
             num_waiting=self._waiting.num_entries,
             num_lost=self._waiting.num_lost,
@@ -99,8 +132,93 @@ class Books:
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
+        self._keeper.close()
+        if not self._writer.is_away:
+            self._writer.call(lambda database: leave(database, self._instance), lambda _, __: None)
         self._writer.close()
         self._waiting.close()
 
-    async def _ask(self, run: Any) -> Any:
-        return await asyncio.wait_for(self._writer.submit(run), self._config.stall_timeout_s)
+    # For Metered.
+
+    async def hold(
+        self, attempt: Attempt, call: Call, tally: Tally, max_usage: Callable[[Call], Usage]
+    ) -> tuple[Hold | None, Call]:
+        """Reserve the upper bound; the call as it is to be made. Raises UpstreamError where it is not to be made."""
+        found = self._index.of(call.key_id, call.project, call.tags)
+        budgets = [budget for budget in found if budget.unit != "requests"]
+        self._check_available(budgets)
+        if not budgets:
+            return None, call
+        usage = max_usage(call)
+        tranche = 0
+        if tally.is_local:
+            tranche = tranche_pico(self.pricer, usage, self._s_per_input_token.get(call.model, 0.0))
+        ask = make_ask(attempt, self._instance.id, budgets, call, tally, usage, self.pricer, tranche)
+        hold = await self._reserve(ask)
+        if isinstance(hold, Refusal):
+            self._num_over_budget += 1
+            raise refusal_error(hold, call.model)
+        asked = replace(call, max_output_tokens=hold.max_output_tokens) if hold.is_lowered else call
+        granted = [amount for room, amount in hold.amounts if room.budget.unit == "usd"]
+        if granted and tally.is_local:
+            local = self.pricer.local
+            allowance = LocalAllowance(
+                self._writer, hold, self._instance.id, granted[0], tranche, lambda used: local(used).total_pico or 0
+            )
+            asked = replace(asked, allowance=allowance)
+        return hold, asked
+
+    def submit(self, entry: Entry) -> "asyncio.Future[Any]":
+        return self._writer.submit_entry(entry)
+
+    async def committed(self, future: "asyncio.Future[Any]", entry: Entry) -> None:
+        """Returns when the row is written for good. Raises LedgerAway where that is not so within the time allowed."""
+        cancelled = await wait_through(future, self._config.stall_timeout_s)
+        if not future.done():
+            # The writer hangs. On the disk it is safe; if the writer does its work after all, a repetition is nothing.
+            future.add_done_callback(lambda late: late.exception())
+            if self._config.when_away != "spool" or not self._waiting.keep([entry]):
+                raise cancelled or LedgerAway(self._writer.why_away)
+        error = future.exception() if future.done() else None
+        if cancelled is not None:
+            raise cancelled
+        if error is not None:
+            raise error
+
+    def learn(self, tally: Tally) -> None:
+        """How long a local model takes for a token of a prompt: what the next call's first tranche is made for."""
+        usage = tally.usage
+        computed = usage.input_tokens - usage.cache_read_tokens
+        if tally.is_local and computed > 0 and usage.input_s > 0:
+            pace, model = usage.input_s / computed, tally.model
+            self._s_per_input_token[model] = pace + (self._s_per_input_token.get(model, pace) - pace) * (1 - _NEWEST)
+
+    def _check_available(self, budgets: Sequence[Budget]) -> None:
+        """Before a call is made whose row could not be kept, or whose budgets could not be asked."""
+        if self._writer.is_away and (self._config.when_away == "refuse" or self._waiting.is_full or budgets):
+            self._num_refused += 1
+            raise LedgerAway(self._writer.why_away)
+
+    async def _reserve(self, ask: Ask) -> Hold | Refusal:
+        future = self._writer.submit(lambda database: reserve(database, ask))
+        cancelled = await wait_through(future, self._config.stall_timeout_s)
+        if future.done() and future.exception() is None and cancelled is None:
+            result: Hold | Refusal = future.result()
+            return result
+        # It may have been made, or be made yet: what nobody uses must not stay reserved.
+        future.add_done_callback(lambda late: late.exception())
+        charges = tuple((budget.id, 0) for budget in ask.budgets)
+        release = self._writer.submit_entry(Entry(None, Settlement(ask.reservation_id, charges, "release")))
+        release.add_done_callback(lambda late: late.exception())
+        raise cancelled or (future.exception() if future.done() else None) or LedgerAway(self._writer.why_away)
+
+    async def _ask(self, run: Callable[[Database], Any]) -> Any:
+        future = self._writer.submit(run)
+        cancelled = await wait_through(future, self._config.stall_timeout_s)
+        if cancelled is not None or not future.done():
+            future.add_done_callback(lambda late: late.exception())
+            raise cancelled or LedgerAway(self._writer.why_away)
+        return future.result()
+
+    def _news(self, index: BudgetIndex) -> None:
+        self._index = index

@@ -1,19 +1,23 @@
 """An upstream that writes one row per attempt, and holds what a call may use against its budgets.
 
-    admit and reserve -> the leaf's pieces, handed on -> whatever ends it: tally is final -> row COMMITTED -> end
+    reserve -> the leaf's pieces, handed on -> whatever ends it: the tally is final -> row COMMITTED -> end
 
 The row is committed before the iterator ends, so a client that has read its answer's end finds the row. It is given to
-the writer in one piece with what it settles, before anything is awaited, so no second cancellation can lose it.
+the writer in one piece with what it settles, before anything is awaited, so no second cancellation can lose it. A call
+that a budget, or max_usage, refuses was no attempt and has no row.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 from farthing.economics.usage import Usage
 from farthing.ledger.attempt import Attempt, receipt_of
+from farthing.ledger.holding import settlement_of
 from farthing.ledger.ids import new_id, now_us
+from farthing.ledger.records import Entry
+from farthing.ledger.reservation import Hold
 from farthing.upstreams.call import Call, Chunk, Tally, Upstream
 from farthing.upstreams.errors import UpstreamError
 
@@ -42,35 +46,37 @@ class Metered:
 
     async def stream(self, call: Call, tally: Tally) -> AsyncIterator[Chunk]:
         """Raises UpstreamError also where a budget is used up (429) and where the ledger is away (503)."""
-        books, started_us = self._books, now_us()
+        started_us = now_us()
         attempt = Attempt(new_id(started_us), len(call.receipts), started_us, time.monotonic_ns())
-        books.check_available()
         self._reset(call, tally)
+        hold, asked = await self._books.hold(attempt, call, tally, self._upstream.max_usage)
         inner: AsyncIterator[Chunk] | None = None
-        failure: BaseException | None = None
+        is_normal = False
         try:
-            inner = self._upstream.stream(call, tally)
+            inner = self._upstream.stream(asked, tally)
             async for chunk in inner:
                 if attempt.first_token_ns is None and (chunk.text or chunk.tool_calls or chunk.reasoning):
                     attempt.first_token_ns = time.monotonic_ns()
                 if chunk.finish_reason is not None:
                     attempt.finish_reason = chunk.finish_reason
                 yield chunk
+            is_normal = True
         except UpstreamError as error:
-            attempt.status, attempt.error, failure = "error", error.code, error
+            attempt.status, attempt.error = "error", error.code
             raise
-        except (GeneratorExit, asyncio.CancelledError) as error:
-            attempt.status, failure = "aborted", error
+        except (GeneratorExit, asyncio.CancelledError):
+            attempt.status = "aborted"
             raise
-        except BaseException as error:
-            attempt.status, attempt.error, failure = "error", "internal_error", error
+        except BaseException:
+            attempt.status, attempt.error = "error", "internal_error"
             raise
         finally:
             try:
-                if isinstance(inner, AsyncGenerator) and failure is not None:
-                    await inner.aclose()  # the leaf makes the tally final
+                close = getattr(inner, "aclose", None)
+                if close is not None and not is_normal:
+                    await close()  # the leaf stops its work and makes the tally final
             finally:
-                await self._finish(attempt, call, tally, is_normal=failure is None)
+                await self._finish(attempt, call, tally, hold, is_normal=is_normal)
 
     def _reset(self, call: Call, tally: Tally) -> None:
         """The tally may have been another attempt's. What is known before the leaf says so itself."""
@@ -78,30 +84,25 @@ class Metered:
         for name in Tally.__slots__:
             setattr(tally, name, getattr(fresh, name))
 
-    async def _finish(self, attempt: Attempt, call: Call, tally: Tally, *, is_normal: bool) -> None:
+    async def _finish(self, attempt: Attempt, call: Call, tally: Tally, hold: Hold | None, *, is_normal: bool) -> None:
         books = self._books
-        row = attempt.row(call, tally, books.pricer, time.monotonic_ns(), route=None)
-        committed = books.submit_row(row, None)
+        if hold is not None and hold.is_lowered and attempt.finish_reason == "length":
+            tally.is_cut = True
+        row = attempt.row(call, tally, books.pricer, time.monotonic_ns(), _route(call))
+        books.learn(tally)
+        entry = Entry(row, None if hold is None else settlement_of(hold, row))
+        future = books.submit(entry)
         call.receipts.append(receipt_of(row, tally))
         try:
-            await through_cancellation(committed)
+            await books.committed(future, entry)
         except UpstreamError:
             if is_normal:  # an answer whose row is not written does not end well; another failure goes first
                 raise
 
 
-async def through_cancellation(future: "asyncio.Future[Any]") -> Any:
-    """The future's result, waited for to its end; a cancellation in between is raised after it."""
-    cancelled: asyncio.CancelledError | None = None
-    while not future.done():
-        try:
-            await asyncio.shield(future)
-        except asyncio.CancelledError as error:
-            cancelled = error
-        except Exception:
-            break  # of the future; raised below
-    if cancelled is not None:
-        if not future.cancelled():
-            future.exception()  # seen
-        raise cancelled
-    return future.result()
+def _route(call: Call) -> str | None:
+    """Why this upstream: what became of the attempt before."""
+    if not call.receipts:
+        return None
+    last = call.receipts[-1]
+    return f"fallback: {last.error or last.status}"

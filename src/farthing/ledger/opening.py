@@ -1,11 +1,15 @@
 """Opens a ledger: connected, migrated, and every driver's failure turned into one line."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from farthing.errors import FarthingError
 from farthing.ledger.config import LedgerConfig, public_url
 from farthing.ledger.database import Database, connect
 from farthing.ledger.errors import LedgerError
 from farthing.ledger.schema import migrate
 
-__all__ = ["open_database"]
+__all__ = ["open_database", "transaction"]
 
 
 def open_database(config: LedgerConfig, *, must_exist: bool = False) -> Database:
@@ -27,3 +31,18 @@ def open_database(config: LedgerConfig, *, must_exist: bool = False) -> Database
         # A driver's message may repeat the URL that it was given, password and all.
         said = " ".join(str(error).split())[:300].replace(config.url, where)
         raise LedgerError(f"the ledger {where} cannot be opened: {said}") from None
+
+
+@contextmanager
+def transaction(database: Database) -> Iterator[None]:
+    """Committed at its end, undone where something is raised. A driver's error becomes a LedgerError."""
+    try:
+        database.begin()
+        yield
+        database.commit()
+    except FarthingError:
+        database.rollback()
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:300]
+        raise LedgerError(f"the ledger cannot be written: {said}") from None

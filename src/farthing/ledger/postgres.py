@@ -53,10 +53,10 @@ class PostgresDatabase:
     def forbid_changes(self, table: str) -> None:
         self._connection.execute(
             f"""CREATE FUNCTION {table}_append_only() RETURNS trigger LANGUAGE plpgsql AS $$
-            BEGIN RAISE EXCEPTION '{table} is append-only'; END $$"""  # type: ignore[arg-type]
+            BEGIN RAISE EXCEPTION '{table} is append-only'; END $$"""
         )
         self._connection.execute(
-            f"CREATE TRIGGER {table}_no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON {table}"  # type: ignore[arg-type]
+            f"CREATE TRIGGER {table}_no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON {table}"
             f" FOR EACH STATEMENT EXECUTE FUNCTION {table}_append_only()"
         )
 

@@ -4,9 +4,11 @@ from collections.abc import Iterator
 
 from farthing.ledger.config import LedgerConfig
 from farthing.ledger.database import Database
+from farthing.ledger.directory import list_budgets
 from farthing.ledger.key import Key, list_keys
 from farthing.ledger.opening import open_database
 from farthing.ledger.records import COLUMNS, row_from_values
+from farthing.ledger.reservation import Room, room_of
 from farthing.ledger.row import Row
 
 __all__ = ["Reader", "open_reader"]
@@ -38,6 +40,10 @@ class Reader:
 
     def keys(self) -> list[Key]:
         return list_keys(self._database)
+
+    def budgets(self) -> list[Room]:
+        """Those that hold now, with what was used and is reserved in the window that holds now."""
+        return [room_of(self._database, budget) for budget in list_budgets(self._database)]
 
     def close(self) -> None:
         self._database.close()

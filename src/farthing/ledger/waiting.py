@@ -39,6 +39,13 @@ class Waiting:
     def is_full(self) -> bool:
         return self.num_entries >= self._max_entries
 
+    def adopt(self) -> None:
+        """Take over the files of processes that are gone."""
+        found = list(Spool.orphans(self._folder))
+        if found:
+            with self._lock:
+                self._spools = [*self._spools, *found]
+
     def keep(self, entries: Sequence[Entry]) -> bool:
         """Whether they are on the disk now, and so count as written."""
         with self._lock:

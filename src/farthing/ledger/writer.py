@@ -110,6 +110,8 @@ class Writer:
                 self._run(jobs)
             if self._database is not None and self._waiting.num_entries:
                 self._write_waiting()
+        if self._database is None and self._waiting.num_entries:
+            self._reconnect()  # a last try; what still waits then is left on the disk
         while self._database is not None and self._waiting.num_entries:
             self._write_waiting()
         if self._database is not None:

@@ -7,7 +7,8 @@ A client that goes away cuts the work off wherever it is; the row is written all
 
 import asyncio
 import time
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 
 from farthing.ledger import Key
 from farthing.server.answer_headers import EVENT_STREAM, answer_headers
@@ -19,7 +20,7 @@ from farthing.server.cut import Cut
 from farthing.server.reply import send_json
 from farthing.server.service import Service
 from farthing.server.stream import EventStream
-from farthing.upstreams import Call, Tally, Upstream, UpstreamError
+from farthing.upstreams import Call, Chunk, Tally, Upstream, UpstreamError
 
 __all__ = ["Answerer"]
 
@@ -39,6 +40,11 @@ class Answerer:
         served = self._service.catalog.find(asked.model, key)
         public = self._service.config.public_system_messages
         call = make_call(asking.id, asked, self._api.endpoint, served.model, key, raw, asking.sent, public)
+        await self._service.books.admit(key, project=call.project, tags=call.tags)
+        asking.outcome.receipts = call.receipts
+        asking.outcome.span = self._service.spans.start(
+            call.endpoint, asked.model, call.headers, is_stream=asked.is_stream, request_id=asking.id
+        )
         renderer = self._api.renderer(asked, asking.id, int(time.time()))
         if asked.is_stream:
             await self._stream(asking, served.upstream, call, renderer)
@@ -46,25 +52,29 @@ class Answerer:
             await self._whole(asking, served.upstream, call, renderer)
 
     async def _whole(self, asking: Asking, upstream: Upstream, call: Call, renderer: Renderer) -> None:
-        tally = Tally()
-        async with self._cut(asking):
-            chunks = [chunk async for chunk in upstream.stream(call, tally)]
+        tally = asking.outcome.tally
+        async with self._cut(asking), self._pieces(asking, upstream, call, tally) as pieces:
+            chunks = []
+            async for chunk in pieces:
+                asking.outcome.note(chunk)
+                chunks.append(chunk)
         document = renderer.whole(chunks, Ending(call.receipts, tally))
+        asking.outcome.status = 200
         await send_json(asking.send, 200, document, [*asking.headers, *answer_headers(call, tally, is_ended=True)])
 
     async def _stream(self, asking: Asking, upstream: Upstream, call: Call, renderer: Renderer) -> None:
-        tally = Tally()
+        tally = asking.outcome.tally
 
         async def start() -> None:
             headers = [*EVENT_STREAM, *asking.headers, *answer_headers(call, tally, is_ended=False)]
             await asking.send({"type": "http.response.start", "status": 200, "headers": headers})
 
-        stream = EventStream(asking.send, renderer, start, self._service.config.stream_interval_s)
+        interval_s = self._service.config.stream_interval_s
+        stream = EventStream(asking.send, renderer, start, asking.outcome.note, interval_s)
         try:
-            async with self._cut(asking), aclosing(upstream.stream(call, tally)) as chunks:  # type: ignore[type-var]
-                await stream.run(chunks, tally)
-            if not stream.is_started:  # an answer without a single piece
-                await start()
+            async with self._cut(asking), self._pieces(asking, upstream, call, tally) as pieces:
+                await stream.run(pieces, tally)
+            asking.outcome.status = 200
             await stream.finish(Ending(call.receipts, tally))
         except (ClientGone, asyncio.CancelledError):
             stream.stop()
@@ -72,7 +82,23 @@ class Answerer:
         except Exception as error:
             if not stream.is_started:
                 raise
-            await self._farewell(stream, failure_of(error, asking.id))
+            failure = failure_of(error, asking.id)
+            asking.outcome.failed(failure)
+            await self._farewell(stream, failure)
+
+    @asynccontextmanager
+    async def _pieces(
+        self, asking: Asking, upstream: Upstream, call: Call, tally: Tally
+    ) -> AsyncIterator[AsyncIterator[Chunk]]:
+        """The answer's pieces; closed at the end of the block, so that the upstream stops and the row is written."""
+        started_s = time.perf_counter()
+        pieces = upstream.stream(call, tally)
+        try:
+            yield pieces
+        finally:
+            if isinstance(pieces, AsyncGenerator):
+                await pieces.aclose()
+            asking.outcome.upstream_s = time.perf_counter() - started_s
 
     async def _farewell(self, stream: EventStream, error: UpstreamError) -> None:
         try:

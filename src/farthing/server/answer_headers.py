@@ -26,6 +26,8 @@ def answer_headers(call: Call, tally: Tally, *, is_ended: bool) -> Headers:
     if not is_ended:
         return headers
     headers.append((b"x-farthing-usage-source", _value(tally.usage_source)))
+    if call.receipts and call.receipts[-1].cache is not None:
+        headers.append((b"x-farthing-cache", _value(call.receipts[-1].cache)))
     cost, baseline = costs_pico(call.receipts)
     if cost is not None:
         text = usd_text(cost).encode()

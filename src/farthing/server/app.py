@@ -41,6 +41,7 @@ def create_app(service: Service) -> Starlette:
         Route("/v1/models/{name:path}", pages.model),
         Route("/health", pages.health),
         Route("/health/ready", pages.ready),
+        Route("/metrics", pages.metrics),
         Route("/openapi.json", pages.openapi),
     ]
     handlers: Any = {HTTPException: _http_error, UpstreamError: _upstream_error}
@@ -78,6 +79,12 @@ class _Pages:
 
     async def openapi(self, request: Request) -> Response:  # noqa: ARG002
         return Response(self._openapi, media_type="application/json")
+
+    async def metrics(self, request: Request) -> Response:
+        if not self._service.config.is_metrics_public:
+            await self._key(request)
+        data, content_type = self._service.metrics.render(request.headers.get("accept", ""))
+        return Response(data, headers={"content-type": content_type})
 
     async def _key(self, request: Request) -> Any:
         config = self._service.config

@@ -18,6 +18,7 @@ from farthing.server.auth import identify
 from farthing.server.body import ClientGone, Receive, read_body
 from farthing.server.errors import as_upstream_error
 from farthing.server.limits import Place
+from farthing.server.outcome import GONE, Outcome
 from farthing.server.reply import Headers, send_error
 from farthing.server.service import Service
 from farthing.server.stream import Send
@@ -36,6 +37,7 @@ class Asking:
     place: Place
     sent: dict[bytes, bytes]  # the client's headers
     headers: Headers  # that every response has
+    outcome: Outcome
 
 
 Handler = Callable[[Asking, Key | None, bytes], Awaitable[None]]
@@ -64,19 +66,21 @@ class AskEndpoint:
         request_id = new_id()
         name = request_id.encode()
         headers: Headers = [(b"x-request-id", name), (b"request-id", name), (b"x-farthing-request-id", name)]
-        place = None
+        place, outcome = None, Outcome()
         try:
             place = self._service.gate.enter()
-            asking = Asking(request_id, receive, send, place, dict(scope["headers"]), headers)
+            asking = Asking(request_id, receive, send, place, dict(scope["headers"]), headers, outcome)
             await self._ask(asking)
         except ClientGone:
             pass
         except Exception as error:
             failure = failure_of(error, request_id)
+            outcome.failed(failure)
             await send_error(send, failure, self._api.error_body(failure, request_id), headers)
         finally:
             if place is not None:
                 place.leave()
+            self._observe(outcome)
 
     async def _ask(self, asking: Asking) -> None:
         config = self._service.config
@@ -85,3 +89,20 @@ class AskEndpoint:
             asking.receive, asking.sent, config.max_body_bytes, config.body_timeout_s, asking.place.count
         )
         await self._handler(asking, key, raw)
+
+    def _observe(self, outcome: Outcome) -> None:
+        total_s, first_s = outcome.elapsed_s, outcome.first_token_s
+        if first_s is not None:
+            outcome.span.first_chunk(first_s)
+        error = "client_gone" if outcome.status == GONE else outcome.error
+        reason = outcome.finish_reason
+        outcome.span.end(outcome.status, outcome.tally, outcome.receipts, finish_reason=reason, error=error)
+        self._service.metrics.observe(
+            self._api.endpoint,
+            outcome.status,
+            total_s,
+            outcome.receipts,
+            finish_reason=reason,
+            first_token_s=first_s,
+            overhead_s=None if outcome.upstream_s is None else total_s - outcome.upstream_s,
+        )

@@ -3,7 +3,8 @@
 import importlib
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from inspect import signature
 
 from farthing.economics.cost import HostCost
 from farthing.errors import FarthingError, InvalidRequest
@@ -11,16 +12,17 @@ from farthing.ledger import Books
 from farthing.server.catalog import Served
 from farthing.server.config import ModelEntry, UpstreamEntry
 from farthing.upstreams import Upstream, UpstreamError
+from farthing.upstreams.fallback import Fallback
 
-__all__ = ["all_served", "make_upstream", "metered", "start_upstream"]
+__all__ = ["Built", "all_served", "make_upstream", "metered", "start_upstream"]
 
 PACKAGE = "farthing.upstreams."
 log = logging.getLogger("farthing.server")
 
 
 def make_upstream(entry: UpstreamEntry, host: HostCost, source: str) -> Upstream:
-    """kind is a module of farthing.upstreams, or a dotted path from outside, that has a class with from_config(name,
-    options, host). Raises InvalidRequest, naming the file and the upstream."""
+    """kind is a module of farthing.upstreams, or the dotted path of another, that has from_config(name, options) or a
+    class that does; a third argument, where it takes one, is the HostCost. Raises InvalidRequest, naming the file."""
     where = f"{source}: [[upstream]] {entry.name!r}"
     path = entry.kind if "." in entry.kind else PACKAGE + entry.kind
     try:
@@ -34,7 +36,8 @@ def make_upstream(entry: UpstreamEntry, host: HostCost, source: str) -> Upstream
     for kind in (module, *(getattr(module, name) for name in names)):
         if hasattr(kind, "from_config"):
             try:
-                upstream: Upstream = kind.from_config(entry.name, entry.options, host)
+                arguments = (entry.name, entry.options, host)[: len(signature(kind.from_config).parameters)]
+                upstream: Upstream = kind.from_config(*arguments)
             except FarthingError as error:
                 raise InvalidRequest(f"{where}: {error}") from None
             return upstream
@@ -48,31 +51,40 @@ async def start_upstream(upstream: Upstream) -> None:
         await start()
 
 
-def metered(books: Books, upstream: Upstream, kind: str) -> Upstream:
+def metered(books: Books, upstream: Upstream, kind: str) -> Built:
     provider = kind if kind == "local" else getattr(upstream, "provider", "")
-    return books.metered(upstream, provider=provider, is_local=kind == "local")
+    return Built(upstream, books.metered(upstream, provider=provider, is_local=kind == "local"))
 
 
-async def all_served(models: Sequence[ModelEntry], upstreams: Mapping[str, Upstream]) -> list[Served]:
+@dataclass(frozen=True, slots=True)
+class Built:
+    leaf: Upstream
+    metered: Upstream
+
+
+async def all_served(models: Sequence[ModelEntry], upstreams: Mapping[str, Built]) -> list[Served]:
     """What clients may ask for: the [[model]]s; without any, what every upstream says it has, under its own name and as
     "upstream/model"."""
     if models:
         return [_served(model, upstreams) for model in models]
     found: list[Served] = []
-    for name, upstream in upstreams.items():
+    for name, built in upstreams.items():
         try:
-            theirs = await upstream.models()
+            theirs = await built.leaf.models()
         except UpstreamError as error:
             log.warning("upstream %s does not say which models it has (%s); name them under [[model]]", name, error)
             continue
-        found += [Served(model, upstream, model, name) for model in theirs]
+        found += [Served(model, built.metered, built.leaf, model, name) for model in theirs]
         if len(upstreams) > 1:
-            found += [Served(f"{name}/{model}", upstream, model, name) for model in theirs]
+            found += [Served(f"{name}/{model}", built.metered, built.leaf, model, name) for model in theirs]
     return found
 
 
-def _served(model: ModelEntry, upstreams: Mapping[str, Any]) -> Served:
+def _served(model: ModelEntry, upstreams: Mapping[str, Built]) -> Served:
     first = model.upstreams[0]
-    if len(model.upstreams) == 1:
-        return Served(model.name, upstreams[first.upstream], first.model, first.upstream, model.public)
-    raise InvalidRequest("not yet")
+    built = upstreams[first.upstream]
+    upstream = built.metered
+    if len(model.upstreams) > 1:
+        members = [(upstreams[route.upstream].metered, route.model) for route in model.upstreams]
+        upstream = Fallback(model.name, members)
+    return Served(model.name, upstream, built.leaf, first.model, first.upstream, model.public)

@@ -19,10 +19,12 @@ class Holder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A name clients may ask for. upstream is metered, and has its fallbacks in it; model is the name it takes."""
+    """A name clients may ask for. upstream is metered, and has its fallbacks in it; model is the name it takes. leaf is
+    what answers first, without its meter: for what nobody pays."""
 
     name: str
     upstream: Upstream
+    leaf: Upstream
     model: str
     owner: str  # the upstream's name, the first one's where there are several
     is_public: bool = True

@@ -25,7 +25,7 @@ class Config:
     upstreams: tuple[UpstreamEntry, ...] = ()
     models: tuple[ModelEntry, ...] = ()
     ledger: Mapping[str, Any] = field(default_factory=dict)
-    response_cache: Mapping[str, Any] | None = None  # none: off
+    response_cache: Mapping[str, Any] = field(default_factory=dict)
     folder: Path = Path()  # that its paths are relative to
     source: str = "farthing.toml"
 
@@ -55,7 +55,7 @@ def read_config(path: Path) -> Config:
         upstreams,
         models,
         document.get("ledger", {}),
-        document.get("response_cache"),
+        document.get("response_cache", {}),
         folder,
         source,
     )
@@ -83,7 +83,7 @@ def _upstream(table: Any, where: str) -> UpstreamEntry:
     for key in ("name", "kind"):
         if not isinstance(table.get(key), str) or not table[key]:
             raise InvalidRequest(f"{where}: {key} is {table.get(key)!r}; allowed: a text, not empty")
-    options = {key: value for key, value in table.items() if key not in ("name", "kind")}
+    options = {key: _plain(value) for key, value in table.items() if key not in ("name", "kind")}
     return UpstreamEntry(table["name"], table["kind"], options)
 
 
@@ -100,3 +100,12 @@ def _check_names(upstreams: tuple[UpstreamEntry, ...], models: tuple[ModelEntry,
                 raise InvalidRequest(
                     f"{source}: [[model]] {model.name!r}: no upstream {route.upstream!r}; there is: {known}"
                 )
+
+
+def _plain(value: Any) -> Any:
+    """Decimal is for money; what upstreams are told are plain numbers."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return float(value) if isinstance(value, Decimal) else value

@@ -19,4 +19,4 @@ class TokenCounter:
         asked = Messages().parse_count(parse_object(raw))
         served = self._service.catalog.find(asked.model, key)
         call = make_call(asking.id, asked, "count_tokens", served.model, key, raw, asking.sent, ())
-        await send_json(asking.send, 200, await count_tokens(served.upstream, call), asking.headers)
+        await send_json(asking.send, 200, await count_tokens(served.leaf, call), asking.headers)

@@ -12,7 +12,7 @@ from farthing.server.api import Asked
 from farthing.server.messages_renderer import MessagesRenderer, error_object
 from farthing.upstreams import Call, Upstream, UpstreamError
 
-__all__ = ["COUNT_PATH", "Messages", "count_tokens"]
+__all__ = ["COUNT_PATH", "CountsTokens", "Messages", "count_tokens"]
 
 COUNT_PATH = "/v1/messages/count_tokens"
 ROLES = ("user", "assistant", "system")
@@ -20,9 +20,9 @@ ROLES = ("user", "assistant", "system")
 
 @runtime_checkable
 class CountsTokens(Protocol):
-    """An upstream whose provider counts a call's input tokens for nothing."""
+    """An upstream whose provider counts a call's input tokens for nothing, and answers as this API does."""
 
-    async def count_tokens(self, call: Call) -> int: ...
+    async def count_tokens(self, call: Call) -> dict[str, Any]: ...
 
 
 class Messages:
@@ -55,14 +55,14 @@ class Messages:
         return {**error_object(error), "request_id": request_id}
 
 
-async def count_tokens(upstream: Upstream, call: Call) -> dict[str, int]:
+async def count_tokens(upstream: Upstream, call: Call) -> dict[str, Any]:
     """The answer of count_tokens: as the provider counts where it does, otherwise as the upstream counts the prompt for
     a reservation (exact for local models). Nothing is computed, billed or written down.
 
     Raises UpstreamError.
     """
     if isinstance(upstream, CountsTokens):
-        return {"input_tokens": await upstream.count_tokens(call)}
+        return await upstream.count_tokens(call)
     # Only an answer has a max_tokens, and an upstream's bound needs one. A local model may have to be loaded for it.
     asked = replace(call, body={**call.body, "max_tokens": 1}, raw=None)
     return {"input_tokens": (await asyncio.to_thread(upstream.max_usage, asked)).input_tokens}

@@ -106,7 +106,7 @@ class OpenAIRenderer:
         if not choices and raw.get("usage") is not None:
             return b""
         if isinstance(choices, list):
-            self._begun.update(choice["index"] for choice in choices if isinstance(choice.get("index"), int))
+            self._begun.update(choice.get("index", 0) for choice in choices if isinstance(choice, dict))
         if self._is_usage_asked:
             document["usage"] = None
         return b"data: " + orjson.dumps(document) + b"\n\n"

@@ -22,7 +22,7 @@ from farthing.server.limits import Gate
 from farthing.server.protocol import BoundedProtocol
 from farthing.server.service import open_service
 
-__all__ = ["serve"]
+__all__ = ["serve", "uvicorn_config"]
 
 BACKLOG = 2048
 ROWS_S = 5.0  # for the rows of answers that were cut off
@@ -35,7 +35,7 @@ async def serve(config: Config, announce: Callable[[str], None]) -> None:
     with _bound(config.server) as listener:
         async with open_service(config) as service:
             app = create_app(service)
-            server = _Server(_uvicorn_config(app, config.server))
+            server = _Server(uvicorn_config(app, config.server))
             stopper = _Stopper(server, service.gate)
             with stopper.listening():
                 gc.collect()
@@ -87,7 +87,7 @@ class _Stopper:
         self._server.should_exit = True
 
 
-def _uvicorn_config(app: Any, config: ServerConfig) -> uvicorn.Config:
+def uvicorn_config(app: Any, config: ServerConfig, **more: Any) -> uvicorn.Config:
     protocol: Any = partial(BoundedProtocol, config)
     return uvicorn.Config(
         app,
@@ -101,6 +101,7 @@ def _uvicorn_config(app: Any, config: ServerConfig) -> uvicorn.Config:
         timeout_keep_alive=round(config.keep_alive_s) or 1,
         timeout_graceful_shutdown=round(GOODBYE_S),
         backlog=BACKLOG,
+        **more,
     )
 
 

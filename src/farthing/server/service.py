@@ -4,19 +4,23 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from farthing.economics.charge import Pricer
 from farthing.economics.cost import HostCost
 from farthing.economics.price_file import default_path
 from farthing.economics.prices import PriceBook
 from farthing.errors import InvalidRequest
-from farthing.ledger import Books, LedgerConfig, open_reader
+from farthing.ledger import Books, LedgerAway, LedgerConfig, Row, open_reader
 from farthing.server.building import all_served, make_upstream, metered, start_upstream
 from farthing.server.catalog import Catalog
 from farthing.server.config import EconomicsConfig, ServerConfig, UpstreamEntry, is_loopback
 from farthing.server.config_file import Config
 from farthing.server.limits import Gate
+from farthing.server.metrics import Metrics
+from farthing.server.otel import Spans
+from farthing.server.response_cache import ResponseCache
+from farthing.server.response_store import ResponseCacheConfig
 from farthing.server.tables import read_table
 
 __all__ = ["Service", "open_service"]
@@ -30,6 +34,8 @@ class Service:
     books: Books
     catalog: Catalog
     gate: Gate
+    metrics: Metrics
+    spans: Spans
     started_s: int = 0  # since 1970
 
 
@@ -42,14 +48,44 @@ async def open_service(config: Config) -> AsyncIterator[Service]:
         books = await Books.open(ledger, Pricer(_prices(config.economics), host, config.economics.baseline))
         stack.push_async_callback(books.aclose)
         _check_reach(config.server, ledger)
-        upstreams = {}
+        upstreams, engines = {}, []
         for entry in config.upstreams or (UpstreamEntry("local", "local"),):
             leaf = make_upstream(entry, host, config.source)
             stack.push_async_callback(leaf.aclose)
             await start_upstream(leaf)
+            if hasattr(leaf, "engine_figures"):
+                engines.append(leaf.engine_figures)
             upstreams[entry.name] = metered(books, leaf, entry.kind)
-        catalog = Catalog(await all_served(config.models, upstreams))
-        yield Service(config.server, books, catalog, Gate(config.server), int(time.time()))
+        served = await all_served(config.models, upstreams)
+        cache = _response_cache(config, books, ledger)
+        if cache is not None:
+            stack.push_async_callback(cache.aclose)
+            served = [replace(entry, upstream=cache.wrap(entry.upstream)) for entry in served]
+        metrics = Metrics(engines, books.stats, None if cache is None else cache.stats)
+        yield Service(config.server, books, Catalog(served), Gate(config.server), metrics, Spans(), int(time.time()))
+
+
+def _response_cache(config: Config, books: Books, ledger: LedgerConfig) -> ResponseCache | None:
+    """None where the configuration does not switch it on."""
+    settings = read_table(ResponseCacheConfig, dict(config.response_cache), f"{config.source}: [response_cache]")
+    return ResponseCache(settings, _Rows(books, ledger)) if settings.enabled else None
+
+
+class _Rows:
+    """The books, for answers that no upstream gave."""
+
+    def __init__(self, books: Books, config: LedgerConfig) -> None:
+        self.pricer = books.pricer
+        self._books = books
+        self._config = config
+
+    def check_available(self) -> None:
+        """Before an answer is begun whose row could not be kept."""
+        if self._config.when_away == "refuse" and self._books.stats().is_away:
+            raise LedgerAway("the database cannot be reached")
+
+    async def append(self, row: Row) -> None:
+        await self._books.append(row)
 
 
 def _prices(config: EconomicsConfig) -> PriceBook:

@@ -22,12 +22,21 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class EventStream:
-    """The body of one streamed answer. start is called with the first chunk, for the response's head."""
+    """The body of one streamed answer. start is called with the first chunk, for the response's head; note with every
+    one as it comes."""
 
-    def __init__(self, send: Send, renderer: Renderer, start: Callable[[], Awaitable[None]], interval_s: float) -> None:
+    def __init__(
+        self,
+        send: Send,
+        renderer: Renderer,
+        start: Callable[[], Awaitable[None]],
+        note: Callable[[Chunk], None],
+        interval_s: float,
+    ) -> None:
         self._send = send
         self._renderer = renderer
         self._start = start
+        self._note = note
         self._interval_s = interval_s
         self._loop = asyncio.get_running_loop()
         self._pending: list[Chunk] = []
@@ -40,6 +49,7 @@ class EventStream:
         """All pieces. The last ones may still be waiting when it returns; finish or fail sends them."""
         async for chunk in chunks:
             self._pending.append(chunk)
+            self._note(chunk)
             if not self.is_started:
                 self.is_started = True
                 await self._start()
@@ -53,6 +63,9 @@ class EventStream:
 
     async def finish(self, ending: Ending) -> None:
         await self._settle()
+        if not self.is_started:  # an answer without a single piece
+            self.is_started = True
+            await self._start()
         await self._write(self._take() + self._renderer.end(ending), is_last=True)
 
     async def fail(self, error: UpstreamError) -> None:
@@ -108,26 +121,25 @@ def joined(chunks: Sequence[Chunk]) -> Sequence[Chunk]:
     if len(chunks) < 2:
         return chunks
     runs: list[list[Chunk]] = []
-    last: dict[int, list[Chunk]] = {}  # of each choice; choices do not know each other's order
+    last: dict[int, tuple[list[Chunk], str]] = {}  # of each choice its run, and what that is; choices have no order
     for chunk in chunks:
-        run = last.get(chunk.index)
-        if run is not None and _continues(run[-1], chunk):
-            run.append(chunk)
-            continue
-        run = [chunk]
-        runs.append(run)
-        if chunk.raw is None:
-            last[chunk.index] = run
+        kind = "reasoning" if chunk.reasoning else "text" if chunk.text else ""
+        run, run_kind = last.pop(chunk.index, (None, ""))
+        if run is None or not _continues(run, run_kind, chunk, kind):
+            run, run_kind = [], ""
+            runs.append(run)
+        run.append(chunk)
+        if chunk.raw is not None:
+            last.clear()  # a provider's own piece stays where it is
         else:
-            last.clear()
+            last[chunk.index] = run, run_kind or kind
     return [_join(run) if len(run) > 1 else run[0] for run in runs]
 
 
-def _continues(first: Chunk, second: Chunk) -> bool:
-    if first.raw is not None or second.raw is not None or first.tool_calls or second.tool_calls:
-        return False
-    is_mixed = (first.text and second.reasoning) or (first.reasoning and second.text)
-    return first.finish_reason is None and not is_mixed
+def _continues(run: list[Chunk], run_kind: str, chunk: Chunk, kind: str) -> bool:
+    before = run[-1]
+    is_plain = not (chunk.raw is not None or chunk.tool_calls or before.tool_calls or (chunk.reasoning and chunk.text))
+    return is_plain and before.finish_reason is None and (not run_kind or not kind or run_kind == kind)
 
 
 def _join(run: Sequence[Chunk]) -> Chunk:

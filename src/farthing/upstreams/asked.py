@@ -1,7 +1,7 @@
 """What a local model is asked, whatever wire it came by: prompts, how tokens are chosen, what form the answer has."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from farthing.request import SamplingParams
@@ -34,8 +34,7 @@ class Asked:
     messages: tuple[Mapping[str, Any], ...] = ()  # rows for the chat template
     prompts: tuple[str | tuple[int, ...], ...] = ()
     form: Form | None = None
-    tools: tuple[Mapping[str, Any], ...] = ()  # as the client gave them
-    tool_names: tuple[str, ...] = ()
+    tools: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by name, as chat templates want them
     forced: tuple[str, ...] = ()  # one of these tools must be called; () is the model's choice
     is_parallel: bool = True  # whether several calls may come in one answer
 

@@ -40,6 +40,7 @@ class Receipt:
     baseline_pico: int | None
     status: str
     cache: str | None = None  # hit, where the response cache answered
+    error: str | None = None  # a short code
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ class Call:
     key_id: str | None = None  # who, as the ledger knows it
     project: str | None = None
     tags: tuple[str, ...] = ()
+    route: str | None = None  # why this upstream, for the row: "fallback: upstream_unreachable"
     receipts: list[Receipt] = field(default_factory=list, compare=False)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from farthing.upstreams.asked import MAX_CHOICES, UNBOUNDED, Asked, Form, sampling
-from farthing.upstreams.body import Body, refuse, unsupported
+from farthing.upstreams.body import Body, refuse
 from farthing.upstreams.chat_messages import read_messages
 from farthing.upstreams.tools import Choice, read_tools
 
@@ -18,7 +18,7 @@ def read_chat(fields: Mapping[str, Any]) -> Asked:
         body.take(name)  # of the call, not of the answer: the server has read them
     body.only("store", False, "answers are not stored here")
     body.choice("service_tier", ("auto", "default"))
-    tools, names, forced, is_parallel = _tools(body)
+    tools, forced, is_parallel = _tools(body)
     asked = Asked(
         params=sampling(body, _logprobs(body)),
         max_tokens=_max_tokens(body),
@@ -26,13 +26,10 @@ def read_chat(fields: Mapping[str, Any]) -> Asked:
         messages=read_messages(body.take("messages")),
         form=_form(body),
         tools=tools,
-        tool_names=names,
         forced=forced,
         is_parallel=is_parallel,
     )
     body.end()
-    if asked.form is not None and asked.tools:
-        unsupported("response_format", "cannot be combined with tools; give one of the two")
     return asked
 
 
@@ -80,11 +77,9 @@ def _form(body: Body) -> Form | None:
     return Form("response_format.json_schema.schema", schema)
 
 
-def _tools(body: Body) -> tuple[tuple[Mapping[str, Any], ...], tuple[str, ...], tuple[str, ...], bool]:
-    """The tools that the model is shown, their names, those of which one must be called, whether several may be."""
+def _tools(body: Body) -> tuple[Mapping[str, Mapping[str, Any]], tuple[str, ...], bool]:
+    """The tools that the model is shown, those of which one must be called, whether several may be."""
     tools = read_tools(body.array("tools", 128))
     choice = Choice.of(body.take("tool_choice"), tuple(tools))
     is_parallel = body.flag("parallel_tool_calls", True)
-    if choice.is_none:
-        return (), (), (), is_parallel
-    return tuple(tools.values()), tuple(tools), choice.forced, is_parallel
+    return ({} if choice.is_none else tools), choice.forced, is_parallel

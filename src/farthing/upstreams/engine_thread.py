@@ -13,14 +13,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from farthing.economics.usage import Usage
 from farthing.errors import FarthingError
-from farthing.request import Done, Event
+from farthing.request import Done
 from farthing.upstreams.errors import UpstreamError
 from farthing.upstreams.job import Job, News
+from farthing.upstreams.under_way import RETRY_AFTER_S, UnderWay, closed, failed
 
 if TYPE_CHECKING:
     from farthing.engine import Engine, EngineLoad, EngineStats
@@ -28,36 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["EngineThread"]
 
 SAVE_AFTER_S = 2.0  # without work, then the complete pages go into the cold tier
-RETRY_AFTER_S = 1.0
 log = logging.getLogger("farthing.engine")
-
-
-@dataclass(slots=True)
-class _UnderWay:
-    """A job in the engine, as the thread sees it."""
-
-    job: Job
-    submitted_s: float
-    ids: dict[int, int] = field(default_factory=dict)  # request id -> choice, of those that are not done
-    ended: dict[int, Usage] = field(default_factory=dict)  # choice -> what it used
-    queue_s: float | None = None
-    events: list[tuple[int, Event]] = field(default_factory=list)  # of this step
-    is_cut: bool = False
-
-    def usage(self, engine: "Engine") -> Usage:
-        """Of all choices together. Those of one prompt share its pages: it is counted once, the seconds are all."""
-        parts = {choice: engine.usage(id) for id, choice in self.ids.items()} | self.ended
-        if len(parts) == 1:
-            return next(iter(parts.values()))
-        total = sum(parts.values(), Usage())
-        first = [part for choice, part in parts.items() if choice % self.job.num_choices == 0]
-        return Usage(
-            sum(part.input_tokens for part in first),
-            sum(part.cache_read_tokens for part in first),
-            total.output_tokens,
-            total.input_s,
-            total.output_s,
-        )
 
 
 class EngineThread:
@@ -75,8 +46,8 @@ class EngineThread:
         self._inbox: list[tuple[Job, bool]] = []  # (job, whether it is to be aborted)
         self._is_closing = False
         self._is_broken = False
-        self._jobs: dict[Job, _UnderWay] = {}
-        self._by_id: dict[int, tuple[_UnderWay, int]] = {}  # request id -> its job, its choice
+        self._jobs: dict[Job, UnderWay] = {}
+        self._by_id: dict[int, tuple[UnderWay, int]] = {}  # request id -> its job, its choice
         self._thread = threading.Thread(target=self._run, name="farthing-engine", daemon=True)
         self._thread.start()
 
@@ -125,7 +96,7 @@ class EngineThread:
                 self._condition.notify()
                 return
         if not is_abort:  # the thread tells all others, or has told them
-            job.take(News(job, Usage(), is_over=True, error=_closed()))
+            job.take(News(job, Usage(), is_over=True, error=closed()))
 
     # From here on in the thread.
 
@@ -145,7 +116,7 @@ class EngineThread:
                     self._submit(job)
             if self._has_work:
                 self._step()
-        self._fail(_closed())
+        self._fail(closed())
         try:
             self._engine.close()
         except Exception:
@@ -161,7 +132,7 @@ class EngineThread:
                     is_saved = True
             if self._is_closing:
                 new = [job for job, is_abort in self._inbox if not is_abort]
-                self._send([News(job, Usage(), is_over=True, error=_closed()) for job in new])
+                self._send([News(job, Usage(), is_over=True, error=closed()) for job in new])
                 return None
             inbox, self._inbox = self._inbox, []
             return inbox
@@ -176,7 +147,7 @@ class EngineThread:
             self._condition.acquire()
 
     def _submit(self, job: Job) -> None:
-        under = _UnderWay(job, time.monotonic())
+        under = UnderWay(job, time.monotonic())
         if self._is_broken:
             self._replace()
         try:
@@ -190,7 +161,7 @@ class EngineThread:
                 failure = UpstreamError(str(error), status=400, code="invalid_request")
             else:
                 log.exception("a request could not be submitted")
-                failure = _failed()
+                failure = failed()
             self._send([News(job, Usage(), is_over=True, error=failure)])
             return
         self._jobs[job] = under
@@ -200,9 +171,9 @@ class EngineThread:
         under = self._jobs.get(job)
         if under is not None:
             self._stop(under)
-            self._send([self._news(under)])
+            self._send([under.news(self._engine)])
 
-    def _stop(self, under: _UnderWay) -> None:
+    def _stop(self, under: UnderWay) -> None:
         """End all choices of a job that have not ended yet."""
         for id in list(under.ids):
             done = self._engine.abort(id)
@@ -233,29 +204,25 @@ class EngineThread:
                     under.queue_s = started_s - under.submitted_s
                 if under.queue_s is not None:
                     self._hold_to_allowance(under)
-                    news.append(self._news(under))
+                    news.append(under.news(self._engine))
         except Exception:
             log.exception("a step of the engine failed; the requests under way are given up")
-            self._fail(_failed())
+            self._fail(failed())
             return
         self._send(news)
 
-    def _hold_to_allowance(self, under: _UnderWay) -> None:
+    def _hold_to_allowance(self, under: UnderWay) -> None:
         allowance = under.job.allowance
         if allowance is not None and under.ids and not allowance.covers(under.usage(self._engine)):
             under.is_cut = True
             self._stop(under)
-
-    def _news(self, under: _UnderWay) -> News:
-        events, under.events = under.events, []
-        return News(under.job, under.usage(self._engine), under.queue_s, events, under.is_cut, not under.ids)
 
     def _fail(self, error: UpstreamError) -> None:
         """Give up all jobs; another engine is made where this one cannot let go of them."""
         news = []
         is_sound = True
         for under in list(self._jobs.values()):
-            usage = under.job.usage
+            usage = under.job.tally.usage
             try:
                 usage = under.usage(self._engine)
                 for id in under.ids:
@@ -301,11 +268,3 @@ class EngineThread:
 def _deliver(news: list[News]) -> None:
     for one in news:
         one.job.take(one)
-
-
-def _closed() -> UpstreamError:
-    return UpstreamError("the server is shutting down", status=503, code="shutting_down", retry_after_s=RETRY_AFTER_S)
-
-
-def _failed() -> UpstreamError:
-    return UpstreamError("the engine failed; the request was given up", status=500, code="engine_error")

@@ -28,10 +28,14 @@ MAYBE_USED = ("upstream_timeout", "upstream_broke_off")
 
 
 class Reader(Protocol):
-    usage: Usage | None  # as reported so far
     model: str  # as the provider names it; "" while it has not
     is_complete: bool  # the answer has come to its end
     is_done: bool  # no event can follow
+
+    @property
+    def usage(self) -> Usage | None:
+        """As reported so far."""
+        ...
 
     def event(self, event: Event) -> list[Chunk]:
         """Raises UpstreamError for a reported error and for nonsense."""

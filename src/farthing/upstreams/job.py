@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from farthing.economics.usage import Usage
 from farthing.request import Done, Event, Request, Token
-from farthing.upstreams.call import Allowance
+from farthing.upstreams.call import Allowance, Tally
 from farthing.upstreams.errors import UpstreamError
 
 __all__ = ["Job", "News", "Piece"]
@@ -37,7 +37,8 @@ class News:
 
 class Job:
     """requests are answered together: num_choices for each prompt, one after the other; an allowance is asked after
-    each step. `shown` are control tokens whose text belongs to the answer. Belongs to the loop it is made in."""
+    each step. `shown` are control tokens whose text belongs to the answer. The tally is kept current, also while
+    nobody reads. Belongs to the loop it is made in."""
 
     def __init__(
         self,
@@ -45,14 +46,13 @@ class Job:
         num_choices: int = 1,
         allowance: Allowance | None = None,
         shown: Mapping[int, str] | None = None,
+        tally: Tally | None = None,
     ) -> None:
         self.requests = requests
         self.num_choices = num_choices
         self.allowance = allowance
         self.loop = asyncio.get_running_loop()
-        self.usage = Usage()
-        self.queue_s = 0.0
-        self.is_cut = False
+        self.tally = tally or Tally()
         self.is_over = False
         self.error: UpstreamError | None = None
         self._shown = shown or {}
@@ -62,10 +62,11 @@ class Job:
 
     def take(self, news: News) -> None:
         """Called in the loop."""
-        self.usage = news.usage
+        tally = self.tally
+        tally.usage = news.usage
         if news.queue_s is not None:
-            self.queue_s = news.queue_s
-        self.is_cut |= news.is_cut
+            tally.queue_s = news.queue_s
+        tally.is_cut |= news.is_cut
         self.error = self.error or news.error
         self.is_over |= news.is_over
         for index, event in news.events:

@@ -20,10 +20,11 @@ from farthing.upstreams.job import Job
 from farthing.upstreams.local_answer import Answer
 from farthing.upstreams.local_config import LocalConfig
 from farthing.upstreams.local_model import LocalModel
-from farthing.upstreams.local_prompt import Prepared
+from farthing.upstreams.local_prompt import Encoded, Prepared, prepare
 
 if TYPE_CHECKING:
     from farthing.engine import EngineLoad, EngineStats
+    from farthing.upstreams.engine_thread import EngineThread
 
 __all__ = ["LocalUpstream"]
 
@@ -40,7 +41,7 @@ class LocalUpstream:
         self._models = {model.name: model for model in (LocalModel(m, self.config) for m in self.config.models)}
         # Two: a long prompt does not hold up the short ones, and the engine's threads keep most of the machine.
         self._workers = ThreadPoolExecutor(2, thread_name_prefix="farthing-prompts")
-        self._kept: OrderedDict[str, tuple[Call, Prepared]] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[Call, Encoded]] = OrderedDict()
 
     @classmethod
     def from_config(cls, name: str, table: Mapping[str, Any], host: HostCost) -> "LocalUpstream":  # noqa: ARG003
@@ -64,41 +65,33 @@ class LocalUpstream:
     def max_usage(self, call: Call) -> Usage:
         """The prompt's exact tokens, and the answer's most. Loads the model and encodes the prompt: milliseconds for
         long ones, so call it in a worker thread; `stream` finds its work again."""
-        prepared = self._prepare(call)
-        self._kept[call.id] = (call, prepared)
+        encoded = self._encode(call)
+        self._kept[call.id] = (call, encoded)
         while len(self._kept) > MAX_KEPT:
             self._kept.popitem(last=False)
-        return prepared.most
+        return self._prepare(encoded, call).most
 
     async def stream(self, call: Call, tally: Tally) -> AsyncIterator[Chunk]:
         tally.upstream, tally.provider, tally.is_local = self.name, PROVIDER, True
         tally.usage_source, tally.model = "engine", call.model
-        prepared = await self._prepared(call)
-        thread = self._model(call.model).thread
-        assert thread is not None, "prepared without a model"
+        prepared = self._prepare(await self._encoded(call), call)
         answer = Answer(prepared)
-        job = Job(prepared.requests, prepared.asked.n, call.allowance, answer.shown)
+        job = Job(prepared.requests, prepared.encoded.asked.n, call.allowance, answer.shown, tally)
+        thread = self._thread(call)
         thread.submit(job)
         try:
             while pieces := await job.pieces():
-                self._note(tally, job, prepared, answer)
                 for piece in pieces:
-                    for chunk in answer.chunks(piece):
+                    if (chunk := answer.chunk(piece)) is not None:
+                        tally.is_cut |= prepared.is_capped and answer.is_at_length
                         yield chunk
         finally:
-            try:
-                await thread.end(job)
-            finally:
-                self._note(tally, job, prepared, answer)
+            await thread.end(job)
 
     async def aclose(self) -> None:
         for model in self._models.values():
             await model.aclose()
         self._workers.shutdown(wait=False, cancel_futures=True)
-
-    def _note(self, tally: Tally, job: Job, prepared: Prepared, answer: Answer) -> None:
-        tally.usage, tally.queue_s = job.usage, job.queue_s
-        tally.is_cut = job.is_cut or (prepared.is_capped and answer.is_at_length)
 
     def _model(self, name: str) -> LocalModel:
         model = self._models.get(name)
@@ -112,16 +105,22 @@ class LocalUpstream:
             )
         return model
 
-    async def _prepared(self, call: Call) -> Prepared:
-        kept = self._kept.pop(call.id, None)
-        # A budget may have changed what the call may use since it was measured.
-        if kept is not None and kept[0].body is call.body and kept[0].max_output_tokens == call.max_output_tokens:
-            return kept[1]
-        return await asyncio.get_running_loop().run_in_executor(self._workers, self._prepare, call)
+    def _thread(self, call: Call) -> "EngineThread":
+        thread = self._model(call.model).thread
+        assert thread is not None, "encoded without a model"
+        return thread
 
-    def _prepare(self, call: Call) -> Prepared:
-        model = self._model(call.model)
-        return model.prepare(call, _read(call))
+    def _prepare(self, encoded: Encoded, call: Call) -> Prepared:
+        return prepare(encoded, self._thread(call).max_len, call.max_output_tokens, call.salt)
+
+    async def _encoded(self, call: Call) -> Encoded:
+        measured, encoded = self._kept.pop(call.id, (None, None))
+        if measured is not None and encoded is not None and measured.body is call.body and measured.model == call.model:
+            return encoded
+        return await asyncio.get_running_loop().run_in_executor(self._workers, self._encode, call)
+
+    def _encode(self, call: Call) -> Encoded:
+        return self._model(call.model).encode(call, _read(call))
 
 
 def _read(call: Call) -> Asked:

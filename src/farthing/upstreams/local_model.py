@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING
 
 from farthing.errors import FarthingError
 from farthing.upstreams.asked import Asked
+from farthing.upstreams.body import unsupported
 from farthing.upstreams.call import Call
 from farthing.upstreams.errors import UpstreamError
 from farthing.upstreams.local_config import LocalConfig
-from farthing.upstreams.local_prompt import Prepared, prepare
+from farthing.upstreams.local_prompt import Encoded, encode
+from farthing.upstreams.tool_format import ToolFormat, call_grammar
 
 if TYPE_CHECKING:
     from farthing.models import Model
     from farthing.upstreams.engine_thread import EngineThread
+    from farthing.upstreams.grammar import Grammar, Grammars
 
 __all__ = ["LocalModel", "served_name"]
 
@@ -30,7 +33,7 @@ def served_name(model: str) -> str:
 
 
 class LocalModel:
-    """Calls of `load` and `prepare` take long and belong in a worker thread; they may come from several."""
+    """Calls of `load` and `encode` take long and belong in a worker thread; they may come from several."""
 
     def __init__(self, source: str, config: LocalConfig) -> None:
         self.name = served_name(source)
@@ -38,6 +41,7 @@ class LocalModel:
         self._lock = threading.Lock()
         self._model: Model | None = None
         self._thread: EngineThread | None = None
+        self._grammars: Grammars | None = None
 
     @property
     def thread(self) -> "EngineThread | None":
@@ -61,10 +65,10 @@ class LocalModel:
                 self._thread = EngineThread(make(), make, config.max_num_seqs + self._config.max_waiting)
             return self._model, self._thread
 
-    def prepare(self, call: Call, asked: Asked) -> Prepared:
+    def encode(self, call: Call, asked: Asked) -> Encoded:
         """Raises UpstreamError."""
         try:
-            model, thread = self.load()
+            model, _ = self.load()
         except FarthingError as error:
             log.error("model %s could not be loaded: %s", self.name, error)
             raise UpstreamError(
@@ -72,7 +76,35 @@ class LocalModel:
                 status=503,
                 code="model_unavailable",
             ) from None
-        return prepare(model, thread.max_len, call, asked, None)
+        grammar, tools = self._form(model, asked)
+        return encode(model, call, asked, grammar, tools)
+
+    def _form(self, model: "Model", asked: Asked) -> "tuple[Grammar | None, ToolFormat | None]":
+        """The grammar that the answers have to obey, and the form of calls in them. Raises UpstreamError."""
+        template = model.tokenizer.chat_template or ""
+        if "tool_calls" not in template and any(row.get("tool_calls") for row in asked.messages):
+            unsupported("messages", "tool_calls are not known to this model's chat template")
+        if asked.form is None and not asked.tools:
+            return None, None
+        from farthing.upstreams.grammar import Grammars, json_grammar
+
+        with self._lock:
+            grammars = self._grammars = self._grammars or Grammars(model)
+        form = asked.form
+        if not asked.tools:
+            assert form is not None
+            return grammars.compile(json_grammar(form.schema, form.param), form.param), None
+        tools = ToolFormat.of(model.tokenizer)
+        if tools is None:
+            unsupported("tools", "this model's chat template has no tools; leave them out, or ask another model")
+        grammar = None
+        if asked.forced or form is not None:
+            is_forced = bool(asked.forced)
+            schema = None if is_forced or form is None else form.schema or {"type": "object"}
+            names = asked.forced or tuple(asked.tools)
+            source = call_grammar(tools, asked.tools, names, is_parallel=asked.is_parallel, form=schema)
+            grammar = grammars.compile(source, "tools")
+        return grammar, tools
 
     async def aclose(self) -> None:
         if self._thread is not None:

@@ -1,6 +1,5 @@
 """From what a client asked to requests for an engine: chat template, token ids, and how long the answer may become."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -10,78 +9,111 @@ from farthing.request import Constraint, Request
 from farthing.upstreams.asked import Asked
 from farthing.upstreams.call import Call
 from farthing.upstreams.errors import UpstreamError
+from farthing.upstreams.tool_format import CLOSE, ToolFormat
 
 if TYPE_CHECKING:
     from farthing.models import Model
     from farthing.models.tokenizer import Tokenizer
+    from farthing.upstreams.grammar import Grammar, GrammarConstraint
 
-__all__ = ["Prepared", "prepare"]
+__all__ = ["Encoded", "Prepared", "encode", "prepare"]
 
 GOLDEN = 0x9E3779B97F4A7C15  # an odd number without pattern: the seeds of all choices differ
 
 
 @dataclass(frozen=True)
-class Prepared:
+class Encoded:
+    """What takes long, done: prompts as token ids with the number of public ones, the grammar compiled."""
+
     asked: Asked
+    prompts: tuple[tuple[tuple[int, ...], int], ...]
+    tokenizer: "Tokenizer"
+    grammar: "Grammar | None" = None
+    tools: ToolFormat | None = None  # where calls of tools are to be found in the text
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """`constraints` are those of the choices, from when the requests are submitted on."""
+
+    encoded: Encoded
     requests: tuple[Request, ...]  # asked.n for each prompt
     most: Usage  # that they can use together
     is_capped: bool  # whether max_output_tokens, and not what was asked, limits the answer
-    tokenizer: "Tokenizer"
+    constraints: "list[GrammarConstraint]"
 
 
-def prepare(
-    model: "Model", max_len: int, call: Call, asked: Asked, make_constraint: Callable[[], Constraint] | None
-) -> Prepared:
-    """max_len: of prompt and answer together. Takes milliseconds for long prompts: not for the event loop.
-
-    Raises UpstreamError for a prompt that does not fit, or that the chat template refuses.
-    """
-    prompts = _prompts(model, call, asked)
-    num_choices = asked.n * len(prompts)
-    share = None if call.max_output_tokens is None else call.max_output_tokens // num_choices
-    if share == 0:
+def prepare(encoded: Encoded, max_len: int, max_output_tokens: int | None, salt: str) -> Prepared:
+    """max_len: of prompt and answer together. Raises UpstreamError for a prompt that does not fit, and for a budget
+    that leaves nothing."""
+    asked = encoded.asked
+    num_choices = asked.n * len(encoded.prompts)
+    share = None if max_output_tokens is None else max_output_tokens // num_choices
+    if share is not None and share < 1:
         raise UpstreamError(
-            f"{num_choices} answers are asked for, and the budget leaves {call.max_output_tokens} tokens for all",
+            f"{num_choices} answers are asked for, and the budget leaves {max_output_tokens} tokens for all",
             status=429,
             code="insufficient_quota",
         )
+    params = asked.params
+    if encoded.tools is not None and not asked.is_parallel:
+        params = replace(params, stop=(*params.stop, CLOSE))  # the first call ends the answer
+    constraints: list[GrammarConstraint] = []
+    make_constraint = None if encoded.grammar is None else _Maker(encoded.grammar, constraints)
     requests: list[Request] = []
-    num_most = 0
+    num_input = num_most = 0
     is_capped = False
-    for token_ids, num_public in prompts:
-        wanted = _room(len(token_ids), max_len)
-        if asked.max_tokens is not None:
-            wanted = min(wanted, asked.max_tokens)
+    for token_ids, num_public in encoded.prompts:
+        wanted = _room(asked, len(token_ids), max_len)
         if share is not None and share < wanted:
             wanted, is_capped = share, True
+        num_input += len(token_ids)
         num_most += asked.n * wanted
         for choice in range(asked.n):
-            seed = asked.params.seed
-            seed = seed if seed is None else (seed + choice * GOLDEN) % 2**64
+            seed = None if params.seed is None else (params.seed + choice * GOLDEN) % 2**64
             requests.append(
                 Request(
                     token_ids=token_ids,
-                    params=replace(asked.params, max_tokens=wanted, seed=seed),
-                    salt=call.salt,
+                    params=replace(params, max_tokens=wanted, seed=seed),
+                    salt=salt,
                     num_public_tokens=num_public,
                     make_constraint=make_constraint,
                 )
             )
-    num_input = sum(len(token_ids) for token_ids, _ in prompts)
-    most = Usage(input_tokens=num_input, output_tokens=num_most)
-    return Prepared(asked, tuple(requests), most, is_capped, model.tokenizer)
+    return Prepared(encoded, tuple(requests), Usage(num_input, 0, num_most), is_capped, constraints)
 
 
-def _room(num_tokens: int, max_len: int) -> int:
+class _Maker:
+    """Makes the constraint of each choice, and notes it: whoever reads the answer asks it how it ended."""
+
+    def __init__(self, grammar: "Grammar", made: "list[GrammarConstraint]") -> None:
+        self._grammar, self._made = grammar, made
+
+    def __call__(self) -> Constraint:
+        self._made.append(self._grammar())
+        return self._made[-1]
+
+
+def _room(asked: Asked, num_tokens: int, max_len: int) -> int:
+    """How long an answer may become."""
     if num_tokens >= max_len:
         raise UpstreamError(
             f"the prompt has {num_tokens} tokens; this model holds {max_len}, one of them for the answer at least: "
             "shorten it",
             status=400,
             code="context_length_exceeded",
-            param="messages",
+            param="messages" if asked.messages else "prompt",
         )
-    return max_len - num_tokens
+    room = max_len - num_tokens
+    return room if asked.max_tokens is None else min(room, asked.max_tokens)
+
+
+def encode(
+    model: "Model", call: Call, asked: Asked, grammar: "Grammar | None" = None, tools: ToolFormat | None = None
+) -> Encoded:
+    """Takes milliseconds for long prompts: not for the event loop. Raises UpstreamError for what the chat template or
+    the vocabulary refuses."""
+    return Encoded(asked, tuple(_prompts(model, call, asked)), model.tokenizer, grammar, tools)
 
 
 def _prompts(model: "Model", call: Call, asked: Asked) -> list[tuple[tuple[int, ...], int]]:
@@ -97,7 +129,7 @@ def _prompts(model: "Model", call: Call, asked: Asked) -> list[tuple[tuple[int, 
                 what = f"is empty; give one token or more, each from 0 to {vocab_size - 1}"
                 raise UpstreamError(f"prompt: {what}", status=400, code="invalid_value", param="prompt")
         return [(tuple(prompt), 0) for prompt in ids]
-    tools = list(asked.tools) or None
+    tools = list(asked.tools.values()) or None
     try:
         token_ids = encode_chat(tokenizer, asked.messages, tools=tools)
     except InvalidRequest as error:

@@ -29,12 +29,13 @@ CLIENT_HEADERS = ("openai-beta", "traceparent", "tracestate")
 class OpenAIUpstream:
     def __init__(self, name: str, hosted: Hosted, *, is_usage_asked: bool = True) -> None:
         self.name = name
+        self.provider = hosted.provider
         self._hosted = hosted
         self._http = Http(name, hosted.endpoint)
         self._is_usage_asked = is_usage_asked
 
     async def stream(self, call: Call, tally: Tally) -> AsyncIterator[Chunk]:
-        tally.upstream, tally.provider, tally.model = self.name, self._hosted.provider, call.model
+        tally.upstream, tally.provider, tally.model = self.name, self.provider, call.model
         asked = as_chat(call) if call.wire == "messages" else call
         body, is_capped = self._body(asked, is_converted=asked is not call)
         is_same_wire = asked is call
@@ -80,7 +81,7 @@ class OpenAIUpstream:
     def _limit(self, call: Call, body: dict[str, Any], *, is_converted: bool) -> bool:
         """Lowers the limits of output tokens in place, or sets one. Whether the budget's is now the lowest."""
         key = "max_tokens"
-        if self._hosted.provider == "openai" and call.wire == "chat":
+        if self.provider == "openai" and call.wire == "chat":
             key = "max_completion_tokens"  # OpenAI's reasoning models refuse the old name
             if is_converted and "max_tokens" in body:
                 body[key] = body.pop("max_tokens")
@@ -98,7 +99,7 @@ class OpenAIUpstream:
         return is_capped
 
 
-def from_config(name: str, table: Mapping[str, object]) -> OpenAIUpstream:
+def from_config(name: str, table: Mapping[str, object], host: object = None) -> OpenAIUpstream:  # noqa: ARG001
     """The upstream of a table of farthing.toml, kind "openai". Raises InvalidRequest.
 
     [[upstream]]

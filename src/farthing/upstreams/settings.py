@@ -4,6 +4,7 @@ import difflib
 import math
 import os
 from collections.abc import Mapping
+from decimal import Decimal
 
 from farthing.errors import InvalidRequest
 
@@ -43,7 +44,7 @@ class Table:
         value = self._take(key)
         if value is None:
             return default
-        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or not least <= value <= most:
             raise self.error(key, f"is {value!r}; allowed: a number from {least:g}" + _up_to(most))
         return float(value)
 

@@ -1,0 +1,57 @@
+"""A job inside an engine, as the engine's thread keeps it, and the ways it may fail."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from farthing.economics.usage import Usage
+from farthing.request import Event
+from farthing.upstreams.errors import UpstreamError
+from farthing.upstreams.job import Job, News
+
+if TYPE_CHECKING:
+    from farthing.engine import Engine
+
+__all__ = ["RETRY_AFTER_S", "UnderWay", "closed", "failed"]
+
+RETRY_AFTER_S = 1.0
+
+
+@dataclass(slots=True)
+class UnderWay:
+    """Where a job stands."""
+
+    job: Job
+    submitted_s: float
+    ids: dict[int, int] = field(default_factory=dict)  # request id -> choice, of those that are not done
+    ended: dict[int, Usage] = field(default_factory=dict)  # choice -> what it used
+    queue_s: float | None = None
+    events: list[tuple[int, Event]] = field(default_factory=list)  # of this step
+    is_cut: bool = False
+
+    def usage(self, engine: "Engine") -> Usage:
+        """Of all choices together. Those of one prompt share its pages: it is counted once, the seconds are all."""
+        parts = {choice: engine.usage(id) for id, choice in self.ids.items()} | self.ended
+        if len(parts) == 1:
+            return next(iter(parts.values()))
+        total = sum(parts.values(), Usage())
+        first = [part for choice, part in parts.items() if choice % self.job.num_choices == 0]
+        return Usage(
+            sum(part.input_tokens for part in first),
+            sum(part.cache_read_tokens for part in first),
+            total.output_tokens,
+            total.input_s,
+            total.output_s,
+        )
+
+    def news(self, engine: "Engine") -> News:
+        """What is to be told of the step."""
+        events, self.events = self.events, []
+        return News(self.job, self.usage(engine), self.queue_s, events, self.is_cut, not self.ids)
+
+
+def closed() -> UpstreamError:
+    return UpstreamError("the server is shutting down", status=503, code="shutting_down", retry_after_s=RETRY_AFTER_S)
+
+
+def failed() -> UpstreamError:
+    return UpstreamError("the engine failed; the request was given up", status=500, code="engine_error")

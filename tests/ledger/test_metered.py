@@ -1,0 +1,166 @@
+"""Metered: whatever ends an attempt, one row is committed before the caller knows that it ended."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from farthing.economics.usage import Usage
+from farthing.ledger import LedgerConfig
+from farthing.upstreams.call import Chunk, Tally
+from farthing.upstreams.errors import UpstreamError
+from tests.ledger.leaf import MODEL, WORDS, Leaf, a_call, refused
+from tests.ledger.open_books import books_of, rows_of
+
+
+def test_an_answer_is_one_row_when_it_ends(config: LedgerConfig) -> None:
+    async def tour() -> None:
+        async with books_of(config) as books:
+            call, tally = a_call(key_id="k", project="p", tags=("a", "ü"), is_stream=True), Tally()
+            stream = books.metered(Leaf(), provider="openai").stream(call, tally)
+            assert [chunk async for chunk in stream] == list(WORDS)
+            (row,) = rows_of(config)  # before the books are closed: committed
+            assert (row.request_id, row.attempt, row.status, row.error) == (call.id, 0, "ok", None)
+            assert (row.key_id, row.project, row.tags, row.is_stream) == ("k", "p", ("a", "ü"), True)
+            assert (row.input_tokens, row.output_tokens, row.finish_reason) == (10, 2, "stop")
+            assert (row.input_pico, row.output_pico, row.cost_pico) == (10_000_000, 4_000_000, 14_000_000)
+            assert (row.baseline_model, row.baseline_pico) == (MODEL, 14_000_000)
+            assert row.first_token_us is not None
+            assert 0 <= row.first_token_us <= row.total_us
+            assert tally.usage == Usage(10, 0, 2)  # the caller's tally shows what the leaf's does
+            (receipt,) = call.receipts
+            assert (receipt.cost_pico, receipt.status, receipt.usage) == (14_000_000, "ok", tally.usage)
+
+    asyncio.run(tour())
+
+
+def test_an_error_is_a_row_and_goes_on(config: LedgerConfig) -> None:
+    async def tour() -> None:
+        async with books_of(config) as books:
+            call, error = a_call(), refused()
+            with pytest.raises(UpstreamError) as caught:
+                async for _ in books.metered(Leaf(chunks=(), error=error)).stream(call, Tally()):
+                    pass
+            assert caught.value is error
+            leaf = Leaf(name="second")
+            async for _ in books.metered(leaf).stream(call, Tally()):
+                pass
+            first, second = sorted(rows_of(config), key=lambda row: row.attempt)
+            assert (first.status, first.error, first.route) == ("error", "upstream_failed", None)
+            assert (second.attempt, second.status, second.route) == (1, "ok", "fallback: upstream_failed")
+            assert [receipt.status for receipt in call.receipts] == ["error", "ok"]
+
+    asyncio.run(tour())
+
+
+def test_our_own_bug_is_a_row_too(config: LedgerConfig) -> None:
+    async def tour() -> None:
+        async with books_of(config) as books:
+            with pytest.raises(ZeroDivisionError):
+                async for _ in books.metered(Leaf(error=ZeroDivisionError("no"))).stream(a_call(), Tally()):
+                    pass
+            (row,) = rows_of(config)
+            assert (row.status, row.error, row.cost_pico) == ("error", "internal_error", 14_000_000)
+
+    asyncio.run(tour())
+
+
+def test_a_client_that_closes_the_answer(config: LedgerConfig) -> None:
+    async def tour() -> None:
+        async with books_of(config) as books:
+            leaf, call = Leaf(usage_source="estimated"), a_call()
+            stream: Any = books.metered(leaf).stream(call, Tally())
+            assert (await anext(stream)).text == "one"
+            await stream.aclose()
+            (row,) = rows_of(config)
+            assert leaf.is_closed
+            assert (row.status, row.usage_source, row.cost_pico) == ("aborted", "estimated", 14_000_000)
+            assert call.receipts[0].status == "aborted"
+
+    asyncio.run(tour())
+
+
+@pytest.mark.parametrize("num_cancels", [1, 2, 5])
+def test_cancelled_as_often_as_you_like(config: LedgerConfig, num_cancels: int) -> None:
+    async def tour() -> None:
+        async with books_of(config) as books:
+            started = asyncio.Event()
+
+            async def read() -> None:
+                async for _ in books.metered(Leaf(is_endless=True)).stream(a_call(), Tally()):
+                    started.set()
+
+            task = asyncio.create_task(read())
+            await started.wait()
+            await asyncio.sleep(0.01)
+            for _ in range(num_cancels):
+                task.cancel()
+                await asyncio.sleep(0)
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            (row,) = rows_of(config)
+            assert row.status == "aborted"
+
+    asyncio.run(tour())
+
+
+def test_what_is_not_known_is_null(config: LedgerConfig) -> None:
+    async def tour() -> None:
+        async with books_of(config) as books:
+            for leaf, call in (
+                (Leaf(usage_source="unavailable", usage=Usage()), a_call()),
+                (Leaf(), a_call(model="a-model-without-a-price")),
+            ):
+                async for _ in books.metered(leaf).stream(call, Tally()):
+                    pass
+            unavailable, unpriced = rows_of(config)
+            assert (unavailable.input_tokens, unavailable.output_tokens, unavailable.cost_pico) == (None, None, None)
+            assert unavailable.baseline_pico is None
+            assert (unpriced.input_tokens, unpriced.cost_pico, unpriced.price_status) == (10, None, "unpriced")
+
+    asyncio.run(tour())
+
+
+def test_a_local_answer_is_priced_by_its_seconds(config: LedgerConfig) -> None:
+    async def tour() -> None:
+        async with books_of(config) as books:
+            leaf = Leaf(usage=Usage(10, 4, 2, input_s=0.5, output_s=0.25), usage_source="engine")
+            tally = Tally(usage=Usage(99, 0, 99), is_cut=True, headers={"old": "1"})  # of another attempt
+            async for _ in books.metered(leaf, provider="local", is_local=True).stream(a_call(), tally):
+                pass
+            (row,) = rows_of(config)
+            assert (row.price_status, row.provider, row.compute_us) == ("local", "local", 750_000)
+            assert (row.input_pico, row.output_pico, row.cost_pico) == (5 * 10**9, 25 * 10**8, 75 * 10**8)
+            assert (tally.is_cut, tally.headers) == (False, {})
+
+    asyncio.run(tour())
+
+
+def test_the_first_token_is_the_first_with_something_in_it(config: LedgerConfig) -> None:
+    async def tour() -> None:
+        async with books_of(config) as books:
+            async for _ in books.metered(Leaf(chunks=(Chunk(), Chunk(finish_reason="stop")))).stream(a_call(), Tally()):
+                pass
+            (row,) = rows_of(config)
+            assert row.first_token_us is None
+
+    asyncio.run(tour())
+
+
+def test_a_thousand_at_once_are_a_thousand_rows(config: LedgerConfig) -> None:
+    async def tour() -> None:
+        async with books_of(config) as books:
+            metered = books.metered(Leaf())
+
+            async def one() -> str:
+                call = a_call()
+                async for _ in metered.stream(call, Tally()):
+                    pass
+                return call.id
+
+            names = await asyncio.gather(*(one() for _ in range(1000)))
+            assert sorted(row.request_id for row in rows_of(config)) == sorted(names)
+            assert books.stats().num_committed_rows == 1000
+            assert books.stats().num_queued == 0
+
+    asyncio.run(tour())
