@@ -55,7 +55,7 @@ class Exchange:
     headers: Mapping[str, str]
     reader: Reader
     is_capped: bool  # its limit of output tokens is the budget's
-    is_same_wire: bool
+    is_whole_wanted: bool  # asked for in one piece, in the provider's own wire
 
 
 def served_model(name: object) -> str:
@@ -73,24 +73,30 @@ async def answer(exchange: Exchange, call: Call, tally: Tally) -> AsyncGenerator
     try:
         reply = await exchange.http.post(exchange.path, exchange.body, exchange.headers, is_stream=call.is_stream)
         tally.headers.update(reply.headers)
-        events = None if reply.is_json or not call.is_stream else Events()
-        while not reader.is_done:
-            for chunk in await _next(exchange, reply, events, call, tally):
-                num_bytes += _num_bytes(chunk)
-                tally.is_cut = tally.is_cut or (exchange.is_capped and chunk.finish_reason == "length")
-                if held is None:
-                    yield chunk
-                    continue
-                held.append(chunk)
-                if _has_content(chunk) or len(held) > MAX_HELD:
-                    going, held = held, None
-                    for first in going:
-                        yield first
+        events = Events() if call.is_stream and not reply.is_json else None
+        is_end = False
+        while not (is_end or reader.is_done):
+            items, is_end = await _next(reply, events)
+            for item in items:
+                for chunk in _read(exchange, item, is_end, tally):
+                    num_bytes += _num_bytes(chunk)
+                    tally.is_cut = tally.is_cut or (exchange.is_capped and chunk.finish_reason == "length")
+                    if held is not None:
+                        held.append(chunk)
+                        if not _has_content(chunk) and len(held) <= MAX_HELD:
+                            continue
+                        going, held = held, None
+                        for first in going:
+                            yield first
+                    else:
+                        yield chunk
             if reader.usage is not None:
                 tally.usage, tally.usage_source = reader.usage, "provider"
+        if not reader.is_complete:
+            raise broke_off(exchange.name)
         for chunk in held or ():
             yield chunk
-        if events is not None:
+        if not is_end:
             await reply.drain()
     except UpstreamError as error:
         if held is None:
@@ -104,31 +110,33 @@ async def answer(exchange: Exchange, call: Call, tally: Tally) -> AsyncGenerator
             await reply.close()
 
 
-async def _next(exchange: Exchange, reply: Reply, events: Events | None, call: Call, tally: Tally) -> list[Chunk]:
-    """The chunks of the next bytes. Sets reader.is_done at the end. Raises UpstreamError."""
-    reader = exchange.reader
+async def _next(reply: Reply, events: Events | None) -> tuple[list[Any], bool]:
+    """(the events of the next bytes, or the whole answer; whether that is the end). Raises UpstreamError."""
     if events is None:
-        body = await reply.json()
-        if not isinstance(body, dict):
-            raise malformed("no JSON object")
-        chunks = reader.whole(body)
-        reader.is_complete = reader.is_done = True
-        tally.whole = body if exchange.is_same_wire and not call.is_stream else None
-        return chunks
+        return [await reply.json()], True
     piece = await reply.piece()
     try:
-        complete = events.finish() if piece is None else events.feed(piece)
+        return (events.finish(), True) if piece is None else (events.feed(piece), False)
     except EventTooLong as error:
         raise malformed("an event without an end") from error
-    chunks = []
-    for event in complete:
-        chunks += reader.event(event)
+
+
+def _read(exchange: Exchange, item: Any, is_end: bool, tally: Tally) -> list[Chunk]:
+    reader = exchange.reader
+    if isinstance(item, Event):
         if reader.is_done:
-            return chunks
-    if piece is None:
-        if not reader.is_complete:
-            raise broke_off(exchange.name)
-        reader.is_done = True
+            return []
+        try:
+            return reader.event(item)
+        except UpstreamError as error:
+            if is_end and error.code == "upstream_malformed":  # the half of an event
+                raise broke_off(exchange.name) from error
+            raise
+    if not isinstance(item, dict):
+        raise malformed("no JSON object")
+    chunks = reader.whole(item)
+    reader.is_complete = True
+    tally.whole = item if exchange.is_whole_wanted else None
     return chunks
 
 

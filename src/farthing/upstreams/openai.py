@@ -47,7 +47,7 @@ class OpenAIUpstream:
             headers={key: call.headers[key] for key in CLIENT_HEADERS if key in call.headers},
             reader=OpenAIReader(self.name, self._hosted.endpoint.secret, is_raw=is_same_wire and call.is_stream),
             is_capped=is_capped,
-            is_same_wire=is_same_wire,
+            is_whole_wanted=is_same_wire and not call.is_stream,
         )
         chunks = answer(exchange, asked, tally)
         try:

@@ -53,6 +53,8 @@ class OpenAIReader:
         choices = self._read(body)
         if not choices:
             raise malformed("no choices")
+        if any("text" not in choice and choice.get("message") is None for choice in choices):
+            raise malformed("a choice without its message")
         return [self._chunk(choice, "message", None) for choice in choices]
 
     def _read(self, body: dict[str, Any]) -> list[dict[str, Any]]:
