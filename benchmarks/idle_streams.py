@@ -55,7 +55,7 @@ async def streams_at(port: int, num: int, within_s: float) -> int:
 async def hold(gateway: serving.Gateway, mock_port: int, num: int, wait_s: float) -> tuple[dict[str, Memory], int]:
     """The figures, and how many streams the mock still had after the clients had gone."""
     headers = {"content-type": "application/json", "authorization": f"Bearer {gateway.key}"}
-    asked = {"model": "idle/gpt-4o-mini", "messages": [{"role": "user", "content": "Wait."}], "stream": True}
+    asked = {"model": f"idle/{serving.MODEL}", "messages": [{"role": "user", "content": "Wait."}], "stream": True}
     request = request_bytes("POST", "/v1/chat/completions", headers, json.dumps({**asked, "max_tokens": 64}).encode())
     client, found = Client(gateway.port), {"before": memory(gateway.pid)}
     tasks: list[asyncio.Task[Any]] = []

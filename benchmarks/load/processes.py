@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Memory", "Process", "cores", "cpu_s", "memory", "mock", "raise_file_limit"]
+__all__ = ["ROOT", "START_S", "Memory", "Process", "cores", "cpu_s", "memory", "mock", "raise_file_limit"]
 
 ROOT = Path(__file__).parents[2]
 START_S = 60.0

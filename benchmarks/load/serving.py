@@ -1,19 +1,19 @@
 """`farthing serve` for a benchmark or a test: its configuration, its process, and what its ledger holds afterwards."""
 
 import http.client
+import json
 import socket
+import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.load.processes import START_S, Process
-from farthing.ledger import LedgerConfig, Row, open_reader
-from farthing.ledger.key import insert_key
-from farthing.ledger.opening import open_database
+from benchmarks.load.processes import ROOT, START_S, Process
+from farthing.ledger import Row, open_reader
 
 __all__ = [
     "MODEL",
@@ -94,12 +94,11 @@ def _is_healthy(port: int) -> bool:
     return False
 
 
-def create_key(url: str, name: str) -> str:
-    """A new key of ours."""
-    with closing(open_database(LedgerConfig(url=url))) as database:
-        database.begin()
-        _, secret = insert_key(database, name, None, (), None)
-        database.commit()
+def create_key(path: Path, name: str, *options: str) -> str:
+    """A new key of ours, in the ledger that the configuration names. Raises CalledProcessError."""
+    command = [*FARTHING, "keys", "create", "--name", name, "--config", str(path), "--json", *options]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
+    secret: str = json.loads(done.stdout)["secret"]
     return secret
 
 
@@ -107,7 +106,7 @@ def create_key(url: str, name: str) -> str:
 def gateway(folder: Path, mock_port: int, modes: Iterable[str], core: int | None = None) -> Iterator[Gateway]:
     """farthing in front of a mock, with two keys; one of them has a budget that is never reached."""
     path, port = config(folder, mock_port, modes), free_port()
-    keys = create_key(ledger_url(folder), "load"), create_key(ledger_url(folder), "budget")
+    keys = create_key(path, "load"), create_key(path, "budget", "--budget", "1000000usd/month")
     with start(path, port, core) as process:
         yield Gateway(port, process.pid, *keys)
 

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.ledger.postgres_server import PostgresServer, find_binaries
-from tests.torture.books import must_balance
 
 from benchmarks.load import serving
 from benchmarks.load.processes import mock
+from tests.ledger.postgres_server import PostgresServer, find_binaries
+from tests.torture.books import must_balance
 from tests.torture.clients import MODES, Seen, clients, mixed
 from tests.torture.killing import must_agree
 
@@ -35,7 +35,7 @@ def test_postgresql_goes_and_comes_back(tmp_path: Path, postgres: PostgresServer
     provider, mock_port = mock()
     with provider:
         config = serving.config(tmp_path, mock_port, MODES, ledger=ledger)
-        keys = [serving.create_key(postgres.url, "free")]
+        keys = [serving.create_key(config, "free")]
 
         async def load(port: int) -> None:
             for number in range(NUM_STOPS):
@@ -53,8 +53,9 @@ def test_postgresql_goes_and_comes_back(tmp_path: Path, postgres: PostgresServer
     seen.read.update(seen_away.read)
     seen.statuses.update(seen_away.statuses)
     seen.num_sent += seen_away.num_sent
-    must_agree(serving.rows(postgres.url), seen)
-    must_balance(postgres.url)
+    rows = serving.rows(postgres.url)
+    must_agree(rows, seen)
+    must_balance(postgres.url, rows)
     refused = seen_away.statuses[503]
     assert (refused > 0) == (when_away == "refuse"), f"{refused} refused while the database was away"
 

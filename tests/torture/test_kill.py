@@ -22,7 +22,11 @@ def killing(tmp_path: Path) -> Iterator[Killing]:
     process, port = mock()
     with process:
         config = serving.config(tmp_path, port, MODES)
-        keys = [serving.create_key(serving.ledger_url(tmp_path), name) for name in ("free", "dollars", "tokens")]
+        keys = [
+            serving.create_key(config, "free"),
+            serving.create_key(config, "dollars", "--budget", "1000000usd/month"),
+            serving.create_key(config, "tokens", "--budget", "1000000000tokens/day"),
+        ]
         yield Killing(config, keys, tmp_path / "server.log", random.Random(1))
 
 
@@ -30,8 +34,9 @@ def must_hold(killing: Killing, folder: Path, num_kills: int) -> None:
     killing.last()
     assert killing.num_kills == num_kills
     assert killing.seen.read.total() > num_kills, "the load was no load"
-    must_agree(serving.rows(serving.ledger_url(folder)), killing.seen)
-    must_balance(serving.ledger_url(folder))
+    rows = serving.rows(serving.ledger_url(folder))
+    must_agree(rows, killing.seen)
+    must_balance(serving.ledger_url(folder), rows)
 
 
 def test_a_killed_server_has_lost_nothing(killing: Killing, tmp_path: Path) -> None:

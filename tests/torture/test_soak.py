@@ -11,13 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.torture.books import must_balance
 
 from benchmarks.load import serving
 from benchmarks.load.client import Client
 from benchmarks.load.http1 import request_bytes
 from benchmarks.load.processes import mock
 from farthing.models.hub import models_folder
+from tests.torture.books import must_balance
 from tests.torture.clients import MODES, Patience, Seen, chat, clients, mixed
 from tests.torture.killing import must_agree
 from tests.torture.memory import growth_bytes, is_flat, watched
@@ -54,6 +54,13 @@ def must_be_flat(samples: list[int], seen: Seen) -> None:
     assert is_flat(samples, seen.num_sent), f"RSS grew by {growth / 1e6:.1f} MB over {seen.num_sent} requests"
 
 
+def must_be_booked(folder: Path, seen: Seen) -> None:
+    url = serving.ledger_url(folder)
+    rows = serving.rows(url)
+    must_agree(rows, seen)
+    must_balance(url, rows)
+
+
 async def open_at(mock_port: int) -> int:
     """Streams that the mock still has open, once there are none or the time is over."""
     client = Client(mock_port)
@@ -71,14 +78,13 @@ def test_behind_a_hosted_upstream(tmp_path: Path, patience: Patience) -> None:
     provider, mock_port = mock()
     with provider:
         config = serving.config(tmp_path, mock_port, MODES)
-        keys = [serving.create_key(serving.ledger_url(tmp_path), name) for name in ("free", "paid")]
+        keys = [serving.create_key(config, "free"), serving.create_key(config, "paid", "--budget", "1000000usd/month")]
         port = serving.free_port()
         with serving.start(config, port, log=tmp_path / "log") as process:
             samples, seen = asyncio.run(soak(process.pid, port, lambda draw: mixed(keys, draw), patience))
             assert asyncio.run(open_at(mock_port)) == 0
             assert process.stop() == 0
-    must_agree(serving.rows(serving.ledger_url(tmp_path)), seen)
-    must_balance(serving.ledger_url(tmp_path))
+    must_be_booked(tmp_path, seen)
     must_be_flat(samples, seen)
 
 
@@ -97,6 +103,5 @@ def test_with_a_local_engine_whose_clients_go_away(tmp_path: Path) -> None:
         samples, seen = asyncio.run(soak(process.pid, port, make, impatient))
         assert process.stop() == 0
     assert seen.cut.total() > 0, "nobody went away in the middle of an answer"
-    must_agree(serving.rows(serving.ledger_url(tmp_path)), seen)
-    must_balance(serving.ledger_url(tmp_path))
+    must_be_booked(tmp_path, seen)
     must_be_flat(samples, seen)
