@@ -4,14 +4,15 @@
 
 Three processes on loopback: `farthing serve` on the first core, by taskset; a mock provider and the load generator
 (this one) on the second. Whole answers of 1 KB at 200 requests/s, streams of 32 chunks at 60/s, request bodies of
-1 KB and 100 KB; beside these a key with a budget, and chunks that come 5 ms apart, as a model's would. Open loop:
-requests are sent when their time has come, whatever the answers do. Each round measures every row straight to the mock
-and through farthing, the order turned round by round, after a warm-up that is not counted. Clocks: from the write of
-the request to the read of the first text, and of the last byte. Added latency is the difference of two percentiles over
-all rounds; `outside` is the distribution per request of the time that passed outside the mock. Included: HTTP both
-ways, key check, JSON of request and answer, price, ledger row committed (SQLite, WAL) before the last byte. At the end
-the ledger must hold exactly one settled row for each answer read through farthing, or the run fails. Prints a table;
-the last line is one JSON document, also written to benchmarks/results/gateway.json.
+1 KB and 100 KB. Beside these: a key with a budget; chunks that come 5 ms apart, as a model's would; an upstream that
+takes a second, so that 200 answers are under way. Open loop: requests are sent when their time has come, whatever the
+answers do. Each round measures every row straight to the mock and through farthing, the order turned round by round,
+after a warm-up that is not counted. Clocks: from the write of the request to the read of the first text, and of the
+last byte. Added latency is the difference of two percentiles over all rounds; `outside` is the distribution per request
+of the time that passed outside the mock. Included: HTTP both ways, key check, JSON of request and answer, price, ledger
+row committed (SQLite, WAL) before the last byte. At the end the ledger must hold exactly one settled row for each
+answer read through farthing, or the run fails. Prints a table; the last line is one JSON document, also written to
+benchmarks/results/gateway.json.
 """
 
 import argparse
@@ -74,6 +75,7 @@ CELLS = (
     Cell("stream-1k", 60, 1024, True),
     Cell("stream-100k", 60, 100 * 1024, True),
     Cell("stream-1k-paced", 60, 1024, True, "paced-5"),
+    Cell("whole-1k-slow", 200, 1024, False, "paced-1000"),
 )
 
 
