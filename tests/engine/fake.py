@@ -118,7 +118,7 @@ class FakeKernels:
 
     def sample(self, program: FakeProgram, logits: np.ndarray, **p) -> Sampled:  # noqa: ARG002
         logits = logits.copy()
-        logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+        logs = logits - np.logaddexp.reduce(logits.astype(np.float64), axis=1, keepdims=True)
         for i, (start, end) in enumerate(pairwise(p["history_starts"])):
             logits[i, p["history"][start:end]] /= p["penalty"][i]
         draws = [np.random.default_rng([int(s), int(t)]) for s, t in zip(p["seed"], p["step"], strict=True)]

@@ -32,5 +32,5 @@ def config(request: pytest.FixtureRequest, tmp_path: Path) -> LedgerConfig:
     server: PostgresServer = request.getfixturevalue("postgres")
     name = f"ledger_{next(_numbers)}"
     with psycopg.connect(server.url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]
-    return LedgerConfig(url=server.url.replace("/postgres?", f"/{name}?"), spool_folder=spool)
+        connection.execute(f"CREATE SCHEMA {name}")  # type: ignore[arg-type]
+    return LedgerConfig(url=f"{server.url}&options=-csearch_path%3D{name}", spool_folder=spool)

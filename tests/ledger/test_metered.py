@@ -164,3 +164,29 @@ def test_a_thousand_at_once_are_a_thousand_rows(config: LedgerConfig) -> None:
             assert books.stats().num_queued == 0
 
     asyncio.run(tour())
+
+
+@pytest.mark.parametrize("usage", [Usage(10, 20, 2), Usage(-1, 0, 2), Usage(10**30, 0, 2)])
+def test_counts_that_cannot_be_lose_no_row(config: LedgerConfig, usage: Usage) -> None:
+    async def tour() -> None:
+        async with books_of(config) as books:
+            async for _ in books.metered(Leaf(usage=usage)).stream(a_call(), Tally()):
+                pass
+            (row,) = rows_of(config)
+            assert (row.price_status, row.cost_pico, row.output_tokens) == ("unpriced", None, 2)
+            assert row.input_tokens == (10 if usage.input_tokens == 10 else None)
+
+    asyncio.run(tour())
+
+
+def test_what_a_client_calls_things_loses_no_row(config: LedgerConfig) -> None:
+    async def tour() -> None:
+        async with books_of(config) as books:
+            call = a_call(asked_model="a\0b\ud800", tags=("\0", "\udfff", "'; DROP TABLE attempts; --", "?", "%s"))
+            async for _ in books.metered(Leaf()).stream(call, Tally()):
+                pass
+            (row,) = rows_of(config)
+            assert row.asked_model == "a\ufffdb?"
+            assert row.tags == ("\0", "?", "'; DROP TABLE attempts; --", "?", "%s")
+
+    asyncio.run(tour())

@@ -2,17 +2,18 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import uvicorn
 
 from farthing.ledger import Row, open_reader
 from farthing.server.app import create_app
-from farthing.server.config import ServerConfig, UpstreamEntry
+from farthing.server.config import ModelEntry, ServerConfig, UpstreamEntry
 from farthing.server.config_file import Config
 from farthing.server.running import uvicorn_config
 from farthing.server.service import Service, open_service
@@ -23,7 +24,7 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 PLAY = UpstreamEntry("play", "tests.server.play")
 
 
-def small_local(*names: str) -> UpstreamEntry:
+def small_local(*names: str | Path) -> UpstreamEntry:
     return UpstreamEntry("local", "local", {"models": [str(GOLDEN / name) for name in names], "threads": 1})
 
 
@@ -33,12 +34,11 @@ class Running:
     service: Service
     ledger: str
     loop: asyncio.AbstractEventLoop
-    upstreams: dict[str, Any] = field(default_factory=dict)
 
     @property
     def play(self) -> Any:
-        """The upstream that stands behind the metering."""
-        return self.service.catalog.find("play", None).upstream._upstream  # type: ignore[attr-defined]
+        """The playing upstream itself."""
+        return self.service.catalog.find("play", None).leaf
 
     def rows(self) -> list[Row]:
         with open_reader(self.ledger) as reader:
@@ -50,10 +50,21 @@ class Running:
 
 
 @contextmanager
-def serving(folder: Path, *upstreams: UpstreamEntry, **server: Any) -> Iterator[Running]:
+def serving(
+    folder: Path,
+    *upstreams: UpstreamEntry,
+    models: tuple[ModelEntry, ...] = (),
+    response_cache: Mapping[str, Any] = MappingProxyType({}),
+    **server: Any,
+) -> Iterator[Running]:
     ledger = f"sqlite:///{folder / 'ledger.db'}"
     config = Config(
-        ServerConfig(port=0, **server), upstreams=upstreams or (PLAY,), ledger={"url": ledger}, source="test"
+        ServerConfig(port=0, **server),
+        upstreams=upstreams or (PLAY,),
+        models=models,
+        ledger={"url": ledger},
+        response_cache=response_cache,
+        source="test",
     )
     started: threading.Event = threading.Event()
     found: list[Any] = []

@@ -16,7 +16,7 @@ USAGE = Usage(input_tokens=30, cache_read_tokens=10, output_tokens=5)
 def receipt(
     model: str = "m", status: str = "ok", cost_pico: int | None = 2_000_000, cache: str | None = None
 ) -> Receipt:
-    return Receipt("up", model, USAGE, "engine", cost_pico, 5_000_000, status, cache)
+    return Receipt("up", model, USAGE, "engine", cost_pico, 5_000_000, status, cache=cache)
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, tuple[str, ...]], float]:
@@ -97,7 +97,14 @@ def test_engines_ledger_and_cache_are_read_when_asked() -> None:
     load = Load()
     stats = SimpleNamespace(busy_s=1.5, num_preemptions=1, num_draft_tokens=8, num_accepted_tokens=6)
     books = SimpleNamespace(
-        num_queued=7, num_committed_rows=9, num_refused=1, num_spooled=2, num_waiting=3, num_lost=0, is_away=True
+        num_queued=7,
+        num_committed_rows=9,
+        num_refused=1,
+        num_spooled=2,
+        num_waiting=3,
+        num_lost=0,
+        num_over_budget=5,
+        is_away=True,
     )
     metrics = Metrics(
         [lambda: {"m": (load, stats)}], lambda: books, lambda: SimpleNamespace(num_entries=1, num_bytes=99)
@@ -111,6 +118,7 @@ def test_engines_ledger_and_cache_are_read_when_asked() -> None:
     assert page["farthing_ledger_queue_depth", ()] == 7
     assert page["farthing_ledger_spooled_rows", ()] == 2
     assert page["farthing_ledger_away", ()] == 1
+    assert page["farthing_over_budget_total", ()] == 5
     assert page["farthing_response_cache_bytes", ()] == 99
 
 

@@ -269,3 +269,9 @@ def test_the_async_client_its_errors_and_a_stream_that_breaks_off() -> None:
 
     with served(API, upstream) as url:
         asyncio.run(tour(url))
+
+
+def test_what_an_upstream_says_of_chats_fields_is_told_of_ours() -> None:
+    error = UpstreamError("no", status=400, code="unsupported_parameter", param="response_format")
+    expected = {"message": "no", "type": "invalid_request_error", "param": "text.format", "code": error.code}
+    assert API.error_body(error, "r1") == {"error": expected}

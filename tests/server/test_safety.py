@@ -197,6 +197,17 @@ def test_large_bodies_and_slow_ones(tmp_path):
         assert post(server.url, ask("say " + "y" * 800)).status_code == 200
 
 
+def test_a_body_is_no_head(server):
+    text = "say " + "x" * 200_000
+    with talking(server.url) as line:
+        body = json.dumps(ask(text)).encode()
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n" % len(body)
+        line.sendall((head + b"\r\n" + body) * 2)
+        time.sleep(0.1)
+        line.sendall(head + b"connection: close\r\n\r\n" + body)
+        assert read_all(line).count(b"HTTP/1.1 200 OK") == 3
+
+
 def test_heads_are_bounded(tmp_path):
     with serving(tmp_path, max_header_bytes=2000, max_headers=20, head_timeout_s=0.4) as server:
         start = b"GET /health HTTP/1.1\r\nhost: localhost\r\n"

@@ -16,7 +16,7 @@ CACHED = Usage(189_307, 1200, 89, cache_write_tokens=188_086, cache_write_1h_tok
 
 
 def upstream(up_at: Provider, **table: Any) -> AnthropicUpstream:
-    return from_config("claude", {"base_url": up_at.url.removesuffix("/v1"), "backoff_s": 0.001} | table)
+    return from_config("claude", {"base_url": up_at.url, "backoff_s": 0.001} | table)
 
 
 async def play(answer: Answer, call: Any, **table: Any) -> tuple[Any, Tally, Provider]:

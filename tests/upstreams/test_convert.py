@@ -32,7 +32,7 @@ def test_plain_fields() -> None:
         "stop": ["x"],
         "user": "u",
     }
-    assert messages(temperature=0.5, stop="x", user="u", n=1, logprobs=False, seed=None) == {
+    assert messages(temperature=0.5, stop="x", user="u", n=1, logprobs=False, seed=None, prompt_cache_key="k") == {
         "model": "m",
         "max_tokens": 4096,
         "messages": [{"role": "user", "content": "hi"}],

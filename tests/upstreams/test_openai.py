@@ -67,7 +67,10 @@ def test_raw_is_the_providers_chunk_without_usage_and_choices_alone() -> None:
 
 def test_what_goes_out() -> None:
     body = {"temperature": 0.5, "cache_control": {"type": "ephemeral"}, "unknown": [1, {"a": None}], "stream": True}
-    call = replace(make_call(**body, stream_options={"x": 1}), headers={"cookie": "no", "traceparent": "00-1"})
+    call = replace(
+        make_call(**body, stream_options={"x": 1}),
+        headers={"cookie": "no", "traceparent": "00-1", "openai-beta": "é\n"},
+    )
     with mock.patch.dict(os.environ, {"UP_KEY": "sk-secret"}):
         _, _, provider = run(play(golden("openai.sse"), call, api_key_env="UP_KEY", headers={"X-Title": "t"}))
     path, headers, sent = provider.requests[0]
@@ -77,7 +80,7 @@ def test_what_goes_out() -> None:
     assert call.body["stream_options"] == {"x": 1}
     assert (headers["authorization"], headers["x-title"]) == ("bearer sk-secret", "t")
     assert headers["traceparent"] == "00-1"
-    assert "cookie" not in headers
+    assert headers.keys().isdisjoint({"cookie", "openai-beta"})
     _, _, provider = run(play(golden("openai.json"), make_call(is_stream=False, stream=False, stream_options=None)))
     assert provider.requests[0][2].keys() == {"messages", "model"}
     _, _, provider = run(play(golden("openai.sse"), make_call(), include_usage=False))
@@ -277,3 +280,11 @@ def test_a_wrong_stream_option_is_the_clients_fault() -> None:
     error, _, _ = run(play(golden("openai.sse"), make_call(seed=2**70)))
     assert (error.status, error.param) == (400, "body")
     assert not provider.requests
+
+
+def test_a_provider_that_ignores_the_limit_is_stopped() -> None:
+    event = {"model": "m", "choices": [{"index": 0, "delta": {"content": "word " * 100}}]}
+    answer = Answer((b"data: " + orjson.dumps(event) + b"\n\n") * 10, is_stuck=True)
+    error, tally, _ = run(play(answer, replace(make_call(), max_output_tokens=100)))
+    assert (error.status, error.code, error.is_retryable) == (502, "upstream_ignored_limit", False)
+    assert (tally.usage_source, tally.usage.output_tokens) == ("estimated", 500)

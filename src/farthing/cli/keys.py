@@ -150,10 +150,10 @@ def budget_add(
 def budget_list(ledger: LedgerOption = None, config: ConfigOption = None, json: JsonOption = False) -> None:
     """All budgets and limits, with what is used and reserved now."""
     from farthing.ledger.directory import list_budgets
-    from farthing.ledger.reservation import room_of
+    from farthing.ledger.reservation import rooms_of
 
     with _transaction(ledger, config) as database:
-        rooms = [room_of(database, budget) for budget in list_budgets(database)]
+        rooms = [room for budget in list_budgets(database) for room in rooms_of(database, [budget])]
 
     def render() -> None:
         for room in rooms:

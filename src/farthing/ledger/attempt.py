@@ -4,10 +4,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from farthing.economics.charge import Charge, Pricer
+from farthing.economics.prices import MAX_TOKENS
+from farthing.economics.usage import Usage
+from farthing.errors import FarthingError
 from farthing.ledger.row import Row, Status
 from farthing.upstreams.call import Call, Receipt, Tally
 
-__all__ = ["Attempt", "price_tally", "receipt_of"]
+__all__ = ["Attempt", "hosted_charge", "receipt_of"]
 
 
 @dataclass(slots=True)
@@ -27,13 +30,9 @@ class Attempt:
         """An attempt of which nothing is known has no tokens and no cost; one that was never answered used none."""
         at = datetime.fromtimestamp(self.started_us / 1e6, UTC)
         usage, is_known = tally.usage, tally.usage_source != "unavailable"
-        charge = price_tally(tally, pricer, at) if is_known else Charge("", "unpriced")
+        charge = _charge(tally, pricer, at) if is_known else Charge("", "unpriced")
         baseline_model = pricer.baseline_model(tally.model, is_local=tally.is_local) if tally.model else None
-        baseline = (
-            pricer.baseline(usage, at, tally.model, tally.provider or None, is_local=tally.is_local).total_pico
-            if is_known and baseline_model is not None
-            else None
-        )
+        baseline = _baseline_pico(tally, pricer, at) if is_known and baseline_model is not None else None
         first_ns = self.first_token_ns
         return Row(
             id=self.id,
@@ -53,12 +52,12 @@ class Attempt:
             error=self.error,
             finish_reason=self.finish_reason,
             usage_source=tally.usage_source,
-            input_tokens=usage.input_tokens if is_known else None,
-            cache_read_tokens=usage.cache_read_tokens if is_known else None,
-            cache_write_tokens=usage.cache_write_tokens if is_known else None,
-            cache_write_1h_tokens=usage.cache_write_1h_tokens if is_known else None,
-            output_tokens=usage.output_tokens if is_known else None,
-            reasoning_tokens=usage.reasoning_tokens if is_known else None,
+            input_tokens=_count(usage.input_tokens, is_known),
+            cache_read_tokens=_count(usage.cache_read_tokens, is_known),
+            cache_write_tokens=_count(usage.cache_write_tokens, is_known),
+            cache_write_1h_tokens=_count(usage.cache_write_1h_tokens, is_known),
+            output_tokens=_count(usage.output_tokens, is_known),
+            reasoning_tokens=_count(usage.reasoning_tokens, is_known),
             compute_us=round(usage.compute_s * 1e6),
             price_status=charge.price_status,
             price_version=charge.price_version,
@@ -78,10 +77,31 @@ class Attempt:
         )
 
 
-def price_tally(tally: Tally, pricer: Pricer, at: datetime) -> Charge:
+def hosted_charge(pricer: Pricer, model: str, provider: str, usage: Usage, at: datetime) -> Charge:
+    """Unpriced also for counts that cannot be (more tokens from the cache than tokens): a row is not lost for that."""
+    try:
+        return pricer.hosted(model, provider or None, usage, at)
+    except FarthingError:
+        return Charge("", "unpriced")
+
+
+def _charge(tally: Tally, pricer: Pricer, at: datetime) -> Charge:
     if tally.is_local:
         return pricer.local(tally.usage)
-    return pricer.hosted(tally.model, tally.provider or None, tally.usage, at)
+    return hosted_charge(pricer, tally.model, tally.provider, tally.usage, at)
+
+
+def _baseline_pico(tally: Tally, pricer: Pricer, at: datetime) -> int | None:
+    try:
+        charge = pricer.baseline(tally.usage, at, tally.model, tally.provider or None, is_local=tally.is_local)
+        return charge.total_pico
+    except FarthingError:
+        return None
+
+
+def _count(tokens: int, is_known: bool) -> int | None:
+    """What a provider reports is not always a count."""
+    return tokens if is_known and 0 <= tokens <= MAX_TOKENS else None
 
 
 def receipt_of(row: Row, tally: Tally) -> Receipt:

@@ -8,6 +8,7 @@ from typing import Any
 
 from farthing.economics.charge import Pricer
 from farthing.economics.usage import Usage
+from farthing.errors import FarthingError
 from farthing.ledger.allowance import LocalAllowance
 from farthing.ledger.attempt import Attempt
 from farthing.ledger.awaiting import wait_through
@@ -29,10 +30,12 @@ from farthing.ledger.row import Row
 from farthing.ledger.waiting import Waiting
 from farthing.ledger.writer import Writer
 from farthing.upstreams.call import Call, Tally, Upstream
+from farthing.upstreams.errors import UpstreamError
 
 __all__ = ["Books", "BooksStats"]
 
 MAX_CACHED_KEYS = 10_000
+AWAY_TIMEOUT_S = 0.2
 _NEWEST = 0.2  # weight of the newest measurement in a running mean
 
 
@@ -173,9 +176,11 @@ class Books:
 
     async def committed(self, future: "asyncio.Future[Any]", entry: Entry) -> None:
         """Returns when the row is written for good. Raises LedgerAway where that is not so within the time allowed."""
-        cancelled = await wait_through(future, self._config.stall_timeout_s)
+        # Where the writer hangs already, for others too, there is no use in waiting for it again.
+        timeout_s = AWAY_TIMEOUT_S if self._writer.is_away else self._config.stall_timeout_s
+        cancelled = await wait_through(future, timeout_s)
         if not future.done():
-            # The writer hangs. On the disk it is safe; if the writer does its work after all, a repetition is nothing.
+            # It hangs. On the disk it is safe; if the writer does its work after all, a repetition is nothing.
             future.add_done_callback(lambda late: late.exception())
             if self._config.when_away != "spool" or not self._waiting.keep([entry]):
                 raise cancelled or LedgerAway(self._writer.why_away)
@@ -183,7 +188,7 @@ class Books:
         if cancelled is not None:
             raise cancelled
         if error is not None:
-            raise error
+            raise error if isinstance(error, FarthingError) else _not_written(error)
 
     def learn(self, tally: Tally) -> None:
         """How long a local model takes for a token of a prompt: what the next call's first tranche is made for."""
@@ -222,3 +227,8 @@ class Books:
 
     def _news(self, index: BudgetIndex) -> None:
         self._index = index
+
+
+def _not_written(error: BaseException) -> UpstreamError:
+    """A statement of ours that the database does not take: our own bug, but the client gets an answer."""
+    return UpstreamError(f"the ledger did not take a row ({type(error).__name__})", status=500, code="ledger_error")

@@ -9,7 +9,8 @@ __all__ = ["check", "rebuild"]
 
 _USED = """SELECT budget_id, window_us, SUM(CASE WHEN event IN ('settle', 'release') THEN amount ELSE 0 END)
     FROM reservations GROUP BY budget_id, window_us"""
-_OPEN = """SELECT r.reservation_id, r.budget_id, r.window_us, SUM(r.amount), MIN(r.instance_id) FROM reservations r
+_OPEN = """SELECT r.reservation_id, r.budget_id, r.window_us, SUM(r.amount), MIN(r.instance_id),
+    MAX(r.is_local) FROM reservations r
     WHERE r.event IN ('reserve', 'extend') AND NOT EXISTS (SELECT 1 FROM reservations c
         WHERE c.reservation_id = r.reservation_id AND c.budget_id = r.budget_id AND c.event IN ('settle', 'release'))
     GROUP BY r.reservation_id, r.budget_id, r.window_us"""
@@ -53,23 +54,20 @@ def rebuild(database: Database) -> None:
     database.execute("DELETE FROM open_reservations")
     for (budget_id, window_us), (used, reserved) in counters.items():
         database.execute("INSERT INTO counters VALUES (?, ?, ?, ?)", (budget_id, window_us, used, reserved))
-    for (reservation_id, budget_id), (window_us, reserved, instance_id) in open_now.items():
-        database.execute(
-            "INSERT INTO open_reservations VALUES (?, ?, ?, ?, ?)",
-            (reservation_id, budget_id, window_us, reserved, instance_id),
-        )
+    for (reservation_id, budget_id), kept in open_now.items():
+        database.execute("INSERT INTO open_reservations VALUES (?, ?, ?, ?, ?, ?)", (reservation_id, budget_id, *kept))
 
 
 def _derived(
     database: Database,
-) -> tuple[dict[tuple[str, str], tuple[int, int, str]], dict[tuple[str, int], tuple[int, int]]]:
-    """{(reservation, budget): (window, reserved, instance)} of what is open, {(budget, window): (used, reserved)}."""
+) -> tuple[dict[tuple[str, str], tuple[int, int, str, int]], dict[tuple[str, int], tuple[int, int]]]:
+    """Open: {(reservation, budget): (window, reserved, instance, is_local)}; {(budget, window): (used, reserved)}."""
     open_now = {
-        (str(reservation), str(budget)): (int(window_us), int(amount), str(instance))
-        for reservation, budget, window_us, amount, instance in database.execute(_OPEN).fetchall()
+        (str(reservation), str(budget)): (int(window_us), int(amount), str(instance), int(is_local))
+        for reservation, budget, window_us, amount, instance, is_local in database.execute(_OPEN).fetchall()
     }
     reserved: dict[tuple[str, int], int] = {}
-    for (_, budget), (window_us, amount, _) in open_now.items():
+    for (_, budget), (window_us, amount, _, _) in open_now.items():
         reserved[budget, window_us] = reserved.get((budget, window_us), 0) + amount
     counters = {
         (str(budget), int(window_us)): (int(used), reserved.get((budget, window_us), 0))

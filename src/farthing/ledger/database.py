@@ -13,8 +13,6 @@ __all__ = ["Cursor", "Database", "connect"]
 
 
 class Cursor(Protocol):
-    @property
-    def rowcount(self) -> int: ...
     def fetchone(self) -> Any: ...
     def fetchall(self) -> list[Any]: ...
 
@@ -24,7 +22,9 @@ class Database(Protocol):
 
     table_suffix: str  # after CREATE TABLE (…): how a table is laid out by its primary key
 
-    def execute(self, sql: str, values: Sequence[Any] = ()) -> Cursor: ...
+    def execute(self, sql: str, values: Sequence[Any] = ()) -> Cursor:
+        """Within a transaction an error may show only when a result is fetched, or at the commit."""
+        ...
 
     def begin(self) -> None:
         """Begin a transaction that no other process's write transaction overlaps, so that what it reads of the

@@ -42,15 +42,15 @@ def add_budget(
 
 def remove_budget(database: Database, budget_id: str) -> None:
     """It holds no longer; what it counted stays. Raises LedgerError where there is none."""
-    sql = "UPDATE budgets SET removed_us = ? WHERE id = ? AND removed_us IS NULL"
-    if database.execute(sql, (now_us(), budget_id)).rowcount == 0:
+    sql = "UPDATE budgets SET removed_us = ? WHERE id = ? AND removed_us IS NULL RETURNING id"
+    if not database.execute(sql, (now_us(), budget_id)).fetchall():
         raise LedgerError(f"there is no budget {budget_id!r}; see: farthing keys budget list")
     touch(database)
 
 
 def revoke_key(database: Database, key_id: str) -> None:
     """For good. Raises LedgerError where there is no such key; a second time changes nothing."""
-    sql = "UPDATE keys SET revoked_us = COALESCE(revoked_us, ?) WHERE id = ?"
-    if database.execute(sql, (now_us(), key_id)).rowcount == 0:
+    sql = "UPDATE keys SET revoked_us = COALESCE(revoked_us, ?) WHERE id = ? RETURNING id"
+    if not database.execute(sql, (now_us(), key_id)).fetchall():
         raise LedgerError(f"there is no key {key_id!r}; see: farthing keys list")
     touch(database)

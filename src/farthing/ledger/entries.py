@@ -1,24 +1,26 @@
 """Writes entries: the row into attempts, and what it settles. A repetition changes nothing, so a commit of which nobody
 knows whether it happened may be repeated."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from farthing.ledger.database import Database
-from farthing.ledger.ids import new_id, now_us
+from farthing.ledger.events import Event, add_to_counters, write_events
 from farthing.ledger.records import COLUMNS, Entry, Settlement, row_values
-from farthing.ledger.reservation import add_to_counter
 from farthing.ledger.row import Row
 
 __all__ = ["insert_row", "settle", "write_entry"]
 
 _INSERT = (
     f"INSERT INTO attempts ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) ON CONFLICT (id) DO NOTHING"
+    " RETURNING id"
 )
 
 
 def insert_row(database: Database, row: Row) -> bool:
     """False where a row with this id is there already."""
-    return database.execute(_INSERT, row_values(row)).rowcount == 1
+    return len(database.execute(_INSERT, row_values(row)).fetchall()) == 1
 
 
 def write_entry(database: Database, entry: Entry) -> None:
@@ -44,35 +46,36 @@ def settle(database: Database, settlement: Settlement) -> None:
 
     One that was closed by others, who took us for dead, gets the difference between what they charged and the truth.
     """
-    charges = dict(settlement.charges)
+    charges, name = dict(settlement.charges), settlement.reservation_id
     held = database.execute(
-        "SELECT budget_id, window_us, reserved FROM open_reservations WHERE reservation_id = ? ORDER BY budget_id",
-        (settlement.reservation_id,),
+        "SELECT budget_id, window_us, instance_id, is_local, reserved FROM open_reservations WHERE reservation_id = ?",
+        (name,),
     ).fetchall()
-    for budget_id, window_us, reserved in held:
-        amount = charges.get(budget_id, reserved)
-        _close(database, settlement, budget_id, amount)
-        add_to_counter(database, budget_id, window_us, amount, -reserved)
     if held:
-        database.execute("DELETE FROM open_reservations WHERE reservation_id = ?", (settlement.reservation_id,))
+        amounts = [charges.get(budget_id, reserved) for budget_id, _, _, _, reserved in held]
+        _close(database, settlement, held, amounts)
+        database.execute("DELETE FROM open_reservations WHERE reservation_id = ?", (name,))
         return
     closed = database.execute(
-        "SELECT budget_id, window_us, SUM(amount) FROM reservations WHERE reservation_id = ?"
-        " AND event IN ('settle', 'release') GROUP BY budget_id, window_us ORDER BY budget_id",
-        (settlement.reservation_id,),
+        "SELECT budget_id, window_us, MIN(instance_id), MAX(is_local), SUM(amount) FROM reservations"
+        " WHERE reservation_id = ? AND event IN ('settle', 'release') GROUP BY budget_id, window_us",
+        (name,),
     ).fetchall()
-    for budget_id, window_us, charged in closed:
-        difference = charges.get(budget_id, int(charged)) - int(charged)
-        if difference:
-            _close(database, settlement, budget_id, difference)
-            add_to_counter(database, budget_id, window_us, difference, 0)
+    wrong = [found for found in closed if charges.get(found[0], int(found[4])) != int(found[4])]
+    if wrong:
+        _close(database, settlement, [(*found[:4], 0) for found in wrong], [charges[f[0]] - int(f[4]) for f in wrong])
 
 
-def _close(database: Database, settlement: Settlement, budget_id: str, amount: int) -> None:
-    database.execute(
-        "INSERT INTO reservations"
-        " (id, reservation_id, budget_id, window_us, event, amount, at_us, instance_id, is_local)"
-        " SELECT ?, reservation_id, budget_id, window_us, ?, ?, ?, instance_id, is_local FROM reservations"
-        " WHERE reservation_id = ? AND budget_id = ? AND event = 'reserve'",
-        (new_id(), settlement.event, amount, now_us(), settlement.reservation_id, budget_id),
+def _close(database: Database, settlement: Settlement, held: Sequence[Any], amounts: Sequence[int]) -> None:
+    """held: (budget_id, window_us, instance_id, is_local, reserved), each charged the amount of the same place."""
+    pairs = list(zip(held, amounts, strict=True))
+    write_events(
+        database,
+        [
+            Event(
+                settlement.reservation_id, budget_id, window_us, settlement.event, amount, instance_id, bool(is_local)
+            )
+            for (budget_id, window_us, instance_id, is_local, _), amount in pairs
+        ],
     )
+    add_to_counters(database, [(found[0], found[1], amount, -found[4]) for found, amount in pairs])

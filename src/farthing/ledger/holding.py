@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from farthing.economics.charge import Pricer
 from farthing.economics.usage import Usage
-from farthing.ledger.attempt import Attempt
+from farthing.ledger.attempt import Attempt, hosted_charge
 from farthing.ledger.budget import Budget
 from farthing.ledger.ids import now_us
 from farthing.ledger.records import Settlement, row_document
@@ -38,7 +38,7 @@ def make_ask(
         instance_id=instance_id,
         budgets=budgets,
         usage=usage,
-        cost_pico=lambda used: pricer.hosted(call.model, tally.provider or None, used, at).total_pico,
+        cost_pico=lambda used: hosted_charge(pricer, call.model, tally.provider, used, at).total_pico,
         is_local=tally.is_local,
         tranche_pico=tranche,
         attempt=row_document(killed),

@@ -91,10 +91,9 @@ class Metered:
         row = attempt.row(call, tally, books.pricer, time.monotonic_ns(), _route(call))
         books.learn(tally)
         entry = Entry(row, None if hold is None else settlement_of(hold, row))
-        future = books.submit(entry)
         call.receipts.append(receipt_of(row, tally))
         try:
-            await books.committed(future, entry)
+            await books.committed(books.submit(entry), entry)
         except UpstreamError:
             if is_normal:  # an answer whose row is not written does not end well; another failure goes first
                 raise

@@ -1,6 +1,7 @@
 """PostgreSQL through psycopg 3, with the same statements and the same guarantees as SQLite."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from functools import lru_cache
 from typing import Any
 
@@ -32,22 +33,34 @@ class PostgresDatabase:
             keepalives_interval=2,
             keepalives_count=3,
             tcp_user_timeout=max(1000, round(config.stall_timeout_s * 1000)),
-            options=f"-c lock_timeout={lock_ms} -c idle_in_transaction_session_timeout=60000"
-            f" -c synchronous_commit=on -c client_min_messages=warning",
         )
+        # SET, not options: those may stand in the URL, and would be lost.
+        for name, value in (
+            ("lock_timeout", f"{lock_ms}ms"),
+            ("idle_in_transaction_session_timeout", "60s"),
+            ("client_min_messages", "warning"),
+        ):
+            self._connection.execute("SELECT set_config(%s, %s, false)", (name, value))
         self._connection.prepare_threshold = 2
+        self._pipeline = ExitStack()
 
     def execute(self, sql: str, values: Sequence[Any] = ()) -> psycopg.Cursor[Any]:
         return self._connection.execute(_translated(sql), values or None)
 
     def begin(self) -> None:
+        # In a pipeline statements are sent without waiting for the one before; only a result that is looked at waits.
+        self._pipeline = ExitStack()
+        self._pipeline.enter_context(self._connection.pipeline())
         self._connection.execute("BEGIN")
         self._connection.execute(f"SELECT pg_advisory_xact_lock({LOCK_NUMBER})")
 
     def commit(self) -> None:
         self._connection.execute("COMMIT")
+        self._pipeline.close()  # waits; raises what went wrong on the way
 
     def rollback(self) -> None:
+        with suppress(psycopg.Error):  # what the statements still on their way would have said
+            self._pipeline.close()
         self._connection.execute("ROLLBACK")
 
     def forbid_changes(self, table: str) -> None:
@@ -61,7 +74,9 @@ class PostgresDatabase:
         )
 
     def has_table(self, table: str) -> bool:
-        return bool(self.execute("SELECT to_regclass(?) IS NOT NULL", (table,)).fetchone()[0])  # type: ignore[index]
+        # From the catalogue, not by to_regclass: that may remember that there was none before we waited for the lock.
+        found = self.execute("SELECT 1 FROM pg_tables WHERE schemaname = current_schema() AND tablename = ?", (table,))
+        return found.fetchone() is not None
 
     def now_us(self) -> int:
         found = self._connection.execute("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint").fetchone()

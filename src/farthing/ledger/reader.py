@@ -8,7 +8,7 @@ from farthing.ledger.directory import list_budgets
 from farthing.ledger.key import Key, list_keys
 from farthing.ledger.opening import open_database
 from farthing.ledger.records import COLUMNS, row_from_values
-from farthing.ledger.reservation import Room, room_of
+from farthing.ledger.reservation import Room, rooms_of
 from farthing.ledger.row import Row
 
 __all__ = ["Reader", "open_reader"]
@@ -43,7 +43,7 @@ class Reader:
 
     def budgets(self) -> list[Room]:
         """Those that hold now, with what was used and is reserved in the window that holds now."""
-        return [room_of(self._database, budget) for budget in list_budgets(self._database)]
+        return [room for budget in list_budgets(self._database) for room in rooms_of(self._database, [budget])]
 
     def close(self) -> None:
         self._database.close()

@@ -10,6 +10,7 @@ from farthing.ledger.row import Row
 __all__ = ["COLUMNS", "Entry", "Settlement", "row_document", "row_from_document", "row_from_values", "row_values"]
 
 COLUMNS = tuple(field.name for field in fields(Row))
+_TEXTS = [number for number, field in enumerate(fields(Row)) if field.type not in (int, bool, int | None)]
 _TAGS, _IS_STREAM = COLUMNS.index("tags"), COLUMNS.index("is_stream")
 
 
@@ -50,8 +51,17 @@ def row_values(row: Row) -> list[Any]:
     """In the order of COLUMNS."""
     values = [getattr(row, name) for name in COLUMNS]
     values[_TAGS] = json.dumps(row.tags, ensure_ascii=False)
+    for number in _TEXTS:
+        text = values[number]
+        if text is not None and not (text.isascii() and "\0" not in text):
+            values[number] = _storable(text)
     values[_IS_STREAM] = int(row.is_stream)
     return values
+
+
+def _storable(text: str) -> str:
+    """A client may send lone surrogates and NUL, which no database takes; a row is not lost for that."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
 
 
 def row_from_values(values: Sequence[Any]) -> Row:

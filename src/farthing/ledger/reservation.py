@@ -8,15 +8,16 @@ are append-only; counters and open_reservations are their sums, kept in the same
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from farthing.economics.usage import Usage
 from farthing.ledger.budget import Budget
 from farthing.ledger.database import Database
+from farthing.ledger.events import Event, add_to_counters, write_events
 from farthing.ledger.ids import new_id, now_us
 
-__all__ = ["Ask", "Hold", "Refusal", "Room", "count_request", "extend", "reserve", "room_of"]
+__all__ = ["Ask", "Hold", "Refusal", "Room", "count_request", "extend", "reserve", "rooms_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +68,25 @@ class Hold:
     is_local: bool
 
 
-def room_of(database: Database, budget: Budget, window_us: int | None = None) -> Room:
-    window_us = budget.window_us(now_us()) if window_us is None else window_us
-    sql = "SELECT used, reserved FROM counters WHERE budget_id = ? AND window_us = ?"
-    used, reserved = database.execute(sql, (budget.id, window_us)).fetchone() or (0, 0)
-    return Room(budget, window_us, used, reserved)
+def rooms_of(database: Database, budgets: Sequence[Budget], windows_us: Sequence[int] | None = None) -> list[Room]:
+    """In the same order; in the windows that hold now, or in those given."""
+    if not budgets:
+        return []
+    at_us = now_us()
+    if windows_us is None:
+        windows_us = [budget.window_us(at_us) for budget in budgets]
+    names = [(budget.id, window_us) for budget, window_us in zip(budgets, windows_us, strict=True)]
+    sql = "SELECT budget_id, window_us, used, reserved FROM counters WHERE " + " OR ".join(
+        ["(budget_id = ? AND window_us = ?)"] * len(names)
+    )
+    found = database.execute(sql, [value for name in names for value in name]).fetchall()
+    kept = {(budget_id, window_us): (used, reserved) for budget_id, window_us, used, reserved in found}
+    return [Room(budget, name[1], *kept.get(name, (0, 0))) for budget, name in zip(budgets, names, strict=True)]
 
 
 def reserve(database: Database, ask: Ask) -> Hold | Refusal:
     """All budgets together or none. Where the upper bound does not fit, as many output tokens as do."""
-    rooms = [room_of(database, budget) for budget in ask.budgets]
+    rooms = rooms_of(database, ask.budgets)
     output_tokens = ask.usage.output_tokens
     for room in rooms:
         if room.budget.unit == "requests":
@@ -97,15 +107,8 @@ def reserve(database: Database, ask: Ask) -> Hold | Refusal:
             amount = ask.usage.input_tokens + output_tokens
         if room.budget.unit != "requests":
             amounts.append((room, amount))
-    for number, (room, amount) in enumerate(amounts):
-        attempt = json.dumps(ask.attempt) if number == 0 else None
-        _event(database, ask.reservation_id, room, "reserve", amount, ask.instance_id, ask.is_local, attempt)
-        database.execute(
-            "INSERT INTO open_reservations (reservation_id, budget_id, window_us, reserved, instance_id)"
-            " VALUES (?, ?, ?, ?, ?)",
-            (ask.reservation_id, room.budget.id, room.window_us, amount, ask.instance_id),
-        )
-        add_to_counter(database, room.budget.id, room.window_us, 0, amount)
+    if amounts:
+        _open(database, ask, amounts)
     is_lowered = output_tokens < ask.usage.output_tokens
     return Hold(ask.reservation_id, tuple(amounts), output_tokens, is_lowered, ask.is_local)
 
@@ -116,40 +119,59 @@ def extend(database: Database, hold: Hold, instance_id: str, wanted_pico: int, f
     sql = "SELECT 1 FROM open_reservations WHERE reservation_id = ?"
     if database.execute(sql, (hold.reservation_id,)).fetchone() is None:
         return 0
-    rooms = [room_of(database, room.budget, room.window_us) for room, _ in hold.amounts if room.budget.unit == "usd"]
+    held = [room for room, _ in hold.amounts if room.budget.unit == "usd"]
+    rooms = rooms_of(database, [room.budget for room in held], [room.window_us for room in held])
     granted = max(min([wanted_pico, *(room.left for room in rooms)]), forced_pico)
     if granted <= 0:
         return 0
-    for room in rooms:
-        _event(database, hold.reservation_id, room, "extend", granted, instance_id, hold.is_local, None)
-        database.execute(
-            "UPDATE open_reservations SET reserved = reserved + ? WHERE reservation_id = ? AND budget_id = ?",
-            (granted, hold.reservation_id, room.budget.id),
-        )
-        add_to_counter(database, room.budget.id, room.window_us, 0, granted)
+    named = [(hold.reservation_id, room.budget.id, room.window_us) for room in rooms]
+    write_events(database, [Event(*name, "extend", granted, instance_id, hold.is_local) for name in named])
+    database.execute(
+        "UPDATE open_reservations SET reserved = reserved + ? WHERE reservation_id = ? AND budget_id IN"
+        f" ({', '.join('?' * len(rooms))})",
+        (granted, hold.reservation_id, *(room.budget.id for room in rooms)),
+    )
+    add_to_counters(database, [(room.budget.id, room.window_us, 0, granted) for room in rooms])
     return granted
 
 
 def count_request(database: Database, budgets: Sequence[Budget], instance_id: str) -> Refusal | None:
     """One request more for each budget in requests, or none where one of them is used up."""
-    rooms = [room_of(database, budget) for budget in budgets]
+    rooms = rooms_of(database, budgets)
     for room in rooms:
         if room.left < 1:
             return Refusal(room, 1)
     reservation_id = new_id()
-    for room in rooms:
-        _event(database, reservation_id, room, "settle", 1, instance_id, False, None)
-        add_to_counter(database, room.budget.id, room.window_us, 1, 0)
+    named = [(reservation_id, room.budget.id, room.window_us) for room in rooms]
+    write_events(database, [Event(*name, "settle", 1, instance_id, False) for name in named])
+    add_to_counters(database, [(room.budget.id, room.window_us, 1, 0) for room in rooms])
     return None
 
 
-def add_to_counter(database: Database, budget_id: str, window_us: int, used: int, reserved: int) -> None:
+def _open(database: Database, ask: Ask, amounts: Sequence[tuple[Room, int]]) -> None:
+    events = [
+        Event(ask.reservation_id, room.budget.id, room.window_us, "reserve", amount, ask.instance_id, ask.is_local)
+        for room, amount in amounts
+    ]
+    events[0] = replace(events[0], attempt=json.dumps(ask.attempt))
+    write_events(database, events)
     database.execute(
-        "INSERT INTO counters (budget_id, window_us, used, reserved) VALUES (?, ?, ?, ?)"
-        " ON CONFLICT (budget_id, window_us) DO UPDATE SET"
-        " used = counters.used + excluded.used, reserved = counters.reserved + excluded.reserved",
-        (budget_id, window_us, used, reserved),
+        "INSERT INTO open_reservations (reservation_id, budget_id, window_us, reserved, instance_id, is_local) VALUES "
+        + ", ".join(["(?, ?, ?, ?, ?, ?)"] * len(events)),
+        [
+            value
+            for event in events
+            for value in (
+                event.reservation_id,
+                event.budget_id,
+                event.window_us,
+                event.amount,
+                event.instance_id,
+                int(event.is_local),
+            )
+        ],
     )
+    add_to_counters(database, [(event.budget_id, event.window_us, 0, event.amount) for event in events])
 
 
 def _fitting(room: Room, ask: Ask, output_tokens: int) -> int | Refusal:
@@ -178,33 +200,4 @@ def _with_output(usage: Usage, output_tokens: int) -> Usage:
         output_tokens,
         cache_write_tokens=usage.cache_write_tokens,
         cache_write_1h_tokens=usage.cache_write_1h_tokens,
-    )
-
-
-def _event(
-    database: Database,
-    reservation_id: str,
-    room: Room,
-    event: str,
-    amount: int,
-    instance_id: str,
-    is_local: bool,
-    attempt: str | None,
-) -> None:
-    database.execute(
-        "INSERT INTO reservations"
-        " (id, reservation_id, budget_id, window_us, event, amount, at_us, instance_id, is_local, attempt)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            new_id(),
-            reservation_id,
-            room.budget.id,
-            room.window_us,
-            event,
-            amount,
-            now_us(),
-            instance_id,
-            int(is_local),
-            attempt,
-        ),
     )

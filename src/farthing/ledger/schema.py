@@ -53,7 +53,6 @@ def _budgets(database: Database) -> None:
         + database.table_suffix
     )
     database.execute("CREATE INDEX reservations_by_reservation ON reservations (reservation_id)")
-    database.execute("CREATE INDEX reservations_by_budget ON reservations (budget_id, window_us)")
     database.forbid_changes("reservations")
     # Derived from reservations, in the transactions that write them: `check` compares.
     database.execute(
@@ -65,7 +64,7 @@ def _budgets(database: Database) -> None:
     database.execute(
         """CREATE TABLE open_reservations (
         reservation_id TEXT NOT NULL, budget_id TEXT NOT NULL, window_us BIGINT NOT NULL, reserved BIGINT NOT NULL,
-        instance_id TEXT NOT NULL, PRIMARY KEY (reservation_id, budget_id))"""
+        instance_id TEXT NOT NULL, is_local BIGINT NOT NULL, PRIMARY KEY (reservation_id, budget_id))"""
     )
     database.execute(
         """CREATE TABLE instances (

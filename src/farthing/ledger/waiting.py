@@ -67,14 +67,15 @@ class Waiting:
 
     def take(self, num_entries: int) -> tuple[list[Entry], Callable[[], None]]:
         """The next ones, and what to call when they are written."""
-        if self._memory:
-            count = min(num_entries, len(self._memory))
+        with self._lock:
+            first = list(islice(self._memory, num_entries))
+        if first:
 
             def written() -> None:
-                for _ in range(count):
+                for _ in first:
                     self._memory.popleft()
 
-            return list(islice(self._memory, count)), written
+            return first, written
         spool = next(spool for spool in self._spools if spool.num_waiting)
         entries, end = spool.take(num_entries)
         if not entries:  # somebody cut the file: what was there is gone

@@ -29,7 +29,7 @@ __all__ = ["Writer"]
 
 Run = Callable[[Database], Any]
 Callback = Callable[[Any, Exception | None], None]
-MAX_GROUP = 512
+MAX_GROUP = 128  # PostgreSQL walks through every version that a transaction made of a counter
 MAX_QUEUED = 20_000  # jobs; a call has a few at a time, so this is far above what a server has open
 BACK_OFF_S = (0.1, 5.0)  # before the first try to reconnect, and at most
 

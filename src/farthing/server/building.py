@@ -20,6 +20,12 @@ PACKAGE = "farthing.upstreams."
 log = logging.getLogger("farthing.server")
 
 
+@dataclass(frozen=True, slots=True)
+class Built:
+    leaf: Upstream
+    metered: Upstream
+
+
 def make_upstream(entry: UpstreamEntry, host: HostCost, source: str) -> Upstream:
     """kind is a module of farthing.upstreams, or the dotted path of another, that has from_config(name, options) or a
     class that does; a third argument, where it takes one, is the HostCost. Raises InvalidRequest, naming the file."""
@@ -54,12 +60,6 @@ async def start_upstream(upstream: Upstream) -> None:
 def metered(books: Books, upstream: Upstream, kind: str) -> Built:
     provider = kind if kind == "local" else getattr(upstream, "provider", "")
     return Built(upstream, books.metered(upstream, provider=provider, is_local=kind == "local"))
-
-
-@dataclass(frozen=True, slots=True)
-class Built:
-    leaf: Upstream
-    metered: Upstream
 
 
 async def all_served(models: Sequence[ModelEntry], upstreams: Mapping[str, Built]) -> list[Served]:

@@ -42,6 +42,8 @@ class LedgerStats(Protocol):
     @property
     def num_refused(self) -> int: ...
     @property
+    def num_over_budget(self) -> int: ...
+    @property
     def num_spooled(self) -> int: ...
     @property
     def num_waiting(self) -> int: ...
@@ -98,4 +100,5 @@ def ledger_families(stats: LedgerStats) -> Iterator[Metric]:
     yield GaugeMetricFamily("farthing_ledger_away", "1 while the database is away", int(stats.is_away))
     yield CounterMetricFamily("farthing_ledger_rows", "Rows committed", stats.num_committed_rows)
     yield CounterMetricFamily("farthing_ledger_refused", "Calls not made while it was away", stats.num_refused)
+    yield CounterMetricFamily("farthing_over_budget", "Calls that a budget or limit refused", stats.num_over_budget)
     yield CounterMetricFamily("farthing_ledger_lost_rows", "Rows that no place was left for", stats.num_lost)

@@ -19,6 +19,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().__init__(**given)
         self._limits = limits
         self._is_head = True  # a head is awaited or being read, rather than a body
+        self._num_heads = 0  # that were complete
         self._num_head_bytes = 0  # of an unfinished head, by the pieces it came in
         self._num_header_bytes = 0  # of its parts that are complete
         self._head_timer: asyncio.TimerHandle | None = None
@@ -32,9 +33,11 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        num_heads = self._num_heads
         was_head = self._is_head
         super().data_received(data)
-        if self._is_head and was_head and not self.transport.is_closing():
+        is_unfinished = was_head and self._is_head and num_heads == self._num_heads
+        if is_unfinished and not self.transport.is_closing():
             self._num_head_bytes += len(data)
             if self._num_head_bytes > self._limits.max_header_bytes:
                 self.send_400_response("Request head too large.")
@@ -57,6 +60,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._is_head = False
+        self._num_heads += 1
         self._num_head_bytes = 0
         self._disarm()
         super().on_headers_complete()

@@ -166,9 +166,8 @@ class _AnothersFailure(Exception):
 
 
 def _flight_key(key: bytes, call: Call) -> FlightKey:
-    """Who may share a computation under way: those for whom a budget would end it at the same place."""
-    budget = None if call.allowance is None else (call.key_id, call.project, call.tags)
-    return key, call.is_stream, call.max_output_tokens, budget
+    """Who may share a computation under way: those with the same budgets, which may cut it short for all of them."""
+    return key, call.is_stream, call.max_output_tokens, call.key_id, call.project, call.tags
 
 
 def _is_whole(flight: Flight) -> bool:

@@ -84,5 +84,12 @@ class Given:
 
 def receipt_of(row: Row, tally: Tally) -> Receipt:
     return Receipt(
-        row.upstream, row.served_model, tally.usage, tally.usage_source, 0, row.baseline_pico, row.status, row.cache
+        upstream=row.upstream,
+        model=row.served_model,
+        usage=tally.usage,
+        usage_source=tally.usage_source,
+        cost_pico=0,
+        baseline_pico=row.baseline_pico,
+        status=row.status,
+        cache=row.cache,
     )

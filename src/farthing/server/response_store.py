@@ -91,7 +91,7 @@ def request_key(upstream: str, call: Call, *, is_sampled: bool) -> bytes | None:
 def stored_answer(chunks: list[Chunk], tally: Tally, *, is_stream: bool) -> StoredAnswer:
     num_bytes = sum(map(_num_bytes, chunks)) + CHUNK_BYTES
     if tally.whole is not None:
-        num_bytes += 3 * len(orjson.dumps(tally.whole))
+        num_bytes += 4 * len(orjson.dumps(tally.whole))
     is_plain = tally.whole is None and all(chunk.raw is None for chunk in chunks)
     return StoredAnswer(tuple(chunks), without_seconds(tally), is_stream, is_plain, num_bytes)
 
@@ -108,7 +108,7 @@ def without_seconds(tally: Tally) -> Tally:
 def _num_bytes(chunk: Chunk) -> int:
     texts = len(chunk.text) + len(chunk.reasoning) + sum(len(delta.arguments) for delta in chunk.tool_calls)
     logprobs = sum(1 + len(token.top) for token in chunk.logprobs)
-    raw = 0 if chunk.raw is None else 3 * len(orjson.dumps(chunk.raw))  # objects take more than their JSON
+    raw = 0 if chunk.raw is None else 4 * len(orjson.dumps(chunk.raw))  # objects take more than their JSON
     return CHUNK_BYTES * (1 + logprobs) + texts + raw
 
 

@@ -35,6 +35,15 @@ READ = frozenset(
         *("stream_options", "metadata", "store", "background", "truncation", "include", "top_logprobs"),
     )
 )
+FROM_CHAT = {
+    "max_completion_tokens": "max_output_tokens",
+    "max_tokens": "max_output_tokens",
+    "messages": "input",
+    "reasoning_effort": "reasoning.effort",
+    "response_format": "text.format",
+    "verbosity": "text.verbosity",
+    "logprobs": "include",
+}
 STORED = ("previous_response_id", "conversation", "prompt")
 
 
@@ -77,12 +86,14 @@ class Responses:
         )
 
     def error_body(self, error: UpstreamError, request_id: str) -> Json:  # noqa: ARG002  it has no place for the id
-        """A provider's own error where there is one, otherwise ours in the same shape."""
+        """A provider's own error where there is one, otherwise ours in the same shape. What an upstream says of a chat
+        field is told of the field that it was made from."""
         if error.body is not None and isinstance(error.body.get("error"), dict):
             return dict(error.body)
         kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
         kind = kinds.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
-        return {"error": {"message": str(error), "type": kind, "param": error.param, "code": error.code}}
+        param = FROM_CHAT.get(error.param or "", error.param)
+        return {"error": {"message": str(error), "type": kind, "param": param, "code": error.code}}
 
 
 def _check(body: Json) -> None:

@@ -167,6 +167,7 @@ class ResponsesRenderer:
             "object": "response",
             "created_at": self._created_s,
             "status": status,
+            "background": False,
             "error": None,
             "incomplete_details": None,
             "instructions": given.get("instructions"),

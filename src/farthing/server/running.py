@@ -8,6 +8,7 @@ import asyncio
 import gc
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -25,6 +26,7 @@ from farthing.server.service import open_service
 __all__ = ["serve", "uvicorn_config"]
 
 BACKLOG = 2048
+SWITCH_S = 0.001  # the loop waits at most so long for a thread (ledger, engine) that is in Python; 5 ms by default
 ROWS_S = 5.0  # for the rows of answers that were cut off
 GOODBYE_S = 3.0  # for connections to close
 
@@ -32,6 +34,7 @@ GOODBYE_S = 3.0  # for connections to close
 async def serve(config: Config, announce: Callable[[str], None]) -> None:
     """Returns when the server has stopped. announce is called with its address once it answers. Raises FarthingError
     where it cannot start, OSError where the address is taken."""
+    sys.setswitchinterval(SWITCH_S)
     with _bound(config.server) as listener:
         async with open_service(config) as service:
             app = create_app(service)

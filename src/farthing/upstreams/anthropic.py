@@ -5,6 +5,7 @@ thinking, server tools and beta headers go along. Counts of input are the parts 
 """
 
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from farthing.economics.usage import Usage
@@ -14,7 +15,7 @@ from farthing.upstreams.convert import as_messages
 from farthing.upstreams.convert_fields import dumps
 from farthing.upstreams.errors import UpstreamError
 from farthing.upstreams.estimate import max_usage
-from farthing.upstreams.hosted import Exchange, answer
+from farthing.upstreams.hosted import Exchange, answer, client_headers
 from farthing.upstreams.hosted_config import Hosted, read_hosted
 from farthing.upstreams.http import Http
 from farthing.upstreams.settings import Table
@@ -102,7 +103,7 @@ class AnthropicUpstream:
 
 
 def _headers(call: Call) -> dict[str, str]:
-    return {"anthropic-version": VERSION} | {key: call.headers[key] for key in CLIENT_HEADERS if key in call.headers}
+    return {"anthropic-version": VERSION} | client_headers(call, CLIENT_HEADERS)
 
 
 def from_config(name: str, table: Mapping[str, object], host: object = None) -> AnthropicUpstream:  # noqa: ARG001
@@ -117,4 +118,6 @@ def from_config(name: str, table: Mapping[str, object], host: object = None) -> 
     Raises InvalidRequest.
     """
     hosted = read_hosted(Table(name, table), "https://api.anthropic.com", lambda key: {"x-api-key": key})
+    root = hosted.endpoint.base_url.removesuffix("/v1")  # many write it with, as for OpenAI's kind
+    hosted = replace(hosted, endpoint=replace(hosted.endpoint, base_url=root))
     return AnthropicUpstream(name, hosted)

@@ -1,7 +1,6 @@
 """Reads a request's JSON strictly: every field is read by somebody or refused, every value has its type and range."""
 
 import difflib
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
@@ -55,7 +54,7 @@ class Body:
         value = self.take(name)
         if value is None:
             return None
-        is_number = type(value) in (int, float) and math.isfinite(value)
+        is_number = type(value) in (int, float)  # one that is not finite is in no range
         if not is_number or not least <= value <= most or (is_open and value == least):
             self._not(name, value, f"a number {'above' if is_open else 'from'} {least:g} to {most:g}")
         return float(value)
@@ -105,4 +104,6 @@ class Body:
             near = difflib.get_close_matches(unread[0], self._read, n=1)
             meant = f"did you mean {near[0]}? " if near else ""
             allowed = ", ".join(sorted(self._read))
-            unsupported(self._prefix + unread[0], f"not supported by this model; {meant}supported: {allowed}")
+            unsupported(
+                self._prefix + unread[0][:MAX_SHOWN], f"not supported by this model; {meant}supported: {allowed}"
+            )

@@ -14,7 +14,7 @@ __all__ = ["read_chat"]
 def read_chat(fields: Mapping[str, Any]) -> Asked:
     """Raises UpstreamError (400) for what is not allowed or not supported."""
     body = Body(fields)
-    for name in ("model", "stream", "stream_options", "user", "metadata"):
+    for name in ("model", "stream", "stream_options", "user", "safety_identifier", "prompt_cache_key", "metadata"):
         body.take(name)  # of the call, not of the answer: the server has read them
     body.only("store", False, "answers are not stored here")
     body.choice("service_tier", ("auto", "default"))
@@ -82,4 +82,4 @@ def _tools(body: Body) -> tuple[Mapping[str, Mapping[str, Any]], tuple[str, ...]
     tools = read_tools(body.array("tools", 128))
     choice = Choice.of(body.take("tool_choice"), tuple(tools))
     is_parallel = body.flag("parallel_tool_calls", True)
-    return ({} if choice.is_none else tools), choice.forced, is_parallel
+    return ({} if choice.is_none else tools), choice.forced, is_parallel and not choice.is_named

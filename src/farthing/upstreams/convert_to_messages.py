@@ -35,6 +35,7 @@ CHANGED = (
     "parallel_tool_calls",
     "stream_options",
 )
+HINTS = ("metadata", "prompt_cache_key", "prompt_cache_retention", "safety_identifier")  # labels: no answer changes
 # What has a value that says nothing beyond the default: that one is taken and not handed on.
 HARMLESS: dict[str, tuple[object, ...]] = {
     "n": (1,),
@@ -53,7 +54,7 @@ DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+);base64,")
 def as_messages(call: Call) -> Call:
     """Raises UpstreamError (400) for a body that is no chat body, and for what messages cannot say."""
     body = call.body
-    refuse_others(body, (*SAME, *CHANGED, *HARMLESS), "", TARGET)
+    refuse_others(body, (*SAME, *CHANGED, *HINTS, *HARMLESS), "", TARGET)
     for key, values in HARMLESS.items():
         if body.get(key) is not None and body[key] not in values:
             raise unsupported(key, TARGET)

@@ -4,10 +4,12 @@ A Reader turns one wire's events, or its whole answers, into Chunks and notes us
 
 Usage is the provider's where the answer came to its end with one. Where it did not (the client left, the connection
 broke, an old server), what was reported so far stands for the input and the output is estimated from the text that
-came; usage_source says so. A refusal used nothing. A request that timed out may have been worked on: its input counts.
+came; usage_source says so. A refusal used nothing, nor does an answer that was none. A request that timed out may have
+been worked on: its input counts.
 """
 
-from collections.abc import AsyncGenerator, Mapping
+import math
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -20,9 +22,10 @@ from farthing.upstreams.http_errors import broke_off
 from farthing.upstreams.sse import Event, Events, EventTooLong
 from farthing.upstreams.usage_wire import malformed
 
-__all__ = ["Exchange", "Reader", "answer", "served_model"]
+__all__ = ["Exchange", "Reader", "answer", "client_headers", "served_model"]
 
 MAX_HELD = 64  # chunks without content before the first that has some; then they go out, for they keep a client waiting
+MAX_BYTES_PER_TOKEN = 16  # no answer has more in the mean; single tokens may
 MAX_NAME = 200
 MAYBE_USED = ("upstream_timeout", "upstream_broke_off")
 
@@ -58,6 +61,12 @@ class Exchange:
     is_whole_wanted: bool  # asked for in one piece, in the provider's own wire
 
 
+def client_headers(call: Call, names: Sequence[str]) -> dict[str, str]:
+    """Those of the client's headers that may go along: by name, and short plain ASCII."""
+    given = {name: call.headers[name] for name in names if name in call.headers}
+    return {name: text for name, text in given.items() if text.isascii() and text.isprintable() and len(text) < 2000}
+
+
 def served_model(name: object) -> str:
     """A provider's word for its model, if it is one that may stand in a ledger."""
     return name if isinstance(name, str) and 0 < len(name) <= MAX_NAME and name.isprintable() else ""
@@ -65,9 +74,7 @@ def served_model(name: object) -> str:
 
 async def answer(exchange: Exchange, call: Call, tally: Tally) -> AsyncGenerator[Chunk, None]:
     """The chunks of one answer. However it ends, the connection is given back or closed and the tally is final."""
-    reader = exchange.reader
-    held: list[Chunk] | None = []  # None once something went out
-    num_bytes = 0
+    reader, gate = exchange.reader, _Gate(call.max_output_tokens)
     is_used = True
     reply: Reply | None = None
     try:
@@ -79,35 +86,55 @@ async def answer(exchange: Exchange, call: Call, tally: Tally) -> AsyncGenerator
             items, is_end = await _next(reply, events)
             for item in items:
                 for chunk in _read(exchange, item, is_end, tally):
-                    num_bytes += _num_bytes(chunk)
                     tally.is_cut = tally.is_cut or (exchange.is_capped and chunk.finish_reason == "length")
-                    if held is not None:
-                        held.append(chunk)
-                        if not _has_content(chunk) and len(held) <= MAX_HELD:
-                            continue
-                        going, held = held, None
-                        for first in going:
-                            yield first
-                    else:
-                        yield chunk
+                    for passed in gate.through(chunk):
+                        yield passed
             if reader.usage is not None:
                 tally.usage, tally.usage_source = reader.usage, "provider"
         if not reader.is_complete:
             raise broke_off(exchange.name)
-        for chunk in held or ():
+        for chunk in gate.rest():
             yield chunk
         if not is_end:
             await reply.drain()
     except UpstreamError as error:
-        if held is None:
+        if gate.is_open:
             error.is_retryable = False
         else:
-            is_used = reader.usage is not None or error.code in MAYBE_USED
+            is_used = bool(reader.usage or reader.model or error.code in MAYBE_USED)
         raise
     finally:
-        _settle(call, tally, reader, num_bytes, is_used=is_used)
+        _settle(call, tally, reader, gate.num_bytes, is_used=is_used)
         if reply is not None:
             await reply.close()
+
+
+class _Gate:
+    """Holds chunks back until one has content: an error before that can still be answered by another upstream. Counts
+    the text that came, and ends an answer that goes far beyond the limit that the provider was given."""
+
+    def __init__(self, max_output_tokens: int | None) -> None:
+        self.is_open = False  # something went out
+        self.num_bytes = 0
+        self._held: list[Chunk] = []
+        self._most_bytes = math.inf if max_output_tokens is None else MAX_BYTES_PER_TOKEN * (max_output_tokens + 16)
+
+    def through(self, chunk: Chunk) -> Sequence[Chunk]:
+        """What may go out now. Raises UpstreamError (502)."""
+        self.num_bytes += _num_bytes(chunk)
+        if self.num_bytes > self._most_bytes:
+            message = "the upstream went far beyond the limit of output tokens that a budget leaves; it was stopped"
+            raise UpstreamError(message, status=502, code="upstream_ignored_limit")
+        if self.is_open:
+            return (chunk,)
+        self._held.append(chunk)
+        has_content = chunk.text or chunk.tool_calls or chunk.reasoning or chunk.finish_reason
+        return self.rest() if has_content or len(self._held) > MAX_HELD else ()
+
+    def rest(self) -> Sequence[Chunk]:
+        going, self._held = self._held, []
+        self.is_open = self.is_open or bool(going)
+        return going
 
 
 async def _next(reply: Reply, events: Events | None) -> tuple[list[Any], bool]:
@@ -151,10 +178,6 @@ def _settle(call: Call, tally: Tally, reader: Reader, num_bytes: int, *, is_used
         if reader.usage is not None:
             guess = replace(reader.usage, output_tokens=max(reader.usage.output_tokens, guess.output_tokens))
         tally.usage, tally.usage_source = guess, "estimated"
-
-
-def _has_content(chunk: Chunk) -> bool:
-    return bool(chunk.text or chunk.tool_calls or chunk.reasoning or chunk.finish_reason)
 
 
 def _num_bytes(chunk: Chunk) -> int:

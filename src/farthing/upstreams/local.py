@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from farthing.economics.cost import HostCost
 from farthing.economics.usage import Usage
+from farthing.errors import InvalidRequest
 from farthing.upstreams.asked import Asked
 from farthing.upstreams.call import Call, Chunk, Tally
 from farthing.upstreams.chat_request import read_chat
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LocalUpstream"]
 
-MAX_KEPT = 512  # calls that were measured by max_usage and not yet answered
+MAX_KEPT = 64  # calls that were measured by max_usage and not yet answered; beyond, they are encoded again
 PROVIDER = "local"
 
 
@@ -38,7 +39,12 @@ class LocalUpstream:
     def __init__(self, name: str, config: LocalConfig | None = None) -> None:
         self.name = name
         self.config = config or LocalConfig()
-        self._models = {model.name: model for model in (LocalModel(m, self.config) for m in self.config.models)}
+        self._models: dict[str, LocalModel] = {}
+        for source in self.config.models:
+            model = LocalModel(source, self.config)
+            if model.name in self._models:
+                raise InvalidRequest(f"models has two that are called {model.name!r}; rename a file or folder")
+            self._models[model.name] = model
         # Two: a long prompt does not hold up the short ones, and the engine's threads keep most of the machine.
         self._workers = ThreadPoolExecutor(2, thread_name_prefix="farthing-prompts")
         self._kept: OrderedDict[str, tuple[Call, Encoded]] = OrderedDict()
@@ -114,13 +120,19 @@ class LocalUpstream:
         return prepare(encoded, self._thread(call).max_len, call.max_output_tokens, call.salt)
 
     async def _encoded(self, call: Call) -> Encoded:
-        measured, encoded = self._kept.pop(call.id, (None, None))
-        if measured is not None and encoded is not None and measured.body is call.body and measured.model == call.model:
-            return encoded
+        kept = self._kept.pop(call.id, None)
+        # What a budget leaves may have changed since it was measured, but nothing else.
+        if kept is not None and _key(kept[0]) == _key(call):
+            return kept[1]
         return await asyncio.get_running_loop().run_in_executor(self._workers, self._encode, call)
 
     def _encode(self, call: Call) -> Encoded:
         return self._model(call.model).encode(call, _read(call))
+
+
+def _key(call: Call) -> tuple[object, ...]:
+    """All that the encoded prompts depend on."""
+    return id(call.body), call.wire, call.model, call.num_public_messages
 
 
 def _read(call: Call) -> Asked:

@@ -96,7 +96,8 @@ class LocalModel:
             return grammars.compile(json_grammar(form.schema, form.param), form.param), None
         tools = ToolFormat.of(model.tokenizer)
         if tools is None:
-            unsupported("tools", "this model's chat template has no tools; leave them out, or ask another model")
+            what = "this model's chat template has no tools, or writes their calls in a way that is not known here"
+            unsupported("tools", f"{what}; leave them out, or ask another model")
         grammar = None
         if asked.forced or form is not None:
             is_forced = bool(asked.forced)

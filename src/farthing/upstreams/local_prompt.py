@@ -1,7 +1,8 @@
 """From what a client asked to requests for an engine: chat template, token ids, and how long the answer may become."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from farthing.economics.usage import Usage
 from farthing.errors import CorruptModel, InvalidRequest
@@ -113,6 +114,12 @@ def encode(
 ) -> Encoded:
     """Takes milliseconds for long prompts: not for the event loop. Raises UpstreamError for what the chat template or
     the vocabulary refuses."""
+    from farthing.engine.prompt import check_bias
+
+    try:
+        check_bias(model, asked.params)
+    except InvalidRequest as error:
+        raise UpstreamError(str(error), status=400, code="invalid_value", param="logit_bias") from None
     return Encoded(asked, tuple(_prompts(model, call, asked)), model.tokenizer, grammar, tools)
 
 
@@ -130,8 +137,9 @@ def _prompts(model: "Model", call: Call, asked: Asked) -> list[tuple[tuple[int, 
                 raise UpstreamError(f"prompt: {what}", status=400, code="invalid_value", param="prompt")
         return [(tuple(prompt), 0) for prompt in ids]
     tools = list(asked.tools.values()) or None
+    messages = _known_roles(asked.messages, tokenizer.chat_template or "")
     try:
-        token_ids = encode_chat(tokenizer, asked.messages, tools=tools)
+        token_ids = encode_chat(tokenizer, messages, tools=tools)
     except InvalidRequest as error:
         raise UpstreamError(str(error), status=400, code="invalid_value", param="messages") from None
     except CorruptModel as error:
@@ -139,9 +147,16 @@ def _prompts(model: "Model", call: Call, asked: Asked) -> list[tuple[tuple[int, 
     num_public = 0
     if call.num_public_messages:
         # Without tools: they are the client's own, and no part of what all are given.
-        public = asked.messages[: call.num_public_messages]
+        public = messages[: call.num_public_messages]
         try:
             num_public = num_common(encode_chat(tokenizer, public, add_generation_prompt=False), token_ids)
         except (InvalidRequest, CorruptModel):
             num_public = 0
     return [(tuple(token_ids), num_public)]
+
+
+def _known_roles(messages: tuple[Mapping[str, Any], ...], template: str) -> tuple[Mapping[str, Any], ...]:
+    """developer is OpenAI's newer word for system: templates that do not know it would leave those messages out."""
+    if "developer" in template:
+        return messages
+    return tuple({**row, "role": "system"} if row["role"] == "developer" else row for row in messages)

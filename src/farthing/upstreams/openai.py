@@ -2,8 +2,8 @@
 
 What the client sent goes out as it is, unknown fields and all, but for four things: the model's name, `stream`, the
 usage that every stream is asked for, and a limit of output tokens where a budget or the configuration sets one. It is
-written anew from what was parsed (60 µs for 100 KB), never patched into the client's bytes: a body that names a field
-twice would mean one thing here and another to the provider.
+written anew from what was parsed (6 to 160 µs for 100 KB), never patched into the client's bytes: a body that names a
+field twice would mean one thing here and another to the provider.
 """
 
 from collections.abc import AsyncIterator, Mapping
@@ -14,7 +14,7 @@ from farthing.upstreams.call import Call, Chunk, Tally
 from farthing.upstreams.convert import as_chat
 from farthing.upstreams.convert_fields import dumps, mapping
 from farthing.upstreams.estimate import LIMITS, max_usage, num_choices
-from farthing.upstreams.hosted import Exchange, answer
+from farthing.upstreams.hosted import Exchange, answer, client_headers
 from farthing.upstreams.hosted_config import Hosted, read_hosted
 from farthing.upstreams.http import Http
 from farthing.upstreams.openai_answer import OpenAIReader
@@ -44,7 +44,7 @@ class OpenAIUpstream:
             http=self._http,
             path=PATHS[asked.wire],
             body=body,
-            headers={key: call.headers[key] for key in CLIENT_HEADERS if key in call.headers},
+            headers=client_headers(call, CLIENT_HEADERS),
             reader=OpenAIReader(self.name, self._hosted.endpoint.secret, is_raw=is_same_wire and call.is_stream),
             is_capped=is_capped,
             is_whole_wanted=is_same_wire and not call.is_stream,

@@ -14,8 +14,12 @@ OPTIONS: Mapping[str, Any] = {"whitespace_flexible": False, "lenient": False}
 
 
 def json_source(schema: Any, param: str) -> str:
-    """The schema as JSON text. Raises UpstreamError (400) for one that is nested too deep."""
+    """The schema as JSON text. Raises UpstreamError (400) for one that cannot be written, or not as UTF-8."""
     try:
-        return json.dumps(schema, ensure_ascii=False)
-    except (RecursionError, ValueError):
+        text = json.dumps(schema, ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except RecursionError:
         refuse(param, "is nested too deep")
+    except ValueError:
+        refuse(param, "holds what is no JSON: a number that is not finite, or half of a surrogate pair")
+    return text

@@ -50,10 +50,12 @@ def _function(body: Body) -> tuple[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Choice:
-    """OpenAI's tool_choice: forced are the tools of which one must be called; is_none hides them from the model."""
+    """OpenAI's tool_choice: forced are the tools of which one must be called, once where it is a named one; is_none
+    hides them from the model."""
 
     forced: tuple[str, ...] = ()
     is_none: bool = False
+    is_named: bool = False
 
     @classmethod
     def of(cls, value: Any, names: tuple[str, ...]) -> "Choice":
@@ -72,4 +74,4 @@ class Choice:
             refuse("tool_choice", 'allowed: none, auto, required, {"type": "function", "function": {"name": "…"}}')
         if name not in names:
             refuse("tool_choice", f"names {name[:64]!r}; the tools are: {', '.join(names) or 'none'}")
-        return cls(forced=(name,))
+        return cls(forced=(name,), is_named=True)

@@ -25,8 +25,10 @@ class UnderWay:
     ids: dict[int, int] = field(default_factory=dict)  # request id -> choice, of those that are not done
     ended: dict[int, Usage] = field(default_factory=dict)  # choice -> what it used
     queue_s: float | None = None
-    events: list[tuple[int, Event]] = field(default_factory=list)  # of this step
+    events: list[tuple[int, Event]] = field(default_factory=list)  # that were not told yet
     is_cut: bool = False
+    has_answered: bool = False  # whether an event was told
+    told_s: float | None = None  # when it was told something last
 
     def usage(self, engine: "Engine") -> Usage:
         """Of all choices together. Those of one prompt share its pages: it is counted once, the seconds are all."""
@@ -43,9 +45,17 @@ class UnderWay:
             total.output_s,
         )
 
-    def news(self, engine: "Engine") -> News:
-        """What is to be told of the step."""
+    def is_due(self, now_s: float, interval_s: float) -> bool:
+        """Whether it is to be told: its beginning, first token and end at once, the rest every so often."""
+        if not self.ids or self.told_s is None or (self.events and not self.has_answered):
+            return True
+        return now_s - self.told_s >= interval_s
+
+    def news(self, engine: "Engine", now_s: float) -> News:
+        """What is to be told now."""
         events, self.events = self.events, []
+        self.told_s = now_s
+        self.has_answered |= bool(events)
         return News(self.job, self.usage(engine), self.queue_s, events, self.is_cut, not self.ids)
 
 
