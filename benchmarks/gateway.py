@@ -33,7 +33,7 @@ from benchmarks.load.client import Answer, Client, drive
 from benchmarks.load.figures import Times, compare, times
 from benchmarks.load.http1 import request_bytes
 from benchmarks.load.mock import ANSWER_BYTES, NUM_CHUNKS
-from benchmarks.load.processes import cores, cpu_s, memory, mock
+from benchmarks.load.processes import cores, cpu_s, end_on_sigterm, memory, mock
 from benchmarks.load.schedule import ARRIVALS, arrivals
 from benchmarks.others import Others
 from farthing.kernels import instruction_sets
@@ -199,6 +199,7 @@ def run(args: argparse.Namespace, folder: Path, places: Sequence[int]) -> Bench:
 
 def main() -> None:
     args = parsed()
+    end_on_sigterm()
     places = cores()
     if len(places) < 2:
         sys.exit("this takes two cores: one for farthing, one for the load")

@@ -24,7 +24,7 @@ import uvloop
 from benchmarks.load import serving
 from benchmarks.load.client import Client
 from benchmarks.load.http1 import request_bytes
-from benchmarks.load.processes import Memory, memory, mock, raise_file_limit
+from benchmarks.load.processes import Memory, end_on_sigterm, memory, mock, raise_file_limit
 from farthing.kernels import instruction_sets
 from farthing.report.machine import commit, this_machine
 
@@ -85,6 +85,7 @@ def main() -> None:
     parser.add_argument("--wait-s", type=float, default=10.0, help="before each look at the memory")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
+    end_on_sigterm()
     if raise_file_limit() < 4 * args.streams:
         sys.exit(f"{args.streams} streams take {4 * args.streams} open files; this user may have fewer")
     with tempfile.TemporaryDirectory() as folder:

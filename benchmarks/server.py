@@ -32,6 +32,7 @@ from benchmarks.conversations import Play, question, system_prompt
 from benchmarks.http_loss import http_loss, http_table
 from benchmarks.llama_server import Server, options
 from benchmarks.load import serving
+from benchmarks.load.processes import end_on_sigterm
 from benchmarks.load.wave import Wave, chat_request, send_wave
 from benchmarks.others import Others
 from benchmarks.peers.build import PROGRAMS, SERVER, Missing, cache_folder, llamacpp_programs, llamacpp_version
@@ -187,6 +188,7 @@ def parsed() -> argparse.Namespace:
 
 def main() -> None:
     args = parsed()
+    end_on_sigterm()
     model = load_model(MODEL)
     with tempfile.TemporaryDirectory() as folder:
         servers, version = openers(model, args, Path(folder))

@@ -10,7 +10,18 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ROOT", "START_S", "Memory", "Process", "cores", "cpu_s", "memory", "mock", "raise_file_limit"]
+__all__ = [
+    "ROOT",
+    "START_S",
+    "Memory",
+    "Process",
+    "cores",
+    "cpu_s",
+    "end_on_sigterm",
+    "memory",
+    "mock",
+    "raise_file_limit",
+]
 
 ROOT = Path(__file__).parents[2]
 START_S = 60.0
@@ -51,6 +62,11 @@ def raise_file_limit() -> int:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     return most
+
+
+def end_on_sigterm() -> None:
+    """A benchmark that is told to end takes its children with it: SIGTERM leaves through all context managers."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 class Process(AbstractContextManager["Process"]):
