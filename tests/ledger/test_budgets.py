@@ -1,6 +1,7 @@
 """Budgets: an upper bound is set aside before the call, what was used is charged after it, and nobody gets past it."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
@@ -269,3 +270,22 @@ def test_the_index_is_as_good_as_asking_every_budget() -> None:
     assert [found.id for found in index.of("a", "a", ("a", "a"))] == ["b0", "b1", "b2", "b3"]
     assert [found.id for found in index.of(None, None, ())] == ["b3"]
     assert BudgetIndex().of("a", "a", ("a",)) == []
+
+
+@pytest.mark.parametrize("is_local", [True, False])
+def test_a_local_prompt_is_not_counted_on_the_event_loop(config: LedgerConfig, is_local: bool) -> None:
+    budget_of(config, "1000tokens/day")
+    counted_in = []
+
+    class Counting(Leaf):
+        def max_usage(self, call: Call) -> Usage:
+            counted_in.append(threading.current_thread())
+            return super().max_usage(call)
+
+    async def tour() -> None:
+        async with books_of(config) as books:
+            await read(books.metered(Counting(), is_local=is_local).stream(a_call(), Tally()))
+            assert used_of(config) == [(12, 0)]
+
+    asyncio.run(tour())
+    assert [thread is threading.main_thread() for thread in counted_in] == [not is_local]

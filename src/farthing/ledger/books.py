@@ -152,7 +152,8 @@ class Books:
         self._check_available(budgets)
         if not budgets:
             return None, call
-        usage = max_usage(call)
+        # A local prompt is counted by its tokenizer, its model perhaps loaded for that: not on the event loop.
+        usage = await asyncio.to_thread(max_usage, call) if tally.is_local else max_usage(call)
         tranche = 0
         if tally.is_local:
             tranche = tranche_pico(self.pricer, usage, self._s_per_input_token.get(call.model, 0.0))
