@@ -10,6 +10,7 @@ from farthing.economics.usage import Usage
 from farthing.ledger import LedgerConfig
 from farthing.upstreams.call import Chunk, Tally
 from farthing.upstreams.errors import UpstreamError
+from farthing.upstreams.fallback import Fallback
 from tests.ledger.leaf import MODEL, WORDS, Leaf, a_call, a_row, refused
 from tests.ledger.open_books import books_of, rows_of
 
@@ -50,6 +51,25 @@ def test_an_error_is_a_row_and_goes_on(config: LedgerConfig) -> None:
             assert (first.status, first.error, first.route) == ("error", "upstream_failed", None)
             assert (second.attempt, second.status, second.route) == (1, "ok", "fallback: upstream_failed")
             assert [receipt.status for receipt in call.receipts] == ["error", "ok"]
+
+    asyncio.run(tour())
+
+
+def test_a_member_that_was_passed_over_is_in_the_route(config: LedgerConfig) -> None:
+    async def tour() -> None:
+        async with books_of(config) as books:
+            dead, alive = Leaf(chunks=(), error=refused(503), usage=Usage()), Leaf(name="alive")
+            assert isinstance(dead.error, UpstreamError)
+            dead.error.is_retryable = True
+            members = [(books.metered(dead), MODEL), (books.metered(alive), MODEL)]
+            both = Fallback("both", members)
+            for _ in range(10):
+                async for _ in both.stream(a_call(), Tally()):
+                    pass
+            routes = [row.route for row in rows_of(config) if row.upstream == "alive"]
+            assert len(dead.asked) < 10
+            assert len(routes) == 10
+            assert (routes[0], routes[-1]) == ("fallback: upstream_failed", "fallback: unavailable")
 
     asyncio.run(tour())
 

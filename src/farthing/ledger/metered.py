@@ -100,8 +100,9 @@ class Metered:
 
 
 def _route(call: Call) -> str | None:
-    """Why this upstream: what became of the attempt before."""
-    if not call.receipts:
-        return None
+    """Why this upstream: as whoever chose it says (a fallback whose first member was not even asked), otherwise what
+    became of the attempt before."""
+    if call.route is not None or not call.receipts:
+        return call.route
     last = call.receipts[-1]
     return f"fallback: {last.error or last.status}"
