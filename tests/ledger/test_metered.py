@@ -12,7 +12,7 @@ from farthing.upstreams.call import Chunk, Tally
 from farthing.upstreams.errors import UpstreamError
 from farthing.upstreams.fallback import Fallback
 from tests.ledger.leaf import MODEL, WORDS, Leaf, a_call, a_row, refused
-from tests.ledger.open_books import books_of, rows_of
+from tests.ledger.open_books import books_of, budget_of, rows_of, used_of
 
 
 def test_an_answer_is_one_row_when_it_ends(config: LedgerConfig) -> None:
@@ -138,6 +138,33 @@ def test_what_is_not_known_is_null(config: LedgerConfig) -> None:
             assert (unavailable.input_tokens, unavailable.output_tokens, unavailable.cost_pico) == (None, None, None)
             assert unavailable.baseline_pico is None
             assert (unpriced.input_tokens, unpriced.cost_pico, unpriced.price_status) == (10, None, "unpriced")
+
+    asyncio.run(tour())
+
+
+def test_what_used_nothing_costs_nothing_whatever_its_price(config: LedgerConfig) -> None:
+    budget_of(config, "1000tokens/day")
+
+    async def tour() -> None:
+        async with books_of(config) as books:
+            call = a_call(model="a-model-without-a-price")
+            with pytest.raises(UpstreamError):
+                async for _ in books.metered(Leaf(chunks=(), error=refused(), usage=Usage())).stream(call, Tally()):
+                    pass
+            async for _ in books.metered(Leaf(usage=Usage())).stream(call, Tally()):
+                pass
+            unknown = a_call(model="a-model-without-a-price")
+            with pytest.raises(UpstreamError):
+                leaf = Leaf(chunks=(), error=refused(), usage=Usage(), usage_source="unavailable")
+                async for _ in books.metered(leaf).stream(unknown, Tally()):
+                    pass
+            *known, last = rows_of(config)
+            for row in known:
+                assert (row.cost_pico, row.output_pico, row.baseline_pico) == (0, 0, 0)
+                assert (row.price_status, row.price_version) == ("free", "nothing was used")
+            assert [receipt.cost_pico for receipt in call.receipts] == [0, 0]
+            assert (last.cost_pico, last.price_status) == (None, "unpriced")
+            assert used_of(config) == [(0, 0)]
 
     asyncio.run(tour())
 

@@ -11,6 +11,7 @@ from farthing.upstreams.call import Call, Receipt, Tally
 
 __all__ = ["Attempt", "hosted_charge", "receipt_of"]
 
+NOTHING = "nothing was used"  # the price version of an attempt that costs 0 whatever its tokens would have cost
 MAX_TOKENS = 10**9  # of one attempt; what claims more is no count, and its price would not fit into 64 bits
 
 
@@ -31,9 +32,14 @@ class Attempt:
         """An attempt of which nothing is known has no tokens and no cost; one that was never answered used none."""
         at = datetime.fromtimestamp(self.started_us / 1e6, UTC)
         usage, is_known = tally.usage, tally.usage_source != "unavailable"
+        is_nothing = is_known and not tally.is_local and usage == Usage()
         charge = _charge(tally, pricer, at) if is_known else Charge("", "unpriced")
+        if is_nothing and (self.status == "error" or charge.price_status == "unpriced"):
+            charge = Charge(NOTHING, "free", 0, 0, 0, 0, 0)
         baseline_model = pricer.baseline_model(tally.model, is_local=tally.is_local) if tally.model else None
         baseline = _baseline_pico(tally, pricer, at) if is_known and baseline_model is not None else None
+        if is_nothing and baseline is None:
+            baseline = 0
         first_ns = self.first_token_ns
         return Row(
             id=self.id,
