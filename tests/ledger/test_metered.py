@@ -1,14 +1,18 @@
 """Metered: whatever ends an attempt, one row is committed before the caller knows that it ended."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from farthing.economics.charge import Pricer
+from farthing.economics.cost import HostCost
+from farthing.economics.prices import PriceBook
 from farthing.economics.usage import Usage
 from farthing.ledger import LedgerConfig
-from farthing.upstreams.call import Chunk, Tally
+from farthing.upstreams.call import Call, Chunk, Tally
 from farthing.upstreams.errors import UpstreamError
 from farthing.upstreams.fallback import Fallback
 from tests.ledger.leaf import MODEL, WORDS, Leaf, a_call, a_row, refused
@@ -165,6 +169,34 @@ def test_what_used_nothing_costs_nothing_whatever_its_price(config: LedgerConfig
             assert [receipt.cost_pico for receipt in call.receipts] == [0, 0]
             assert (last.cost_pico, last.price_status) == (None, "unpriced")
             assert used_of(config) == [(0, 0)]
+
+    asyncio.run(tour())
+
+
+@pytest.mark.parametrize(
+    ("served", "priced_as", "cost"),
+    [
+        ("in-house-7", "gpt-5-nano", 10 * 50_000 + 2 * 400_000),
+        ("gpt-5-mini", "gpt-5-mini", 10 * 250_000 + 2 * 2_000_000),  # it has a price, so that is what it costs
+    ],
+)
+def test_a_name_without_a_price_is_priced_as_the_one_that_was_asked_for(
+    config: LedgerConfig, served: str, priced_as: str, cost: int
+) -> None:
+    class Renaming(Leaf):
+        async def stream(self, call: Call, tally: Tally) -> AsyncIterator[Chunk]:
+            async for chunk in super().stream(call, tally):
+                yield chunk
+            tally.model = served
+
+    async def tour() -> None:
+        async with books_of(config, pricer=Pricer(PriceBook(), HostCost())) as books:
+            async for _ in books.metered(Renaming(), provider="openai").stream(a_call(model="gpt-5-nano"), Tally()):
+                pass
+            (row,) = rows_of(config)
+            assert (row.served_model, row.baseline_model, row.price_status) == (served, priced_as, "priced")
+            assert row.price_version.endswith(f", {priced_as} at openai")
+            assert row.cost_pico == row.baseline_pico == cost
 
     asyncio.run(tour())
 
