@@ -158,8 +158,8 @@ def test_what_used_nothing_costs_nothing_whatever_its_price(config: LedgerConfig
             async for _ in books.metered(Leaf(usage=Usage())).stream(call, Tally()):
                 pass
             unknown = a_call(model="a-model-without-a-price")
+            leaf = Leaf(chunks=(), error=refused(), usage=Usage(), usage_source="unavailable")
             with pytest.raises(UpstreamError):
-                leaf = Leaf(chunks=(), error=refused(), usage=Usage(), usage_source="unavailable")
                 async for _ in books.metered(leaf).stream(unknown, Tally()):
                     pass
             *known, last = rows_of(config)

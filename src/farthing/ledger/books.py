@@ -114,6 +114,10 @@ class Books:
         """One row per attempt. provider and is_local: how reservations are priced before the leaf has said a word."""
         return Metered(self, upstream, provider, is_local=is_local)
 
+    def check_available(self) -> None:
+        """Before an answer is given that no budget pays for. Raises LedgerAway where its row could not be kept now."""
+        self._check_available(())
+
     async def append(self, row: Row) -> None:
         """Returns when the row is committed (or spooled). Raises LedgerAway where it is not."""
         entry = Entry(row)
