@@ -42,7 +42,7 @@ class Service:
 @asynccontextmanager
 async def open_service(config: Config) -> AsyncIterator[Service]:
     """Raises FarthingError where something cannot be opened, or must not be reached from where it would be."""
-    ledger = read_table(LedgerConfig, dict(config.ledger), f"{config.source}: [ledger]", config.folder)
+    ledger = config.ledger_config()
     host = HostCost(config.economics.usd_per_hour, config.economics.utilisation)
     async with AsyncExitStack() as stack:
         books = await Books.open(ledger, Pricer(_prices(config.economics), host, config.economics.baseline))
