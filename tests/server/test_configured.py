@@ -4,6 +4,10 @@ import httpx2
 import pytest
 
 from farthing.errors import InvalidRequest
+from farthing.ledger import LedgerConfig
+from farthing.ledger.budget import parse_amount
+from farthing.ledger.directory import add_budget
+from farthing.ledger.opening import open_database, transaction
 from farthing.server.config import ModelEntry, RouteEntry, UpstreamEntry
 from tests.server.serving import PLAY, serving
 
@@ -55,6 +59,24 @@ def test_repeats_come_from_the_cache_where_it_is_on(tmp_path):
         assert [post(server, "play", "say a", temperature=0).headers.get("x-farthing-cache") for _ in "ab"] == [
             None
         ] * 2
+
+
+@pytest.mark.parametrize(
+    ("options", "provider", "status"),
+    [({}, "local", "local"), ({"provider": "openai", "priced_as": "gpt-5-nano"}, "openai", "priced")],
+)
+def test_an_echo_is_reserved_as_it_is_billed(tmp_path, options, provider, status):
+    """A budget in dollars holds from the first token on, though nothing is known of a model called "echo"."""
+    database = open_database(LedgerConfig(url=f"sqlite:///{tmp_path / 'ledger.db'}"))
+    with transaction(database):
+        add_budget(database, "budget", "global", "", *parse_amount("1usd/total"))
+    database.close()
+    model = ModelEntry("echo", (RouteEntry("echo", options.get("priced_as", "echo")),))
+    with serving(tmp_path, UpstreamEntry("echo", "echo", options), models=(model,)) as server:
+        assert post(server, "echo", "say a").status_code == 200
+        [row] = server.rows()
+        assert (row.provider, row.price_status) == (provider, status)
+        assert row.cost_pico is not None
 
 
 @pytest.mark.parametrize(
