@@ -51,10 +51,13 @@ def test_repeats_come_from_the_cache_where_it_is_on(tmp_path):
         first = post(server, "play", "say a", temperature=0)
         again = post(server, "play", "say a", temperature=0)
         assert again.headers["x-farthing-cache"] == "hit"
-        assert (first.headers.get("x-farthing-cache"), again.headers["x-farthing-cost-usd"]) == (None, "0")
+        assert (first.headers["x-farthing-cache"], again.headers["x-farthing-cost-usd"]) == ("miss", "0")
         assert again.json()["choices"] == first.json()["choices"]
         assert [row.cache for row in server.rows()] == [None, "hit"]
         assert len(server.play.calls) == 1
+        for _ in "ab":  # a stream's headers go before it is known
+            streamed = post(server, "play", "say b", temperature=0, stream=True)
+            assert "x-farthing-cache" not in streamed.headers
     with serving(tmp_path) as server:
         assert [post(server, "play", "say a", temperature=0).headers.get("x-farthing-cache") for _ in "ab"] == [
             None

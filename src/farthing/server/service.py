@@ -37,6 +37,7 @@ class Service:
     metrics: Metrics
     spans: Spans
     started_s: int = 0  # since 1970
+    has_cache: bool = False  # the response cache is on
 
 
 @asynccontextmanager
@@ -62,7 +63,8 @@ async def open_service(config: Config) -> AsyncIterator[Service]:
             stack.push_async_callback(cache.aclose)
             served = [replace(entry, upstream=cache.wrap(entry.upstream)) for entry in served]
         metrics = Metrics(engines, books.stats, None if cache is None else cache.stats)
-        yield Service(config.server, books, Catalog(served), Gate(config.server), metrics, Spans(), int(time.time()))
+        catalog, gate, started_s = Catalog(served), Gate(config.server), int(time.time())
+        yield Service(config.server, books, catalog, gate, metrics, Spans(), started_s, cache is not None)
 
 
 def _response_cache(config: Config, books: Books) -> ResponseCache | None:
