@@ -21,9 +21,9 @@ BROKEN = (aiohttp.ClientError, OSError, RuntimeError)
 class Reply:
     """An answer whose body is still to come. `close` gives its connection back, or closes it.
 
-    While a piece is awaited, one timer looks twice a second whether it is overdue, or the connection gone: where aiohttp
-    closes one itself, over nonsense in the middle of a body, it wakes nobody. A timer for each piece would cost more
-    than to read it.
+    While a piece is awaited, one timer looks twice a second whether it is overdue, or the connection gone: where
+    aiohttp closes one itself, over nonsense in the middle of a body, it wakes nobody. A timer for each piece would
+    cost more than to read it.
     """
 
     def __init__(
