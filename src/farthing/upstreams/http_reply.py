@@ -115,8 +115,8 @@ class Reply:
 
     def _look(self) -> None:
         self._timer = None
-        if self._due_s is None:
-            return  # nobody waits: it is the client who reads slowly
+        if self._due_s is None or self._content.is_eof():
+            return  # nobody waits: it is the client who reads slowly; or the end has just come
         connection = self._response.connection
         if self._loop.time() >= self._due_s:
             self._content.set_exception(TimeoutError())
