@@ -14,7 +14,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["KINDS", "NUM_BUCKETS", "Grams", "Sparse", "grams", "readable", "sparse", "words"]
+__all__ = ["KINDS", "NUM_BUCKETS", "Grams", "Sparse", "bucket", "grams", "readable", "sparse", "words"]
 
 KINDS = ("words", "pairs", "parts")
 NUM_BUCKETS = 1 << 15
@@ -57,6 +57,10 @@ def words(text: str) -> list[str]:
 
 def readable(text: str) -> str:
     return text if len(text) <= MAX_CHARS else text[: MAX_CHARS // 2] + "\n" + text[-MAX_CHARS // 2 :]
+
+
+def bucket(word: str) -> int:
+    return _word_hash(word) % NUM_BUCKETS
 
 
 def grams(text: str) -> Grams:
