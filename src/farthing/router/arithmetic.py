@@ -11,6 +11,7 @@ from math import isfinite
 __all__ = ["Equation", "equations", "evaluate", "is_near", "numbers"]
 
 MAX_TOKENS = 64
+MAX_NUMBER = 1e15  # hundreds of digits are noise, and would overflow
 _NUMBER = r"\d[\d,]*(?:\.\d+)?|\.\d+"
 _NUMBERS = re.compile(_NUMBER)
 _TOKEN = re.compile(rf"\s*(?:({_NUMBER})\s*(%)?|([-+*/()]))")
@@ -114,7 +115,7 @@ def is_near(a: float, b: float, tolerance: float = 1e-3) -> bool:
 
 
 def _value(digits: str) -> float:
-    return float(digits.replace(",", ""))
+    return min(float(digits.replace(",", "")), MAX_NUMBER)
 
 
 def _signed(text: str) -> float:

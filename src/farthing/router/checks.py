@@ -53,8 +53,9 @@ CHECK_NAMES = (
 def final_number(answer: str) -> float | None:
     """The number that the answer gives as its last word, where it marks one."""
     found = _FINAL.findall(answer)
-    digits = found[-1].replace(",", "") if found else ""
-    return float(digits) if digits.strip("-") else None
+    if not found or not (known := numbers(found[-1])):
+        return None
+    return -known[0] if found[-1].startswith("-") else known[0]
 
 
 def checks(prompt: str, answer: str) -> NDArray[np.float64]:

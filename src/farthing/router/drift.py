@@ -1,9 +1,9 @@
 """Whether traffic still is what a router was trained on: the population stability index of a few signals.
 
 A threshold is a quantile of traffic; when the mix changes, neither its cost nor its quality needs to hold. For each
-signal the training rows' deciles are kept; PSI = sum over bins of (live - base) · log(live / base). With the same mix
-it is about (1/n + 1/m) · chi-squared of bins - 1 degrees of freedom for n live and m training rows, so the alarm is set
-where chance alone gets once in ALARM_ODDS looks, and never below what is worth an alarm.
+signal the training rows' deciles are kept; PSI = sum over bins of (live - base) · log(live / base). An alarm needs two
+things: a PSI that is worth one, and a difference that chance alone makes once in ALARM_ODDS looks (chi-squared of two
+samples; PSI itself has too heavy a tail for that where rows are few).
 """
 
 from collections.abc import Mapping
@@ -34,12 +34,16 @@ class Baseline:
 @dataclass(frozen=True)
 class Drift:
     psi: Mapping[str, float]
-    alarm_at: Mapping[str, float]
+    chi_squared: Mapping[str, float]
+    chance_limit: Mapping[str, float]  # that chi-squared must exceed
     num_rows: int
 
     @property
-    def is_alarm(self) -> bool:
-        return any(self.psi[name] > self.alarm_at[name] for name in self.psi)
+    def alarms(self) -> tuple[str, ...]:
+        """The signals that have changed."""
+        return tuple(
+            name for name in self.psi if self.psi[name] > MIN_PSI and self.chi_squared[name] > self.chance_limit[name]
+        )
 
 
 def baseline(signals: Mapping[str, Vector]) -> Baseline:
@@ -56,15 +60,17 @@ def drift(base: Baseline, signals: Mapping[str, Vector]) -> Drift:
         raise InvalidRequest(
             f"{num_rows} rows of {', '.join(signals)}; drift needs {MIN_LIVE} or more of {', '.join(base.edges)}"
         )
-    psi, alarm_at = {}, {}
+    psi, found, limit = {}, {}, {}
     for name, edges in base.edges.items():
-        live, was = (
-            np.maximum(shares, 0.5 / num_rows) for shares in (_shares(signals[name], edges), base.shares[name])
-        )
+        live, was = _shares(signals[name], edges), base.shares[name]
+        pooled = (num_rows * live + base.num_rows * was) / (num_rows + base.num_rows)
+        both = pooled > 0
+        part = (live[both] - was[both]) ** 2 / pooled[both]
+        found[name] = float(part.sum() / (1 / num_rows + 1 / base.num_rows))
+        limit[name] = _chi_squared(len(edges), 1 / (ALARM_ODDS * len(base.edges)))
+        live, was = (np.maximum(shares, 0.5 / num_rows) for shares in (live, was))
         psi[name] = float(((live - was) * np.log(live / was)).sum())
-        chance = (1 / num_rows + 1 / base.num_rows) * _chi_squared(len(edges), 1 / (ALARM_ODDS * len(base.edges)))
-        alarm_at[name] = max(MIN_PSI, chance)
-    return Drift(psi, alarm_at, num_rows)
+    return Drift(psi, found, limit, num_rows)
 
 
 def _shares(values: Vector, edges: Vector) -> Vector:

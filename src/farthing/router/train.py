@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farthing.errors import InvalidRequest
+from farthing.router.blocks import MIN_TEXTS
 from farthing.router.calibrate import Goal, prove
 from farthing.router.curve import cascade_outcome, curve, route_outcome
 from farthing.router.drift import baseline
@@ -72,9 +73,9 @@ def _learn_check(rows: Labelled, seed: int, hidden: Matrix | None) -> tuple[Chec
 def _base_signals(learned: Learned, encoded: Encoded) -> dict[str, Matrix]:
     """Of the training rows as if each were new: its gap by the others' labels, its words known by two others."""
     part = encoded.take(learned.rows)
-    counts = part.texts["words"].counts()
+    is_known = (learned.scorer.texts["words"].idf > 0) & (part.texts["words"].counts() > MIN_TEXTS)
     gap = learned.left_out[:, -1] - learned.left_out[:, 0]
-    return drift_signals(gap, part, known_share(part.texts["words"], counts >= 3))
+    return drift_signals(gap, part, known_share(part.texts["words"], is_known))
 
 
 def _topic_words(topics: Topics, prompts: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
