@@ -1,7 +1,7 @@
 """RouteLLM's public results: which prompts Mixtral-8x7B and GPT-4-1106 answered right, and what Mixtral said on GSM8K.
 
-The folder is FARTHING_DATA/routing/routellm. Prompts that RouteLLM calls contaminated are dropped. The subject of an MMLU
-question is its file's name: it is read to leave subjects out and for one baseline, and no router ever sees it.
+The folder is FARTHING_DATA/routing/routellm. Prompts that RouteLLM calls contaminated are dropped. The subject of an
+MMLU question is its file's name: it is read to leave subjects out and for one baseline, and no router ever sees it.
 """
 
 import csv

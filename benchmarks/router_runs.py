@@ -1,4 +1,4 @@
-"""The runs behind benchmarks/router.py: scores of rows by routers that never saw their labels, and figures with intervals.
+"""The runs behind benchmarks/router.py: scores of rows by routers that never saw their labels, figures, intervals.
 
 A run is a vector of scores, nan where a row trained the router (or its prompt did, as another row). Figures are means
 over runs. An interval is the middle 95 % of: one run by lot, on its rows drawn with replacement.
@@ -16,7 +16,8 @@ from farthing.router.metrics import Interval, Pair, apgr, cost_at_quality, cpt, 
 from farthing.router.scorers import AFTER_ANSWER, BEFORE_CALL, learn
 
 __all__ = [
-    "Figure", "FixedThreshold", "apgr_of", "cascade_runs", "factor_at", "figure", "fold_runs", "label_runs", "subject_runs",
+    "Figure", "FixedThreshold", "apgr_of", "cascade_runs", "cpt_of", "factor_at", "figure", "fold_runs", "label_runs",
+    "subject_runs",
 ]  # fmt: skip
 
 Vector = NDArray[np.float64]
