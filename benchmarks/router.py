@@ -4,10 +4,10 @@
 
 Mixtral-8x7B and GPT-4-1106 on MMLU and GSM8K. MMLU with 1,500 random labels, tested on all other rows; GSM8K by
 repeated five-fold cross-validation, before the call and as a cascade that checks the small model's answer; both without
-any label; MMLU with whole subjects left out. APGR, CPT and costs are exact areas and points of the curve; RouteLLM's
-own convention (deciles) stands beside. Features were chosen on a part of the rows, by a hash of the prompt; the last column
-is measured on the other rows alone. Prints a table; the last line is one JSON document, also in
-benchmarks/results/router.json. Takes about eight minutes on one core.
+any label; MMLU with whole subjects left out, each group a traffic of its own. APGR, CPT and costs are exact areas and
+points of the curve; RouteLLM's own convention (deciles) stands beside. Features were chosen on a part of the rows, by a
+hash of the prompt; the last column is measured on the other rows alone. Prints a table; the last line is one JSON
+document, also in benchmarks/results/router.json. Takes about eight minutes on one core.
 """
 
 import argparse

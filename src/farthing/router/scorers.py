@@ -36,7 +36,7 @@ class Recipe:
 
 # Chosen on a part of RouteLLM's rows that its benchmark does not test: see docs/routing.md.
 BEFORE_CALL = Recipe(
-    {"words": 1.0, "pairs": 1.0, "parts": 1.0, "form": 0.3, "hidden": 1.0, TOPICS: 0.03}, penalties=(100.0, 30.0)
+    {"words": 1.0, "pairs": 1.0, "parts": 1.0, "form": 1.0, "hidden": 1.0, TOPICS: 0.03}, penalties=(30.0,)
 )
 AFTER_ANSWER = Recipe(
     {
