@@ -59,9 +59,7 @@ def guarantee(trained: Trained, rows: Labelled, mode: str, goal: Goal, num_rows:
     true = {price: whole(price) for price in trained.prices[mode]}
     found = [prove(goal, trained.prices[mode], of(rng.integers(0, len(rows), num_rows))).price for _ in range(NUM_SETS)]
     kept = [true[price] for price in found if price is not None]
-    quality, cost = (
-        np.array([values(out).mean() for out in kept]) for values in (lambda o: o.quality, lambda o: o.cost)
-    )
+    quality, cost = (np.array([getattr(out, name).mean() for out in kept]) for name in ("quality", "cost"))
     target = goal.target * best if goal.kind == "share" else goal.target
     missed = (cost > target + 1e-12) if goal.kind == "cost" else (quality < target - 1e-12)
     return (
