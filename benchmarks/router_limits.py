@@ -1,4 +1,4 @@
-"""How often a proven threshold misses its goal, and how far added text pushes a score: the other tables of docs/routing.md.
+"""How often a proven threshold misses its goal, and how far added text pushes a score: tables of docs/routing.md.
 
     FARTHING_DATA=… python -m benchmarks.router_limits
 
@@ -48,7 +48,8 @@ def outcomes(trained: Trained, rows: Labelled, mode: str) -> Outcomes:
     if mode == "route":
         quality = trained.before.quality(encode_prompts(rows.prompts))
         return lambda drawn: route_outcome(rows.take(drawn), quality[drawn])
-    assert rows.answers is not None and trained.check is not None, "a cascade's rows have answers"
+    assert rows.answers is not None, "a cascade's rows have answers"
+    assert trained.check is not None, "and so have those that trained it"
     p_right, next_quality = trained.p_right(rows.prompts, rows.answers), trained.check.next_quality
     return lambda drawn: cascade_outcome(rows.take(drawn), p_right[drawn], next_quality)
 
