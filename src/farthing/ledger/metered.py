@@ -45,6 +45,14 @@ class Metered:
     async def aclose(self) -> None:
         await self._upstream.aclose()
 
+    @property
+    def is_local(self) -> bool:
+        return self._is_local
+
+    def price(self, model: str, usage: Usage) -> int | None:
+        """What an attempt with this usage would cost now, in pico-dollars; None where nobody knows yet."""
+        return self._books.price(model, self._provider, usage, is_local=self._is_local)
+
     async def stream(self, call: Call, tally: Tally) -> AsyncIterator[Chunk]:
         """Raises UpstreamError also where a budget is used up (429) and where the ledger is away (503)."""
         started_us = now_us()
@@ -90,12 +98,15 @@ class Metered:
         fresh = Tally(upstream=self.name, provider=self._provider, model=call.model, is_local=self._is_local)
         for name in Tally.__slots__:
             setattr(tally, name, getattr(fresh, name))
+        tally.route = _route(call)
 
     async def _finish(self, attempt: Attempt, call: Call, tally: Tally, hold: Hold | None, *, is_normal: bool) -> None:
         books = self._books
         if hold is not None and hold.is_lowered and attempt.finish_reason == "length":
             tally.is_cut = True
-        row = attempt.row(call, tally, books.pricer, time.monotonic_ns(), _route(call))
+        if tally.is_discarded and attempt.status == "ok":
+            attempt.status = "discarded"
+        row = attempt.row(call, tally, books.pricer, time.monotonic_ns(), tally.route)
         books.learn(tally)
         entry = Entry(row, None if hold is None else settlement_of(hold, row))
         call.receipts.append(receipt_of(row, tally))

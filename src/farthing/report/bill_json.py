@@ -69,6 +69,7 @@ def _sums(sums: Sums) -> dict[str, Any]:
         "rows_estimated": sums.num_estimated,
         "rows_usage_unavailable": sums.num_unavailable,
         "rows_failed": sums.num_failed,
+        "rows_discarded": sums.num_discarded,
         "rows_killed": sums.num_killed,
         "rows_aborted": sums.num_aborted,
         "rows_cache_hit": sums.num_hits,

@@ -57,7 +57,7 @@ async def open_service(config: Config) -> AsyncIterator[Service]:
             if hasattr(leaf, "engine_figures"):
                 engines.append(leaf.engine_figures)
             upstreams[entry.name] = metered(books, leaf, entry.kind)
-        served = await all_served(config.models, upstreams)
+        served = await all_served(config.models, upstreams, config.source)
         cache = _response_cache(config, books)
         if cache is not None:
             stack.push_async_callback(cache.aclose)
