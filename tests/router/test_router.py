@@ -119,7 +119,7 @@ def run(config: LedgerConfig, small: Scripted, large: Scripted, call: Call, sett
                 found: Any = await answer(router, call, tally)
             except UpstreamError as error:
                 found = error
-            return found, tally, router.stats()
+            return found, tally, router.router_stats()
 
     found, tally, stats = asyncio.run(work())
     return found, tally, rows_of(config), stats
@@ -246,10 +246,10 @@ def test_a_share_of_the_prompts_goes_to_the_large_one(config: LedgerConfig) -> N
         async with two(config, Scripted("small"), Scripted("large"), RouterConfig(share=0.25)) as router:
             for prompt in prompts:  # they become known
                 await answer(router, said(prompt))
-            before = dict(router.stats().requests)
+            before = dict(router.router_stats().requests)
             for prompt in prompts:
                 await answer(router, said(prompt))
-            return before, router.stats().requests
+            return before, router.router_stats().requests
 
     before, after = asyncio.run(work())
     assert after["model-large", "router"] - before["model-large", "router"] in range(12, 19)

@@ -62,6 +62,7 @@ def _sums(sums: Sums) -> dict[str, Any]:
         **classes,
         **amount("estimated", sums.estimated_pico),
         **amount("failed_baseline", sums.failed_baseline_pico),
+        **amount("failed_or_discarded_cost", sums.lost_pico),
         "rows": sums.num_rows,
         "requests": sums.num_requests,
         "rows_unpriced": sums.num_unpriced,

@@ -41,6 +41,7 @@ class Sums:
     baseline_pico: int = 0
     compared_pico: int = 0
     failed_baseline_pico: int = 0
+    lost_pico: int = 0  # the part of cost_pico that failed and discarded attempts took
     input_pico: int = 0
     cache_read_pico: int = 0
     cache_write_pico: int = 0
@@ -90,6 +91,7 @@ class Sums:
         self.request_pico += row.request_pico or 0
         if failed:
             self.compared_pico += cost_pico
+            self.lost_pico += cost_pico
         elif row.baseline_pico is None:
             self.num_without_baseline += 1
         else:

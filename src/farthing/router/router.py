@@ -222,7 +222,7 @@ class Router:
         if not is_any:
             yield from order
 
-    def stats(self) -> RouterStats:
+    def router_stats(self) -> RouterStats:
         counts = self._counts
         drifted = self._decider.drift()
         return RouterStats(dict(counts.requests), counts.num_escalated, counts.num_drafts, drifted, len(self._sessions))
