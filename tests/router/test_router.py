@@ -3,22 +3,29 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from farthing.economics.usage import Usage
 from farthing.errors import InvalidRequest
 from farthing.ledger import Books, LedgerConfig, Row
+from farthing.router.calibrate import Goal
 from farthing.router.config import RouterConfig
 from farthing.router.router import RoutedMember, Router
+from farthing.router.train import calibrate, train
+from farthing.server.answer_cost import costs_pico
 from farthing.upstreams import Call, Chunk, Tally, TokenLogprob, UpstreamError
 from tests.ledger.leaf import a_call
-from tests.ledger.open_books import books_of, problems_of, rows_of
+from tests.ledger.open_books import books_of, budget_of, problems_of, rows_of
+from tests.router.test_signals import with_signals
 
 
 def logprob(value: float) -> TokenLogprob:
@@ -36,6 +43,7 @@ class Scripted:
     is_late: bool = False  # the error comes after the words
     is_hanging: bool = False  # after the words
     num_input: int = 10
+    is_cut: bool = False  # by a budget
     asked: list[Call] = field(default_factory=list)
 
     async def stream(self, call: Call, tally: Tally) -> AsyncIterator[Chunk]:
@@ -54,6 +62,7 @@ class Scripted:
                     await asyncio.Event().wait()
                 if self.error is not None:
                     raise self.error
+                tally.is_cut = self.is_cut
                 yield Chunk("", index, "stop")
         finally:
             await asyncio.sleep(0)
@@ -204,12 +213,12 @@ def test_a_draft_of_the_wrong_form_is_not_given(config: LedgerConfig, body: Any,
 def test_what_the_small_one_cannot_the_next_one_does(
     config: LedgerConfig, small: Scripted, route: str, statuses: list[str]
 ) -> None:
-    for settings in (CASCADE, RouterConfig(share=0.0)):
+    for how in (CASCADE, RouterConfig(share=0.0)):
         call = said()
         small.asked.clear()
-        if settings.mode == "route" and small.is_late:
+        if how.mode == "route" and small.is_late:
             continue  # its client has read a part of it
-        chunks, tally, rows, _ = run(config, small, Scripted("large", ("better",)), call, settings)
+        chunks, tally, rows, _ = run(config, small, Scripted("large", ("better",)), call, how)
         rows = [row for row in rows if row.request_id == call.id]
         assert (text_of(chunks), tally.route) == ("better", route)
         assert [row.status for row in rows] == statuses
@@ -236,6 +245,90 @@ def test_several_choices_are_not_checked(config: LedgerConfig) -> None:
     chunks, tally, _, _ = run(config, small, large, said(n=2))
     assert ({chunk.index for chunk in chunks}, small.asked) == ({0, 1}, [])
     assert tally.route == "router choices: n > 1"
+
+
+def test_samples_are_an_attempt_of_their_own(config: LedgerConfig, tmp_path: Path) -> None:
+    rows = with_signals(300, 1)
+    calibrate(train(rows), with_signals(300, 2), Goal("share", 0.9), "cascade").save(tmp_path / "file")
+    sampled = RouterConfig(file=tmp_path / "file", mode="cascade", samples=2, sample_tokens=5)
+    for logprob, status in ((-0.2, "ok"), (-2.0, "discarded")):
+        small, call = Scripted("small", ("It is so.",), logprob), said(rows.prompts[0], seed=1, max_tokens=50)
+        chunks, tally, found, _ = run(config, small, Scripted("large", ("better",)), call, sampled)
+        found = [row for row in found if row.request_id == call.id]
+        assert [row.status for row in found[:2]] == ["discarded", status]
+        assert found[0].route == "cascade sample"
+        asked = small.asked[0].body
+        assert (asked["n"], asked["max_tokens"], asked["temperature"], "seed" in asked) == (2, 5, 0.7, False)
+        assert small.asked[1].body["max_tokens"] == 50
+        assert text_of(chunks) == ("It is so." if status == "ok" else "better")
+        assert (tally.route or "").startswith("cascade kept" if status == "ok" else "cascade escalated")
+        check_books(config, call, found)
+
+
+def test_who_failed_three_times_is_passed_over(config: LedgerConfig) -> None:
+    async def work() -> tuple[int, str | None]:
+        small, tally = Scripted("small", error=failed()), Tally()
+        async with two(config, small, Scripted("large")) as router:
+            for _ in range(5):
+                await answer(router, said(), tally)
+        return len(small.asked), tally.route
+
+    assert asyncio.run(work()) == (3, "fallback: unavailable")
+
+
+def test_what_a_budget_ended_is_kept(config: LedgerConfig) -> None:
+    """A dearer model would not even begin."""
+    large = Scripted("large")
+    chunks, tally, _, _ = run(config, Scripted("small", logprob=-3.0, is_cut=True), large, said())
+    assert (text_of(chunks), tally.route, large.asked) == ("one two", "cascade kept: budget", [])
+
+
+def test_a_budget_without_room_for_the_next_leaves_the_draft(config: LedgerConfig) -> None:
+    """And a refusal by a budget is no reason to ask another model."""
+    budget_of(config, "13tokens/day")
+    small, large = Scripted("small", logprob=-3.0), Scripted("large")
+    error, _, rows, _ = run(config, small, large, said())
+    assert [row.served_model for row in rows] == ["model-small"]
+    assert (text_of(error), large.asked) == ("one two", [])
+    error, _, rows, _ = run(config, small, large, said())
+    assert (error.code, len(rows), large.asked) == ("budget_exceeded", 1, [])
+
+
+OUTCOMES = ("kept", "doubtful", "fails", "breaks", "refuses")
+
+
+@given(st.lists(st.tuples(st.sampled_from(OUTCOMES), st.sampled_from(OUTCOMES)), min_size=1, max_size=4))
+@settings(max_examples=25, deadline=None)
+def test_every_attempt_is_billed_once_and_the_costs_add_up(calls: list[tuple[str, str]]) -> None:
+    with TemporaryDirectory() as folder:
+        config = LedgerConfig(url=f"sqlite:///{folder}/ledger.db", spool_folder=f"{folder}/spool")
+
+        async def work() -> list[tuple[Call, int]]:
+            done = []
+            async with books_of(config) as books:
+                small, large = Scripted("small"), Scripted("large")
+                router = router_of(books, (small, large), CASCADE)
+                for outcomes in calls:
+                    before = len(small.asked) + len(large.asked)
+                    for leaf, outcome in zip((small, large), outcomes, strict=True):
+                        leaf.logprob = -3.0 if outcome == "doubtful" else -0.1
+                        refusal = failed("invalid_value", 400, False) if outcome == "refuses" else failed()
+                        leaf.error = refusal if outcome in ("fails", "breaks", "refuses") else None
+                        leaf.is_late = outcome == "breaks"
+                    call = said()
+                    with suppress(UpstreamError):
+                        await answer(router, call)
+                    done.append((call, len(small.asked) + len(large.asked) - before))
+            return done
+
+        done, rows = asyncio.run(work()), rows_of(config)
+        for call, num_asked in done:
+            mine = [row for row in rows if row.request_id == call.id]
+            assert len(mine) == num_asked
+            assert sum(row.status == "ok" for row in mine) <= 1
+            check_books(config, call, mine)
+            known = [row.cost_pico for row in mine]
+            assert costs_pico(call.receipts)[0] == sum(cost for cost in known if cost is not None)
 
 
 def test_a_share_of_the_prompts_goes_to_the_large_one(config: LedgerConfig) -> None:

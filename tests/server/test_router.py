@@ -15,6 +15,7 @@ from farthing.router.train import calibrate, train
 from farthing.server.config import ModelEntry, RouteEntry, UpstreamEntry
 from tests.report.ledger_rows import MONTH
 from tests.router.rows import labelled
+from tests.router.test_signals import with_signals
 from tests.server.serving import serving, small_local
 
 ECHO = UpstreamEntry("echo", "echo", {"provider": "openai", "priced_as": "gpt-5-nano"})
@@ -34,10 +35,18 @@ def router_file(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory, router_file):
+def sampled_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("file") / "sampled.safetensors"
+    calibrate(train(with_signals(200, 1)), with_signals(200, 2), Goal("share", 0.9), "cascade").save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, router_file, sampled_file):
     models = (
         ModelEntry("kept", TWO, router=RouterConfig(mode="cascade", min_confidence=0.0)),
         ModelEntry("escalated", UP, router=RouterConfig(mode="cascade", min_confidence=1.0)),
+        ModelEntry("sampled", UP, router=RouterConfig(file=sampled_file, mode="cascade", samples=3, price=-1e9)),
         ModelEntry("auto", UP, router=RouterConfig(file=router_file)),
     )
     with serving(tmp_path_factory.mktemp("router"), small_local("llama", "qwen2"), ECHO, models=models) as running:
@@ -122,6 +131,16 @@ def test_a_trained_file_sends_each_prompt_where_it_belongs(server):
     assert metrics["farthing_router_drift_alarm", "auto", "expected gap"] == 1
     assert metrics["farthing_router_drift_psi", "auto", "expected gap"] > 0.05
     assert metrics["farthing_router_escalations_total", "escalated"] >= 1
+
+
+def test_samples_share_the_prompt_with_the_draft(server):
+    text = "a prompt that fills more than one page of the cache, " * 4
+    answer = ask(server, "sampled", text)
+    sample, draft, given = rows_of(server, answer)
+    assert [row.status for row in (sample, draft, given)] == ["discarded", "discarded", "ok"]
+    assert (sample.route, given.served_model) == ("cascade sample", "gpt-5-nano")
+    assert draft.cache_read_tokens > 0.5 * draft.input_tokens
+    assert answer.headers["x-farthing-route"].startswith("cascade escalated: p_right 0.")
 
 
 def test_the_bill_counts_a_discarded_draft_as_lost(server):

@@ -30,6 +30,8 @@ def read_question(call: Call) -> Question:
     num, has_tools = num_choices(body), bool(body.get("tools"))
     if call.wire == "completions":
         prompt = body.get("prompt")
+        if isinstance(prompt, list) and len(prompt) == 1:
+            [prompt] = prompt
         return Question(prompt if isinstance(prompt, str) else "", num, has_tools)
     messages = body.get("messages")
     if not isinstance(messages, list):
