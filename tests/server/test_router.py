@@ -1,14 +1,18 @@
 """A router behind the whole server: two small local models and an echo, both official clients, metrics and the bill."""
 
+from io import StringIO
+
 import anthropic
 import httpx2
 import pytest
 from openai import OpenAI
 from prometheus_client.parser import text_string_to_metric_families
+from rich.console import Console
 
 from farthing.errors import InvalidRequest
 from farthing.report.bill import collect
 from farthing.report.bill_json import to_json
+from farthing.report.bill_routes import print_routes
 from farthing.router.calibrate import Goal
 from farthing.router.config import RouterConfig
 from farthing.router.train import calibrate, train
@@ -45,6 +49,7 @@ def sampled_file(tmp_path_factory):
 def server(tmp_path_factory, router_file, sampled_file):
     models = (
         ModelEntry("kept", TWO, router=RouterConfig(mode="cascade", min_confidence=0.0)),
+        ModelEntry("kept-or-up", UP, router=RouterConfig(mode="cascade", min_confidence=0.0)),
         ModelEntry("escalated", UP, router=RouterConfig(mode="cascade", min_confidence=1.0)),
         ModelEntry("sampled", UP, router=RouterConfig(file=sampled_file, mode="cascade", samples=3, price=-1e9)),
         ModelEntry("auto", UP, router=RouterConfig(file=router_file)),
@@ -143,6 +148,29 @@ def test_samples_share_the_prompt_with_the_draft(server):
     assert answer.headers["x-farthing-route"].startswith("cascade escalated: p_right 0.")
 
 
+def test_what_the_small_model_cannot_goes_to_the_next(server):
+    long = ask(server, "kept-or-up", "word " * 3000)
+    tool = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+    tools = ask(server, "kept-or-up", "ab", tools=[tool])
+    for answer, route in ((long, "router context: "), (tools, "fallback: unsupported_parameter")):
+        assert answer.status_code == 200
+        assert answer.headers["x-farthing-upstream"] == "echo"
+        assert answer.headers["x-farthing-route"].startswith(route)
+        assert [row.served_model for row in rows_of(server, answer)][-1] == "gpt-5-nano"
+    assert ask(server, "kept-or-up", "ab", temperature=9).status_code == 400
+
+
+def test_the_response_cache_is_outside(tmp_path):
+    models = (ModelEntry("up", UP, router=RouterConfig(mode="cascade", min_confidence=1.0)),)
+    local = small_local("llama")
+    with serving(tmp_path, local, ECHO, models=models, response_cache={"enabled": True}) as running:
+        first, again = (ask(running, "up", "ab cd", temperature=0) for _ in "ab")
+        assert (first.headers["x-farthing-cache"], again.headers["x-farthing-cache"]) == ("miss", "hit")
+        assert again.json()["choices"] == first.json()["choices"]
+        assert again.headers["x-farthing-cost-usd"] == "0"
+        assert [row.status for row in running.rows()] == ["discarded", "ok", "ok"]
+
+
 def test_the_bill_counts_a_discarded_draft_as_lost(server):
     answer = ask(server, "escalated", "ab cd")
     rows = rows_of(server, answer)
@@ -153,6 +181,12 @@ def test_the_bill_counts_a_discarded_draft_as_lost(server):
     assert by_route["cascade escalated → llama"]["failed_or_discarded_cost_pico"] == rows[0].cost_pico
     assert bill.total.saving_pico == rows[1].baseline_pico - rows[0].cost_pico - rows[1].cost_pico
     assert bill.request_cost.num == 1
+    console = Console(file=StringIO(), width=200)
+    print_routes(bill, console)
+    text = console.file.getvalue()
+    assert "cascade escalated → gpt-5-nano" in text
+    assert "100 %" in text
+    assert "farthing route eval" in text
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import orjson
@@ -24,8 +25,8 @@ class Question:
     stored_as: bytes | None = None
 
 
-def read_question(call: Call) -> Question:
-    """Raises UpstreamError (400) for an n that is not allowed."""
+def read_question(call: Call, *, is_named: bool = True) -> Question:
+    """is_named: whether its conversation is wanted. Raises UpstreamError (400) for an n that is not allowed."""
     body = call.body
     num, has_tools = num_choices(body), bool(body.get("tools"))
     if call.wire == "completions":
@@ -39,12 +40,10 @@ def read_question(call: Call) -> Question:
     turns = [at for at, message in enumerate(messages) if _user_text(message)]
     if not turns:
         return Question("", num, has_tools)
-    stored_as = _name(call, messages[: turns[-1] + 1])
-    found_as = None
-    if turns[-1] < len(messages) - 1:  # results of tools: the same turn goes on
-        found_as = stored_as
-    elif len(turns) > 1:
-        found_as = _name(call, messages[: turns[-2] + 1])
+    names = _names(call, messages, turns) if is_named else []
+    found_as = stored_as = names[-1] if names else None
+    if turns[-1] == len(messages) - 1:  # a new turn; else results of tools: the same one goes on
+        found_as = names[-2] if len(names) > 1 else None
     return Question(_user_text(messages[turns[-1]]), num, has_tools, found_as, stored_as)
 
 
@@ -60,11 +59,17 @@ def _user_text(message: Any) -> str:
     return "\n".join(text for text in texts if isinstance(text, str))
 
 
-def _name(call: Call, messages: Sequence[Any]) -> bytes | None:
-    """A hash: who asks, and everything up to a user's turn. No text is kept."""
+def _names(call: Call, messages: Sequence[Any], turns: Sequence[int]) -> list[bytes]:
+    """A hash for each turn of the user's: of who asks and everything up to it. No text is kept; none where a body is no
+    plain JSON."""
     domain = ["salt", call.salt] if call.salt else ["key", call.key_id]
-    whole = [domain, call.wire, call.body.get("system"), call.body.get("tools"), messages]
+    pieces: list[Any] = [[domain, call.wire, call.body.get("system"), call.body.get("tools")]]
+    pieces += [messages[before + 1 : turn + 1] for before, turn in pairwise((-1, *turns))]
+    names, last = [], b""
     try:
-        return hashlib.sha256(orjson.dumps(whole, option=orjson.OPT_SORT_KEYS)).digest()
+        for piece in pieces:
+            last = hashlib.sha256(last + orjson.dumps(piece, option=orjson.OPT_SORT_KEYS)).digest()
+            names.append(last)
     except orjson.JSONEncodeError:
-        return None
+        return []
+    return names[1:]

@@ -73,7 +73,7 @@ class Router:
         self._counts = Counts()
 
     async def stream(self, call: Call, tally: Tally) -> AsyncIterator[Chunk]:
-        run = _Run(call, tally, read_question(call))
+        run = _Run(call, tally, read_question(call, is_named=self._config.sticky))
         choice = self._placed(run, self._choice(run.question))
         pieces = self._cascade(run) if choice.is_cascade else self._direct(run, self._order(choice.member), choice.why)
         async with aclosing(pieces):
