@@ -185,7 +185,7 @@ def test_the_bill_counts_a_discarded_draft_as_lost(server):
     print_routes(bill, console)
     text = console.file.getvalue()
     assert "cascade escalated → gpt-5-nano" in text
-    assert "100 %" in text
+    assert "100.0%" in text
     assert "farthing route eval" in text
 
 

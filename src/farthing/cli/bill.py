@@ -30,9 +30,7 @@ def bill(
     month: Annotated[str | None, typer.Option(metavar="YYYY-MM", help="A whole month, UTC.")] = None,
     by: Annotated[
         list[str] | None,
-        typer.Option(
-            "--by", metavar="WHAT", help="model, key, project, tag, route, day, lever, …; with commas."
-        ),
+        typer.Option("--by", metavar="WHAT", help="model, key, project, tag, route, day, lever, …; with commas."),
     ] = None,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page with charts.")] = None,
     export: Annotated[
