@@ -218,7 +218,9 @@ def test_heads_are_bounded(tmp_path):
         ):
             with talking(server.url) as line:
                 line.sendall(head)
-                assert read_all(line).startswith(b"HTTP/1.1 400")
+                answer = read_all(line)
+            assert answer.startswith(b"HTTP/1.1 431 ")
+            assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "head_too_large"
         with talking(server.url) as line, pytest.raises(OSError):  # noqa: PT011 - reset or broken pipe
             send_forever(line)  # one header without an end
         with talking(server.url) as line:  # a head that does not end in time
@@ -229,6 +231,22 @@ def test_heads_are_bounded(tmp_path):
             time.sleep(0.1)
             line.sendall(start + b"connection: close\r\n\r\n")
             assert read_all(line).count(b'{"status":"ok"}') == 4
+
+
+@pytest.mark.parametrize("num_pieces", [1, 2, 1000])
+def test_an_offer_of_another_protocol_keeps_its_body(server, num_pieces):
+    """Java's client offers HTTP/2 with each request and sends its body all the same."""
+    body = json.dumps(ask()).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n" % len(body)
+    offer = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n\r\n"
+    raw = (head + offer + body) * 2 + b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+    with talking(server.url) as line:
+        size = -(-len(raw) // num_pieces)
+        for at in range(0, len(raw), size):
+            line.sendall(raw[at : at + size])
+        answers = read_all(line)
+    assert answers.count(b"HTTP/1.1 200 OK") == 3
+    assert answers.count(b'"finish_reason":"stop"') == 2
 
 
 @pytest.mark.parametrize(
