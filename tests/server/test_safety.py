@@ -1,5 +1,6 @@
 """Who is let in, how much is taken on, and that nothing a client sends makes the server fail."""
 
+import asyncio
 import json
 import logging
 import socket
@@ -13,7 +14,9 @@ from farthing.errors import InvalidRequest
 from farthing.ledger import LedgerConfig
 from farthing.ledger.key import insert_key
 from farthing.ledger.opening import open_database
-from farthing.server.config import ServerConfig, is_loopback
+from farthing.server.config import ServerConfig, UpstreamEntry, is_loopback
+from farthing.server.config_file import Config
+from farthing.server.running import serve
 from tests.server.serving import serving
 
 CHAT = "/v1/chat/completions"
@@ -233,6 +236,19 @@ def test_heads_are_bounded(tmp_path):
             assert read_all(line).count(b'{"status":"ok"}') == 4
 
 
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_a_client_that_does_not_read_loses_its_place(tmp_path, is_stream):
+    echo = UpstreamEntry("echo", "echo", {"bytes": 16 << 20, "chunks": 4})
+    with serving(tmp_path, echo, request_timeout_s=1.0) as server, talking(server.url) as line:
+        body = json.dumps({**ask(), "model": "echo", "stream": is_stream}).encode()
+        line.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n")
+        line.sendall(b"content-length: %d\r\n\r\n" % len(body) + body)
+        deadline_s = time.monotonic() + 60
+        while server.service.gate.num_running or not server.rows():
+            assert time.monotonic() < deadline_s
+            time.sleep(0.05)
+
+
 @pytest.mark.parametrize("num_pieces", [1, 2, 1000])
 def test_an_offer_of_another_protocol_keeps_its_body(server, num_pieces):
     """Java's client offers HTTP/2 with each request and sends its body all the same."""
@@ -283,6 +299,17 @@ def test_paths_that_are_not_there(server, path, method):
         head, body = answer.split(b"\r\n\r\n", 1)
         assert json.loads(body)["error"]["message"]
         assert (status == 405) == (b"allow:" in head)
+
+
+def test_what_cannot_be_listened_on_is_named(tmp_path):
+    upstreams = (UpstreamEntry("echo", "echo", {}),)
+    ledger = {"url": f"sqlite:///{tmp_path / 'ledger.db'}"}
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for host, words in (("127.0.0.1", rf"127\.0\.0\.1 port {port}.*--port"), ("127.0.0.1 x", "127.0.0.1 x")):
+            config = Config(ServerConfig(host=host, port=port), upstreams=upstreams, ledger=ledger)
+            with pytest.raises(InvalidRequest, match=words):
+                asyncio.run(serve(config, lambda _: None))
 
 
 def test_settings_out_of_range():
