@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from farthing.economics.usage import Usage
 from farthing.ledger.attempt import Attempt, receipt_of
 from farthing.ledger.holding import settlement_of
-from farthing.ledger.ids import new_id, now_us
 from farthing.ledger.overrun import Overrun
 from farthing.ledger.records import Entry
 from farthing.ledger.reservation import Hold
@@ -55,8 +54,7 @@ class Metered:
 
     async def stream(self, call: Call, tally: Tally) -> AsyncIterator[Chunk]:
         """Raises UpstreamError also where a budget is used up (429) and where the ledger is away (503)."""
-        started_us = now_us()
-        attempt = Attempt(new_id(started_us), len(call.receipts), started_us, time.monotonic_ns())
+        attempt = Attempt.begin(call)
         self._reset(call, tally)
         hold, asked = await self._books.hold(attempt, call, tally, self._upstream.max_usage)
         inner: AsyncIterator[Chunk] | None = None
@@ -65,10 +63,7 @@ class Metered:
         try:
             inner = self._upstream.stream(asked, tally)
             async for chunk in inner:
-                if attempt.first_token_ns is None and (chunk.text or chunk.tool_calls or chunk.reasoning):
-                    attempt.first_token_ns = time.monotonic_ns()
-                if chunk.finish_reason is not None:
-                    attempt.finish_reason = chunk.finish_reason
+                attempt.note(chunk)
                 yield chunk
                 if overrun is not None and (ends := overrun.ends(chunk, tally)):
                     await _close(inner)  # whatever becomes of the client, the provider stops now
