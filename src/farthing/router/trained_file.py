@@ -1,0 +1,158 @@
+"""Trained in one file and back. Everything read is checked against everything else before it is believed."""
+
+from math import inf, isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from farthing.errors import InvalidRequest
+from farthing.router.calibrate import Goal, Proven
+from farthing.router.curve import Point
+from farthing.router.drift import Baseline
+from farthing.router.file import Contents, read, write
+from farthing.router.policy import checked_costs
+from farthing.router.probability import Platt
+from farthing.router.scorer_file import read_scorer, scorer_arrays
+from farthing.router.trained import MODES, Check, Trained
+
+__all__ = ["load", "save"]
+
+_POINT = ("price", "share", "cost", "quality", "low", "high", "random")
+_SIGNALS = ("expected gap", "log_chars", "known words")
+_MAX_PRICE = 1e300  # stands for infinity, which JSON and the checks of arrays do not know
+
+
+def save(trained: Trained, path: Path) -> None:
+    document: dict[str, Any] = {
+        "models": list(trained.models),
+        "before.penalty": trained.before.penalty,
+        "topic_words": [list(topic) for topic in trained.topic_words],
+        "base_rows": trained.base.num_rows,
+        "proven": {mode: _proven_document(found) for mode, found in trained.proven.items()},
+    }
+    arrays: dict[str, NDArray[Any]] = {"costs": np.array(trained.costs), **scorer_arrays(trained.before, "before")}
+    if trained.check is not None:
+        document["after.penalty"] = trained.check.scorer.penalty
+        platt = trained.check.platt
+        arrays |= scorer_arrays(trained.check.scorer, "after")
+        arrays["check"] = np.array([platt.slope, platt.offset, trained.check.next_quality])
+    for mode, prices in trained.prices.items():
+        arrays[f"prices.{mode}"] = _finite(prices)
+    for mode, points in trained.curves.items():
+        arrays[f"curve.{mode}"] = np.stack([_finite([getattr(point, name) for name in _POINT]) for point in points])
+    for name in trained.base.edges:
+        arrays[f"drift.{name}.edges"] = trained.base.edges[name]
+        arrays[f"drift.{name}.shares"] = trained.base.shares[name]
+    write(path, document, arrays)
+
+
+def load(path: Path) -> Trained:
+    contents = read(path)
+    models = contents.value("models", list)
+    if len(models) < 2 or not all(isinstance(name, str) for name in models) or len(set(models)) != len(models):
+        raise contents.corrupt("models are no list of two or more names")
+    costs = _costs(contents, len(models))
+    before = read_scorer(contents, "before", len(models), reads_answers=False)
+    check = _check(contents) if contents.has("check") else None
+    modes = [mode for mode in MODES if mode == "route" or check is not None]
+    prices = {mode: _prices(contents, mode) for mode in modes}
+    proven = contents.value("proven", dict)
+    if not proven.keys() <= prices.keys():
+        raise contents.corrupt(f"thresholds for {', '.join(map(str, proven))[:60]}")
+    return Trained(
+        tuple(models),
+        costs,
+        before,
+        check,
+        prices,
+        {mode: _proven(contents, entry) for mode, entry in proven.items()},
+        {mode: _curve(contents, mode) for mode in modes if contents.has(f"curve.{mode}")},
+        _baseline(contents),
+        _topic_words(contents, len(before.topics.log_shares)),
+    )
+
+
+def _check(contents: Contents) -> Check:
+    slope, offset, next_quality = contents.array("check", (3,))
+    scorer = read_scorer(contents, "after", 1, reads_answers=True)
+    if not 0 <= next_quality <= 1:
+        raise contents.corrupt(f"a quality of {next_quality}")
+    return Check(scorer, Platt(float(slope), float(offset)), float(next_quality))
+
+
+def _costs(contents: Contents, num_models: int) -> tuple[float, ...]:
+    costs = tuple(map(float, contents.array("costs", (num_models,))))
+    try:
+        checked_costs(costs)
+    except InvalidRequest as error:
+        raise contents.corrupt(str(error)) from None
+    return costs
+
+
+def _prices(contents: Contents, mode: str) -> tuple[float, ...]:
+    found = contents.array(f"prices.{mode}", (None,))
+    if len(found) < 2 or (np.diff(found) <= 0).any():
+        raise contents.corrupt(f"prices.{mode} do not rise")
+    return tuple(map(_infinite, found))
+
+
+def _curve(contents: Contents, mode: str) -> tuple[Point, ...]:
+    rows = contents.array(f"curve.{mode}", (None, len(_POINT)))
+    return tuple(Point(_infinite(row[0]), *map(float, row[1:])) for row in rows)
+
+
+def _baseline(contents: Contents) -> Baseline:
+    num_rows = contents.value("base_rows", int)
+    edges = {name: contents.array(f"drift.{name}.edges", (None,)) for name in _SIGNALS}
+    shares = {name: contents.array(f"drift.{name}.shares", (len(edges[name]) + 1,)) for name in _SIGNALS}
+    for name in _SIGNALS:
+        is_sum = abs(shares[name].sum() - 1) < 1e-6 and (shares[name] >= 0).all()
+        if num_rows < 1 or not is_sum or (np.diff(edges[name]) <= 0).any():
+            raise contents.corrupt(f"drift.{name} is no distribution")
+    return Baseline(num_rows, edges, shares)
+
+
+def _topic_words(contents: Contents, num_topics: int) -> tuple[tuple[str, ...], ...]:
+    found = contents.value("topic_words", list)
+    is_words = all(isinstance(topic, list) and all(isinstance(word, str) for word in topic) for topic in found)
+    if len(found) != num_topics or not is_words:
+        raise contents.corrupt(f"topic_words are not words of {num_topics} topics")
+    return tuple(tuple(topic) for topic in found)
+
+
+def _proven_document(found: Proven) -> dict[str, Any]:
+    return {
+        "goal": found.goal.kind,
+        "target": found.goal.target,
+        "delta": found.goal.delta,
+        "price": None if found.price is None else float(_finite([found.price])[0]),
+        "p_value": found.p_value,
+        "quality": found.quality,
+        "cost": found.cost,
+        "num_rows": found.num_rows,
+    }
+
+
+def _proven(contents: Contents, entry: Any) -> Proven:
+    names = ("target", "delta", "p_value", "quality", "cost", "num_rows")
+    numbers: list[Any] = [entry.get(name) for name in names] if isinstance(entry, dict) else [None]
+    price = entry.get("price") if isinstance(entry, dict) else None
+    is_number = all(isinstance(value, int | float) and isfinite(value) for value in (*numbers, price or 0.0))
+    if not is_number or entry.get("goal") not in ("quality", "share", "cost"):
+        raise contents.corrupt(f"a threshold is {str(entry)[:60]}")
+    target, delta, p_value, quality, cost, num_rows = map(float, numbers)
+    try:
+        goal = Goal(entry["goal"], target, delta)
+    except InvalidRequest as error:
+        raise contents.corrupt(str(error)) from None
+    return Proven(goal, None if price is None else _infinite(price), p_value, quality, cost, int(num_rows))
+
+
+def _finite(prices: Any) -> NDArray[np.float64]:
+    return np.clip(np.array(prices, np.float64), -_MAX_PRICE, _MAX_PRICE)
+
+
+def _infinite(price: float) -> float:
+    return float(price) if abs(price) < _MAX_PRICE else inf if price > 0 else -inf
