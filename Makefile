@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := $(wildcard csrc/*) CMakeLists.txt
 
-.PHONY: run test torture lint setup build bench bench-peers clean sanitize
+.PHONY: run test torture lint setup build bench bench-peers bench-server bench-gateway clean sanitize
 
 run: setup
 	$(BIN)/farthing pull smollm2-135m-instruct
@@ -15,6 +15,7 @@ test: setup
 	$(BIN)/python -m pytest -m "not torture"
 
 torture: setup
+	$(BIN)/farthing pull smollm2-135m-instruct
 	$(BIN)/python -m pytest -m torture
 
 lint: setup
@@ -29,6 +30,16 @@ bench: setup
 bench-peers: setup
 	$(BIN)/farthing pull smollm2-135m-instruct
 	$(BIN)/python -m benchmarks.peers $(ARGS)
+
+# Sixteen clients at once, beside llama.cpp's server (built the first time). ARGS="--rounds 1"
+bench-server: setup
+	$(BIN)/farthing pull smollm2-135m-instruct
+	$(BIN)/python -m benchmarks.server $(ARGS)
+
+# Latency that farthing adds, and the memory of 1,000 open streams; nothing else should run meanwhile.
+bench-gateway: setup
+	$(BIN)/python -m benchmarks.gateway $(ARGS)
+	$(BIN)/python -m benchmarks.idle_streams
 
 setup: $(VENV)/.ready
 

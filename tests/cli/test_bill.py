@@ -126,7 +126,7 @@ def test_a_ledger_named_in_farthing_toml(tmp_path: Path, capsys: pytest.CaptureF
     toml.write_text(f'[server]\nport = 1\n[ledger]\nurl = "sqlite:///{tmp_path}/there/books.db"\n')
     assert document(capsys, "--config", str(toml), *MONTH)["total"]["rows"] == 1
     toml.write_text("[ledger\n")
-    assert "not valid TOML" in refused(capsys, "--config", str(toml))
+    assert "not TOML" in refused(capsys, "--config", str(toml))
     toml.write_text('[ledger]\nuri = "x"\n')
     assert "unknown key 'uri'" in refused(capsys, "--config", str(toml))
 

@@ -121,7 +121,7 @@ def test_the_ledger_of_a_configuration(capsys: pytest.CaptureFixture[str], tmp_p
         (["list", "--ledger", "postgresql://me:se.cret@127.0.0.1:1/x?connect_timeout=1"], "cannot be opened"),
         (["list", "--ledger", "sqlite:////proc/none/x.db"], "cannot be opened"),
         (["list", "--ledger", "sqlite:///x.db", "--config", "y.toml"], "give one"),
-        (["list", "--config", "/none.toml"], "/none.toml: No such file"),
+        (["list", "--config", "/none.toml"], "/none.toml: cannot be read (No such file"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(
@@ -140,7 +140,7 @@ def test_a_failed_create_leaves_no_key(capsys: pytest.CaptureFixture[str]) -> No
 def test_a_configuration_that_cannot_be_read(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for text, expected in (
         ("[ledger", "farthing.toml"),
-        ("ledger = 3", "must be a table"),
+        ("ledger = 3", "allowed: a table"),
         ("[ledger]\nur = 1", "'ur'"),
     ):
         config = tmp_path / "farthing.toml"

@@ -39,7 +39,7 @@ def test_each_library_has_one_room(name, room):
 
 def test_economics_is_pure():
     """No clock, no network: a price is a function of its arguments."""
-    banned = ("time", "socket", "urllib", "http", "httpx2", "random", "secrets")
+    banned = ("time", "socket", "urllib", "http", "aiohttp", "httpx2", "random", "secrets")
     for path in (SOURCE / "economics").rglob("*.py"):
         assert not {i.split(".")[0] for i in imports(path)} & set(banned), path
 

@@ -1,6 +1,7 @@
 """The database is away: calls are refused before they are made, or rows wait on the disk; nothing is lost or twice."""
 
 import asyncio
+import contextlib
 import dataclasses
 import sqlite3
 import time
@@ -282,3 +283,25 @@ def _slow_commit(database: SqliteDatabase) -> None:
         database.is_slow_over = True  # type: ignore[attr-defined]
         time.sleep(1.0)
     _commit(database)
+
+
+@pytest.mark.parametrize(
+    ("given", "is_kept"),
+    [({}, False), ({"when_away": "spool"}, True), ({"when_away": "spool", "max_spooled_rows": 1}, False)],
+)
+def test_whether_a_row_can_be_kept_is_known_before_an_answer_from_the_cache(
+    path: Path, given: dict[str, Any], is_kept: bool
+) -> None:
+    async def tour() -> None:
+        async with books_of(sqlite_config(path, **given)) as books:
+            books.check_available()
+            with locked(path):
+                with contextlib.suppress(LedgerAway):
+                    await books.append(a_row())
+                assert books.stats().is_away
+                with contextlib.nullcontext() if is_kept else pytest.raises(LedgerAway):
+                    books.check_available()
+            await until(lambda: not books.stats().is_away)
+            books.check_available()
+
+    asyncio.run(tour())

@@ -1,6 +1,7 @@
 """Budgets: an upper bound is set aside before the call, what was used is charged after it, and nobody gets past it."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
@@ -269,3 +270,82 @@ def test_the_index_is_as_good_as_asking_every_budget() -> None:
     assert [found.id for found in index.of("a", "a", ("a", "a"))] == ["b0", "b1", "b2", "b3"]
     assert [found.id for found in index.of(None, None, ())] == ["b3"]
     assert BudgetIndex().of("a", "a", ("a",)) == []
+
+
+@pytest.mark.parametrize("is_local", [True, False])
+def test_a_local_prompt_is_not_counted_on_the_event_loop(config: LedgerConfig, is_local: bool) -> None:
+    budget_of(config, "1000tokens/day")
+    counted_in = []
+
+    class Counting(Leaf):
+        def max_usage(self, call: Call) -> Usage:
+            counted_in.append(threading.current_thread())
+            return super().max_usage(call)
+
+    async def tour() -> None:
+        async with books_of(config) as books:
+            await read(books.metered(Counting(), is_local=is_local).stream(a_call(), Tally()))
+            assert used_of(config) == [(12, 0)]
+
+    asyncio.run(tour())
+    assert [thread is threading.main_thread() for thread in counted_in] == [not is_local]
+
+
+def over(num_bytes: int) -> list[Chunk]:
+    return [Chunk(text="x" * 100, index=index % 2) for index in range(num_bytes // 100)]
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "given", "is_over"),
+    [
+        (1700, {}, False),  # 100 tokens and 8 more, of 16 bytes each
+        (1800, {}, True),
+        (3600, {"is_stream": False}, False),  # it is there already
+    ],
+)
+def test_a_hosted_stream_ends_at_its_reservation(
+    config: LedgerConfig, num_bytes: int, given: dict[str, Any], is_over: bool
+) -> None:
+    """The call was not made shorter, and a provider that was given no limit keeps none."""
+    budget_of(config, "1000tokens/day")
+
+    async def tour() -> None:
+        async with books_of(config) as books:
+            rest = [*over(3600), Chunk(finish_reason="stop"), Chunk(index=1, finish_reason="stop")]
+            leaf, tally = Leaf([*over(num_bytes), *(rest if is_over else rest[-2:])], usage_source="estimated"), Tally()
+            call = a_call(**{"is_stream": True} | given)
+            chunks = [chunk async for chunk in books.metered(leaf).stream(call, tally)]
+            ends = [(chunk.index, chunk.finish_reason) for chunk in chunks[-2:]]
+            assert ends == [(index, "length" if is_over else "stop") for index in (0, 1)]
+            assert len(chunks) == num_bytes // 100 + 2
+            assert leaf.asked[0].max_output_tokens is None
+            assert (tally.is_cut, leaf.is_closed) == (is_over, True)
+            (row,) = rows_of(config)
+            assert (row.status, row.finish_reason) == ("ok", "length" if is_over else "stop")
+            assert used_of(config) == [(12, 0)]  # what the leaf makes of it
+
+    asyncio.run(tour())
+
+
+@pytest.mark.parametrize("is_ended", [False, True])
+def test_what_a_provider_reports_on_the_way_ends_a_stream_too(config: LedgerConfig, is_ended: bool) -> None:
+    budget_of(config, "1000tokens/day")
+
+    class Reporting(Leaf):
+        async def stream(self, call: Call, tally: Tally) -> AsyncIterator[Chunk]:  # noqa: ARG002
+            yield Chunk(text="x")
+            if is_ended:
+                yield Chunk(finish_reason="stop")
+            tally.usage, tally.usage_source = Usage(10, 0, 101), "provider"
+            yield Chunk()
+            yield Chunk(finish_reason="stop" if is_ended else None)
+
+    async def tour() -> None:
+        async with books_of(config) as books:
+            tally = Tally()
+            stream = books.metered(Reporting()).stream(a_call(is_stream=True), tally)
+            reasons = [chunk.finish_reason async for chunk in stream]
+            assert reasons == ([None, "stop", None, "stop"] if is_ended else [None, None, "length"])
+            assert tally.is_cut is not is_ended
+
+    asyncio.run(tour())

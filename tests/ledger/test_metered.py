@@ -1,17 +1,22 @@
 """Metered: whatever ends an attempt, one row is committed before the caller knows that it ended."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from farthing.economics.charge import Pricer
+from farthing.economics.cost import HostCost
+from farthing.economics.prices import PriceBook
 from farthing.economics.usage import Usage
 from farthing.ledger import LedgerConfig
-from farthing.upstreams.call import Chunk, Tally
+from farthing.upstreams.call import Call, Chunk, Tally
 from farthing.upstreams.errors import UpstreamError
+from farthing.upstreams.fallback import Fallback
 from tests.ledger.leaf import MODEL, WORDS, Leaf, a_call, a_row, refused
-from tests.ledger.open_books import books_of, rows_of
+from tests.ledger.open_books import books_of, budget_of, rows_of, used_of
 
 
 def test_an_answer_is_one_row_when_it_ends(config: LedgerConfig) -> None:
@@ -50,6 +55,25 @@ def test_an_error_is_a_row_and_goes_on(config: LedgerConfig) -> None:
             assert (first.status, first.error, first.route) == ("error", "upstream_failed", None)
             assert (second.attempt, second.status, second.route) == (1, "ok", "fallback: upstream_failed")
             assert [receipt.status for receipt in call.receipts] == ["error", "ok"]
+
+    asyncio.run(tour())
+
+
+def test_a_member_that_was_passed_over_is_in_the_route(config: LedgerConfig) -> None:
+    async def tour() -> None:
+        async with books_of(config) as books:
+            dead, alive = Leaf(chunks=(), error=refused(503), usage=Usage()), Leaf(name="alive")
+            assert isinstance(dead.error, UpstreamError)
+            dead.error.is_retryable = True
+            members = [(books.metered(dead), MODEL), (books.metered(alive), MODEL)]
+            both = Fallback("both", members)
+            for _ in range(10):
+                async for _ in both.stream(a_call(), Tally()):
+                    pass
+            routes = [row.route for row in rows_of(config) if row.upstream == "alive"]
+            assert len(dead.asked) < 10
+            assert len(routes) == 10
+            assert (routes[0], routes[-1]) == ("fallback: upstream_failed", "fallback: unavailable")
 
     asyncio.run(tour())
 
@@ -118,6 +142,61 @@ def test_what_is_not_known_is_null(config: LedgerConfig) -> None:
             assert (unavailable.input_tokens, unavailable.output_tokens, unavailable.cost_pico) == (None, None, None)
             assert unavailable.baseline_pico is None
             assert (unpriced.input_tokens, unpriced.cost_pico, unpriced.price_status) == (10, None, "unpriced")
+
+    asyncio.run(tour())
+
+
+def test_what_used_nothing_costs_nothing_whatever_its_price(config: LedgerConfig) -> None:
+    budget_of(config, "1000tokens/day")
+
+    async def tour() -> None:
+        async with books_of(config) as books:
+            call = a_call(model="a-model-without-a-price")
+            with pytest.raises(UpstreamError):
+                async for _ in books.metered(Leaf(chunks=(), error=refused(), usage=Usage())).stream(call, Tally()):
+                    pass
+            async for _ in books.metered(Leaf(usage=Usage())).stream(call, Tally()):
+                pass
+            unknown = a_call(model="a-model-without-a-price")
+            leaf = Leaf(chunks=(), error=refused(), usage=Usage(), usage_source="unavailable")
+            with pytest.raises(UpstreamError):
+                async for _ in books.metered(leaf).stream(unknown, Tally()):
+                    pass
+            *known, last = rows_of(config)
+            for row in known:
+                assert (row.cost_pico, row.output_pico, row.baseline_pico) == (0, 0, 0)
+                assert (row.price_status, row.price_version) == ("free", "nothing was used")
+            assert [receipt.cost_pico for receipt in call.receipts] == [0, 0]
+            assert (last.cost_pico, last.price_status) == (None, "unpriced")
+            assert used_of(config) == [(0, 0)]
+
+    asyncio.run(tour())
+
+
+@pytest.mark.parametrize(
+    ("served", "priced_as", "cost"),
+    [
+        ("in-house-7", "gpt-5-nano", 10 * 50_000 + 2 * 400_000),
+        ("gpt-5-mini", "gpt-5-mini", 10 * 250_000 + 2 * 2_000_000),  # it has a price, so that is what it costs
+    ],
+)
+def test_a_name_without_a_price_is_priced_as_the_one_that_was_asked_for(
+    config: LedgerConfig, served: str, priced_as: str, cost: int
+) -> None:
+    class Renaming(Leaf):
+        async def stream(self, call: Call, tally: Tally) -> AsyncIterator[Chunk]:
+            async for chunk in super().stream(call, tally):
+                yield chunk
+            tally.model = served
+
+    async def tour() -> None:
+        async with books_of(config, pricer=Pricer(PriceBook(), HostCost())) as books:
+            async for _ in books.metered(Renaming(), provider="openai").stream(a_call(model="gpt-5-nano"), Tally()):
+                pass
+            (row,) = rows_of(config)
+            assert (row.served_model, row.baseline_model, row.price_status) == (served, priced_as, "priced")
+            assert row.price_version.endswith(f", {priced_as} at openai")
+            assert row.cost_pico == row.baseline_pico == cost
 
     asyncio.run(tour())
 

@@ -4,6 +4,10 @@ import httpx2
 import pytest
 
 from farthing.errors import InvalidRequest
+from farthing.ledger import LedgerConfig
+from farthing.ledger.budget import parse_amount
+from farthing.ledger.directory import add_budget
+from farthing.ledger.opening import open_database, transaction
 from farthing.server.config import ModelEntry, RouteEntry, UpstreamEntry
 from tests.server.serving import PLAY, serving
 
@@ -47,14 +51,35 @@ def test_repeats_come_from_the_cache_where_it_is_on(tmp_path):
         first = post(server, "play", "say a", temperature=0)
         again = post(server, "play", "say a", temperature=0)
         assert again.headers["x-farthing-cache"] == "hit"
-        assert (first.headers.get("x-farthing-cache"), again.headers["x-farthing-cost-usd"]) == (None, "0")
+        assert (first.headers["x-farthing-cache"], again.headers["x-farthing-cost-usd"]) == ("miss", "0")
         assert again.json()["choices"] == first.json()["choices"]
         assert [row.cache for row in server.rows()] == [None, "hit"]
         assert len(server.play.calls) == 1
+        for _ in "ab":  # a stream's headers go before it is known
+            streamed = post(server, "play", "say b", temperature=0, stream=True)
+            assert "x-farthing-cache" not in streamed.headers
     with serving(tmp_path) as server:
         assert [post(server, "play", "say a", temperature=0).headers.get("x-farthing-cache") for _ in "ab"] == [
             None
         ] * 2
+
+
+@pytest.mark.parametrize(
+    ("options", "provider", "status"),
+    [({}, "local", "local"), ({"provider": "openai", "priced_as": "gpt-5-nano"}, "openai", "priced")],
+)
+def test_an_echo_is_reserved_as_it_is_billed(tmp_path, options, provider, status):
+    """A budget in dollars holds from the first token on, though nothing is known of a model called "echo"."""
+    database = open_database(LedgerConfig(url=f"sqlite:///{tmp_path / 'ledger.db'}"))
+    with transaction(database):
+        add_budget(database, "budget", "global", "", *parse_amount("1usd/total"))
+    database.close()
+    model = ModelEntry("echo", (RouteEntry("echo", options.get("priced_as", "echo")),))
+    with serving(tmp_path, UpstreamEntry("echo", "echo", options), models=(model,)) as server:
+        assert post(server, "echo", "say a").status_code == 200
+        [row] = server.rows()
+        assert (row.provider, row.price_status) == (provider, status)
+        assert row.cost_pico is not None
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import json
 import time
 
 import anthropic
+import httpx2
 import openai
 import pytest
 from openai import OpenAI
@@ -201,3 +202,21 @@ def wait_for(is_true, seconds=10.0):
     while not is_true():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "more"),
+    [
+        ("chat/completions", "max_tokens", {"messages": said()}),
+        ("chat/completions", "max_completion_tokens", {"messages": said()}),
+        ("completions", "max_tokens", {"prompt": "ab"}),
+        ("responses", "max_output_tokens", {"input": "ab"}),
+        ("messages", "max_tokens", {"messages": said()}),
+    ],
+)
+def test_an_answer_longer_than_any_is_refused_by_the_name_of_its_field(local, path, field, more):
+    answer = httpx2.post(f"{local.url}/v1/{path}", json={"model": "long", field: 2049, **more})
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert error["message"].startswith(f"{field}: is 2049; this model holds 2048 tokens")
+    assert path == "messages" or (error["param"], error["code"]) == (field, "invalid_value")

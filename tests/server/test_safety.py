@@ -14,6 +14,7 @@ from farthing.ledger import LedgerConfig
 from farthing.ledger.key import insert_key
 from farthing.ledger.opening import open_database
 from farthing.server.config import ServerConfig, is_loopback
+from farthing.server.cors import EXPOSED
 from tests.server.serving import serving
 
 CHAT = "/v1/chat/completions"
@@ -148,7 +149,7 @@ def test_too_many_at_once_get_503(tmp_path):
         for thread in threads:
             thread.join()
         assert post(server.url, ask()).status_code == 200
-        assert server.service.gate.num_buffered_bytes == 0
+        wait_for(lambda: server.service.gate.num_buffered_bytes == 0)
 
 
 def test_draining_lets_running_answers_finish(tmp_path):
@@ -302,3 +303,54 @@ def read_all(line):
     except ConnectionResetError:
         pass
     return data
+
+
+def preflight(url, origin, **more):
+    names = {"origin": origin, "access-control-request-method": "POST"} | more
+    return httpx2.options(url + CHAT, headers=names)
+
+
+def test_pages_that_are_allowed_may_call(tmp_path):
+    page, wanted = "https://chat.example", "authorization, content-type,x-stainless-lang"
+    with serving(tmp_path, allowed_origins=(page, "app://obsidian.md")) as server:
+        asked = preflight(server.url, page, **{"access-control-request-headers": wanted})
+        assert (asked.status_code, asked.content) == (204, b"")
+        assert asked.headers["access-control-allow-origin"] == page
+        assert asked.headers["access-control-allow-methods"] == "GET, POST"
+        assert asked.headers["access-control-allow-headers"] == wanted
+        assert asked.headers["vary"] == "origin"
+        for body in (ask(), ask(stream=True), ask("refuse 429"), {}):
+            answer = post(server.url, body, origin=page)
+            assert answer.headers["access-control-allow-origin"] == page
+            assert "x-farthing-cost-usd" in answer.headers["access-control-expose-headers"].split(", ")
+            assert "access-control-allow-credentials" not in answer.headers
+        assert post(server.url, ask(), origin="app://obsidian.md").status_code == 200
+        for other in ("https://chat.example.evil", "http://chat.example", "https://chat.example:8443", "null"):
+            assert post(server.url, ask(), origin=other).status_code == 403
+            assert preflight(server.url, other).status_code == 403
+        assert post(server.url, ask(), origin=page, host="evil.example").status_code == 403
+        mine = post(server.url, ask(), origin="http://localhost:3000")
+        assert (mine.status_code, mine.headers.get("access-control-allow-origin")) == (200, None)
+        assert "access-control-allow-origin" not in post(server.url, ask()).headers
+        odd = preflight(server.url, page, **{"access-control-request-headers": "a b; c"})
+        assert (odd.status_code, odd.headers.get("access-control-allow-headers")) == (204, None)
+        assert httpx2.options(server.url + CHAT, headers={"origin": page}).status_code == 405
+
+
+def test_all_pages_may_call_only_with_a_key(tmp_path):
+    _, secret = make_key(tmp_path)
+    with serving(tmp_path, allowed_origins=("*",), require_keys=True) as server:
+        assert preflight(server.url, "https://any.example").headers["access-control-allow-origin"] == "*"
+        refused = post(server.url, ask(), origin="null")
+        assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, "*")
+        assert post(server.url, ask(), origin="null", authorization=f"Bearer {secret}").status_code == 200
+    for origin in ("*", "chat.example", "https://chat.example/", "https://*.example", "https://Chat.example", "null"):
+        with pytest.raises(InvalidRequest, match="allowed_origins"):
+            ServerConfig(allowed_origins=(origin,))
+
+
+def test_what_our_headers_are_called_is_exposed(server):
+    answer = post(server.url, ask())
+    ours = {name for name in answer.headers if name.startswith("x-farthing-")}
+    assert ours
+    assert ours <= set(EXPOSED)

@@ -337,3 +337,13 @@ def test_anthropics_wire_gets_the_same_answer(upstream):
     (ours, used), (theirs, tally) = ask(upstream, chat), ask(upstream, body, "messages")
     assert text_of(theirs) == text_of(ours)
     assert (tally.usage.input_tokens, tally.usage.output_tokens) == (used.usage.input_tokens, used.usage.output_tokens)
+
+
+def test_no_answer_is_longer_than_the_context(upstream):
+    room = 2048 - upstream.max_usage(call_of(upstream, BODY)).input_tokens
+    for name in ("max_tokens", "max_completion_tokens"):
+        body = {"messages": BODY["messages"], name: 2048}
+        assert upstream.max_usage(call_of(upstream, body)).output_tokens == room
+        with pytest.raises(UpstreamError, match=f"{name}: is 2049; this model holds 2048 tokens") as caught:
+            upstream.max_usage(call_of(upstream, body | {name: 2049}))
+        assert (caught.value.status, caught.value.code, caught.value.param) == (400, "invalid_value", name)

@@ -22,21 +22,16 @@ ConfigOption = Annotated[
 
 
 def ledger_config(url: str | None, config: Path | None) -> "LedgerConfig":
-    """Raises InvalidRequest, and LedgerError for a table that is wrong."""
-    import tomllib
+    """The ledger that `farthing serve --config` would open; --ledger is relative to the working directory.
 
+    Raises InvalidRequest, and LedgerError for a URL that is none.
+    """
     from farthing.ledger.config import LedgerConfig
 
     if url is not None and config is not None:
-        raise InvalidRequest("--ledger and --config both name a ledger; give one")
-    if url is not None:
-        return LedgerConfig(url=url)
-    if config is None:
-        return LedgerConfig()
-    try:
-        table = tomllib.loads(config.read_text(encoding="utf-8")).get("ledger", {})
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"{config}: {error}") from None
-    if not isinstance(table, dict):
-        raise InvalidRequest(f"{config}: ledger is {table!r}; it must be a table: [ledger]")
-    return LedgerConfig.from_table(table)
+        raise InvalidRequest("--ledger and --config both name a ledger; give one of them")
+    if config is not None:
+        from farthing.server.config_file import read_config
+
+        return read_config(config).ledger_config()
+    return LedgerConfig() if url is None else LedgerConfig(url=url)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from farthing.cli._ledger import ConfigOption, LedgerOption, ledger_config
 from farthing.cli._output import JsonOption, console, emit, note, parse_decimal
 from farthing.errors import InvalidRequest
 
@@ -22,12 +23,8 @@ DEFAULT_BY = ("model", "key", "project", "tag", "day", "lever")
 
 
 def bill(
-    ledger: Annotated[
-        str | None, typer.Option("--ledger", metavar="URL", help="sqlite:///FILE or postgresql://… (default: serve's).")
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", metavar="FILE", help="A farthing.toml, whose [ledger] says where it is.")
-    ] = None,
+    ledger: LedgerOption = None,
+    config: ConfigOption = None,
     since: Annotated[str | None, typer.Option(metavar="TIME", help="From then on, UTC (default: this month).")] = None,
     until: Annotated[str | None, typer.Option(metavar="TIME", help="Until then, UTC (default: now).")] = None,
     month: Annotated[str | None, typer.Option(metavar="YYYY-MM", help="A whole month, UTC.")] = None,
@@ -66,8 +63,6 @@ def bill(
     """
     from farthing.report.bill_period import parse_period
 
-    if ledger is not None and config is not None:
-        raise InvalidRequest("--ledger and --config both say where the ledger is; give one of them")
     if export is not None and (json or html is not None or import_file is not None):
         raise InvalidRequest("--export writes the ledger's rows; leave out --json, --html and --import")
     period = parse_period(since, until, month, datetime.now(UTC))
@@ -90,25 +85,7 @@ def bill(
 def _open(ledger: str | None, config: Path | None) -> "Reader":
     from farthing.ledger.reader import open_reader
 
-    return open_reader(_ledger_url(ledger, config))
-
-
-def _ledger_url(ledger: str | None, config: Path | None) -> str:
-    import tomllib
-
-    from farthing.ledger.config import LedgerConfig
-
-    if config is None:
-        return LedgerConfig().url if ledger is None else ledger
-    try:
-        table = tomllib.loads(config.read_text(encoding="utf-8")).get("ledger", {})
-    except OSError as error:
-        raise InvalidRequest(f"--config {config}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"--config {config}: not valid TOML ({error})") from None
-    if not isinstance(table, dict):
-        raise InvalidRequest(f"--config {config}: ledger is {table!r}; write a table, [ledger]")
-    return LedgerConfig.from_table(table).url
+    return open_reader(ledger_config(ledger, config).url)
 
 
 def _dimensions(by: list[str] | None) -> list[str]:
@@ -189,7 +166,6 @@ def _local(
     given_in: Decimal | None, given_out: Decimal | None, ledger: str | None, config: Path | None, period: "Period"
 ) -> "Local | None":
     """This machine's rates: as given, or measured in the ledger where one is named or lies in its usual place."""
-    from farthing.ledger.config import LedgerConfig
     from farthing.report.bill_elsewhere import Local, measured_local
 
     if (given_in is None) is not (given_out is None):
@@ -198,7 +174,7 @@ def _local(
         if not (0 <= given_in <= 10**6 and 0 <= given_out <= 10**6):
             raise InvalidRequest("--usd-per-mtok-in and --usd-per-mtok-out must be US dollars from 0 to 1,000,000")
         return Local(given_in, given_out, "as given")
-    path = LedgerConfig(url=_ledger_url(ledger, config)).sqlite_path
+    path = ledger_config(ledger, config).sqlite_path
     if ledger is None and config is None and (path is None or not path.exists()):
         return None
     with _open(ledger, config) as reader:

@@ -111,6 +111,13 @@ class Pricer:
     def baseline_model(self, model: str, *, is_local: bool) -> str:
         return self._baseline_model or (DEFAULT_BASELINE if is_local else model)
 
+    def priced_model(self, model: str, asked: str, provider: str | None, at: datetime) -> str:
+        """The name to price by: the model's, as its provider reports it, or where no price is known for that (a
+        dated one, a gateway's own) the name that was asked for at the same provider."""
+        if self._price(model, provider, at) is None and self._price(asked, provider, at) is not None:
+            return asked
+        return model
+
     def _price(self, model: str, provider: str | None, at: datetime) -> Price | None:
         key = (model, provider, int(at.timestamp()) // SPAN_S)
         if key not in self._found:

@@ -11,6 +11,7 @@ from farthing.upstreams.call import Call, Receipt, Tally
 
 __all__ = ["Attempt", "hosted_charge", "receipt_of"]
 
+NOTHING = "nothing was used"  # the price version of an attempt that costs 0 whatever its tokens would have cost
 MAX_TOKENS = 10**9  # of one attempt; what claims more is no count, and its price would not fit into 64 bits
 
 
@@ -31,9 +32,7 @@ class Attempt:
         """An attempt of which nothing is known has no tokens and no cost; one that was never answered used none."""
         at = datetime.fromtimestamp(self.started_us / 1e6, UTC)
         usage, is_known = tally.usage, tally.usage_source != "unavailable"
-        charge = _charge(tally, pricer, at) if is_known else Charge("", "unpriced")
-        baseline_model = pricer.baseline_model(tally.model, is_local=tally.is_local) if tally.model else None
-        baseline = _baseline_pico(tally, pricer, at) if is_known and baseline_model is not None else None
+        charge, baseline_model, baseline = self._money(call, tally, pricer, at)
         first_ns = self.first_token_ns
         return Row(
             id=self.id,
@@ -77,6 +76,22 @@ class Attempt:
             route=route,
         )
 
+    def _money(self, call: Call, tally: Tally, pricer: Pricer, at: datetime) -> tuple[Charge, str | None, int | None]:
+        """(cost, the model that it is compared with, what that would have cost)."""
+        name = tally.model
+        if not tally.is_local:
+            name = pricer.priced_model(tally.model, call.model, tally.provider or None, at)
+        baseline_model = pricer.baseline_model(name, is_local=tally.is_local) if name else None
+        if tally.usage_source == "unavailable":
+            return Charge("", "unpriced"), baseline_model, None
+        charge = _charge(tally, name, pricer, at)
+        baseline = None if baseline_model is None else _baseline_pico(tally, name, pricer, at)
+        if not tally.is_local and tally.usage == Usage():
+            baseline = baseline or 0
+            if self.status == "error" or charge.price_status == "unpriced":
+                charge = Charge(NOTHING, "free", 0, 0, 0, 0, 0)
+        return charge, baseline_model, baseline
+
 
 def hosted_charge(pricer: Pricer, model: str, provider: str, usage: Usage, at: datetime) -> Charge:
     """Unpriced also for counts that cannot be (more tokens from the cache than tokens): a row is not lost for that."""
@@ -88,17 +103,17 @@ def hosted_charge(pricer: Pricer, model: str, provider: str, usage: Usage, at: d
         return Charge("", "unpriced")
 
 
-def _charge(tally: Tally, pricer: Pricer, at: datetime) -> Charge:
+def _charge(tally: Tally, name: str, pricer: Pricer, at: datetime) -> Charge:
     if tally.is_local:
         return pricer.local(tally.usage)
-    return hosted_charge(pricer, tally.model, tally.provider, tally.usage, at)
+    return hosted_charge(pricer, name, tally.provider, tally.usage, at)
 
 
-def _baseline_pico(tally: Tally, pricer: Pricer, at: datetime) -> int | None:
+def _baseline_pico(tally: Tally, name: str, pricer: Pricer, at: datetime) -> int | None:
     if tally.usage.input_tokens + tally.usage.output_tokens > MAX_TOKENS:
         return None
     try:
-        charge = pricer.baseline(tally.usage, at, tally.model, tally.provider or None, is_local=tally.is_local)
+        charge = pricer.baseline(tally.usage, at, name, tally.provider or None, is_local=tally.is_local)
         return charge.total_pico
     except FarthingError:
         return None

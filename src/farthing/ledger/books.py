@@ -114,6 +114,10 @@ class Books:
         """One row per attempt. provider and is_local: how reservations are priced before the leaf has said a word."""
         return Metered(self, upstream, provider, is_local=is_local)
 
+    def check_available(self) -> None:
+        """Before an answer is given that no budget pays for. Raises LedgerAway where its row could not be kept now."""
+        self._check_available(())
+
     async def append(self, row: Row) -> None:
         """Returns when the row is committed (or spooled). Raises LedgerAway where it is not."""
         entry = Entry(row)
@@ -152,7 +156,8 @@ class Books:
         self._check_available(budgets)
         if not budgets:
             return None, call
-        usage = max_usage(call)
+        # A local prompt is counted by its tokenizer, its model perhaps loaded for that: not on the event loop.
+        usage = await asyncio.to_thread(max_usage, call) if tally.is_local else max_usage(call)
         tranche = 0
         if tally.is_local:
             tranche = tranche_pico(self.pricer, usage, self._s_per_input_token.get(call.model, 0.0))

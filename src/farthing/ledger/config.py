@@ -2,10 +2,9 @@
 
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from farthing.ledger.errors import LedgerError
 
@@ -56,18 +55,12 @@ class LedgerConfig:
         if not isinstance(self.max_spooled_rows, int):
             raise LedgerError(f"ledger max_spooled_rows is {self.max_spooled_rows!r}; it must be a whole number")
 
-    @classmethod
-    def from_table(cls, table: Mapping[str, Any]) -> "LedgerConfig":
-        """From a table of farthing.toml. An unknown key is an error."""
-        names = [item.name for item in fields(cls)]
-        for key, value in table.items():
-            if key not in names:
-                raise LedgerError(f"[ledger] has the unknown key {key!r}; allowed: {', '.join(names)}")
-            known = next(item for item in fields(cls) if item.name == key)
-            is_text = known.default is MISSING or isinstance(known.default, str)
-            if is_text and not isinstance(value, str):
-                raise LedgerError(f"[ledger] {key} is {value!r}; it must be a text")
-        return cls(**table)
+    def below(self, folder: Path) -> "LedgerConfig":
+        """The same with its relative paths relative to a folder: that of the file that names them."""
+        url, path = self.url, self.sqlite_path
+        if path is not None and not path.is_absolute():
+            url = f"sqlite:///{folder.absolute() / path}"
+        return replace(self, url=url, spool_folder=str(folder.absolute() / Path(self.spool_folder).expanduser()))
 
     @property
     def sqlite_path(self) -> Path | None:

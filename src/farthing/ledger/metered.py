@@ -16,6 +16,7 @@ from farthing.economics.usage import Usage
 from farthing.ledger.attempt import Attempt, receipt_of
 from farthing.ledger.holding import settlement_of
 from farthing.ledger.ids import new_id, now_us
+from farthing.ledger.overrun import Overrun
 from farthing.ledger.records import Entry
 from farthing.ledger.reservation import Hold
 from farthing.upstreams.call import Call, Chunk, Tally, Upstream
@@ -52,6 +53,7 @@ class Metered:
         hold, asked = await self._books.hold(attempt, call, tally, self._upstream.max_usage)
         inner: AsyncIterator[Chunk] | None = None
         is_normal = False
+        overrun = None if hold is None or hold.is_local or not call.is_stream else Overrun(hold)
         try:
             inner = self._upstream.stream(asked, tally)
             async for chunk in inner:
@@ -60,6 +62,12 @@ class Metered:
                 if chunk.finish_reason is not None:
                     attempt.finish_reason = chunk.finish_reason
                 yield chunk
+                if overrun is not None and (ends := overrun.ends(chunk, tally)):
+                    await _close(inner)  # whatever becomes of the client, the provider stops now
+                    attempt.finish_reason, tally.is_cut = "length", True
+                    for end in ends:
+                        yield end
+                    break
             is_normal = True
         except UpstreamError as error:
             attempt.status, attempt.error = "error", error.code
@@ -72,9 +80,8 @@ class Metered:
             raise
         finally:
             try:
-                close = getattr(inner, "aclose", None)
-                if close is not None and not is_normal:
-                    await close()  # the leaf stops its work and makes the tally final
+                if not is_normal:
+                    await _close(inner)  # the leaf stops its work and makes the tally final
             finally:
                 await self._finish(attempt, call, tally, hold, is_normal=is_normal)
 
@@ -99,9 +106,16 @@ class Metered:
                 raise
 
 
+async def _close(chunks: AsyncIterator[Chunk] | None) -> None:
+    close = getattr(chunks, "aclose", None)
+    if close is not None:
+        await close()
+
+
 def _route(call: Call) -> str | None:
-    """Why this upstream: what became of the attempt before."""
-    if not call.receipts:
-        return None
+    """Why this upstream: as whoever chose it says (a fallback whose first member was not even asked), otherwise what
+    became of the attempt before."""
+    if call.route is not None or not call.receipts:
+        return call.route
     last = call.receipts[-1]
     return f"fallback: {last.error or last.status}"

@@ -60,7 +60,8 @@ class Answerer:
                 chunks.append(chunk)
         document = renderer.whole(chunks, Ending(call.receipts, tally))
         asking.outcome.status = 200
-        await send_json(asking.send, 200, document, [*asking.headers, *answer_headers(call, tally, is_ended=True)])
+        headers = answer_headers(call, tally, is_ended=True, has_cache=self._service.has_cache)
+        await send_json(asking.send, 200, document, [*asking.headers, *headers])
 
     async def _stream(self, asking: Asking, upstream: Upstream, call: Call, renderer: Renderer) -> None:
         tally = asking.outcome.tally

@@ -14,8 +14,9 @@ EVENT_STREAM: Headers = [
 OURS = ("x-request-id", "request-id")  # are ours; the provider's go on under another name
 
 
-def answer_headers(call: Call, tally: Tally, *, is_ended: bool) -> Headers:
-    """Who answered; where it has ended, also what it cost. A cost that is not known is absent."""
+def answer_headers(call: Call, tally: Tally, *, is_ended: bool, has_cache: bool = False) -> Headers:
+    """Who answered; where it has ended, also what it cost. A cost that is not known is absent. has_cache: the response
+    cache is on, so that what did not come from it was a miss."""
     headers = [
         (b"x-farthing-model", _value(tally.model or call.model)),
         (b"x-farthing-upstream", _value(tally.upstream)),
@@ -26,8 +27,9 @@ def answer_headers(call: Call, tally: Tally, *, is_ended: bool) -> Headers:
     if not is_ended:
         return headers
     headers.append((b"x-farthing-usage-source", _value(tally.usage_source)))
-    if call.receipts and call.receipts[-1].cache is not None:
-        headers.append((b"x-farthing-cache", _value(call.receipts[-1].cache)))
+    cache = call.receipts[-1].cache if call.receipts else None
+    if cache is not None or has_cache:
+        headers.append((b"x-farthing-cache", _value(cache or "miss")))
     cost, baseline = costs_pico(call.receipts)
     if cost is not None:
         text = usd_text(cost).encode()

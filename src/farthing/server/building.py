@@ -58,8 +58,10 @@ async def start_upstream(upstream: Upstream) -> None:
 
 
 def metered(books: Books, upstream: Upstream, kind: str) -> Built:
-    provider = kind if kind == "local" else getattr(upstream, "provider", "")
-    return Built(upstream, books.metered(upstream, provider=provider, is_local=kind == "local"))
+    """How it is priced is its own word, where it has one: an echo is local without being of that kind."""
+    is_local = bool(getattr(upstream, "is_local", kind == "local"))
+    provider = str(getattr(upstream, "provider", "local" if is_local else ""))
+    return Built(upstream, books.metered(upstream, provider=provider, is_local=is_local))
 
 
 async def all_served(models: Sequence[ModelEntry], upstreams: Mapping[str, Built]) -> list[Served]:

@@ -1,6 +1,7 @@
 """What a server is told in farthing.toml: one frozen dataclass for each table, every default here and nowhere else."""
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -11,6 +12,8 @@ from farthing.economics.cost import HostCost
 from farthing.errors import InvalidRequest
 
 __all__ = ["EconomicsConfig", "ModelEntry", "RouteEntry", "ServerConfig", "UpstreamEntry", "is_loopback"]
+
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s*A-Z]+")  # as browsers write it: small letters, no path
 
 
 def is_loopback(host: str) -> bool:
@@ -29,6 +32,7 @@ class ServerConfig:
     port: int = 8000  # 0: any free one
     require_keys: bool = False  # off: a request without a key of ours is answered, as nobody's
     allowed_hosts: tuple[str, ...] = ()  # names in the Host header, besides localhost
+    allowed_origins: tuple[str, ...] = ()  # whose pages may call this server: "https://chat.example"; "*" with keys
     public_system_messages: tuple[str, ...] = ()  # exact texts; their cached prefix is shared by all keys
     is_metrics_public: bool = False  # /metrics without a key, where keys are required
     max_concurrent: int = 1024  # answers under way; more get 503
@@ -58,6 +62,9 @@ class ServerConfig:
         need(10 <= self.max_headers <= 10_000, "max_headers", "10 to 10,000")
         for name in ("head_timeout_s", "body_timeout_s", "request_timeout_s", "keep_alive_s"):
             need(0 < getattr(self, name) <= 86_400, name, "above 0, at most 86,400 (a day)")
+        for origin in self.allowed_origins:
+            is_origin = ORIGIN.fullmatch(origin) is not None or (origin == "*" and self.require_keys)
+            need(is_origin, "allowed_origins", 'origins like "https://chat.example"; "*" only with require_keys = true')
         need(0 <= self.drain_s <= 86_400, "drain_s", "0 to 86,400 (a day)")
         need(0 <= self.stream_interval_s <= 10, "stream_interval_s", "0 (off) to 10")
 

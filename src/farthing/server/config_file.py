@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from farthing.errors import InvalidRequest
+from farthing.ledger.config import LedgerConfig
 from farthing.server.config import EconomicsConfig, ModelEntry, ServerConfig, UpstreamEntry
 from farthing.server.tables import check_keys, read_table
 
@@ -28,6 +29,11 @@ class Config:
     response_cache: Mapping[str, Any] = field(default_factory=dict)
     folder: Path = Path()  # that its paths are relative to
     source: str = "farthing.toml"
+
+    def ledger_config(self) -> LedgerConfig:
+        """Raises InvalidRequest, naming the file and the key."""
+        found = read_table(LedgerConfig, dict(self.ledger), f"{self.source}: [ledger]", self.folder)
+        return found.below(self.folder)
 
 
 def read_config(path: Path) -> Config:

@@ -33,11 +33,12 @@ class Given:
         """The baseline is what these tokens would have cost: without a cache they would have been computed again."""
         usage, is_known = tally.usage, tally.usage_source != "unavailable"
         at = datetime.fromtimestamp(self.started_us / 1e6, UTC)
-        model = pricer.baseline_model(tally.model, is_local=tally.is_local) if tally.model else None
+        provider = tally.provider or None
+        name = tally.model if tally.is_local else pricer.priced_model(tally.model, call.model, provider, at)
+        model = pricer.baseline_model(name, is_local=tally.is_local) if name else None
         baseline = None
         if is_known and model is not None:
-            provider = tally.provider or None
-            baseline = pricer.baseline(usage, at, tally.model, provider, is_local=tally.is_local).total_pico
+            baseline = pricer.baseline(usage, at, name, provider, is_local=tally.is_local).total_pico
         first_ns = self.first_token_ns
         return Row(
             id=new_id(self.started_us),

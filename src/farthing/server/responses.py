@@ -92,8 +92,10 @@ class Responses:
             return dict(error.body)
         kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
         kind = kinds.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
-        param = FROM_CHAT.get(error.param or "", error.param)
-        return {"error": {"message": str(error), "type": kind, "param": param, "code": error.code}}
+        param, message = FROM_CHAT.get(error.param or "", error.param), str(error)
+        if error.param and param and message.startswith(f"{error.param}: "):
+            message = param + message[len(error.param) :]
+        return {"error": {"message": message, "type": kind, "param": param, "code": error.code}}
 
 
 def _check(body: Json) -> None:

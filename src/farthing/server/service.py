@@ -11,7 +11,7 @@ from farthing.economics.cost import HostCost
 from farthing.economics.price_file import default_path
 from farthing.economics.prices import PriceBook
 from farthing.errors import InvalidRequest
-from farthing.ledger import Books, LedgerAway, LedgerConfig, Row, open_reader
+from farthing.ledger import Books, LedgerConfig, open_reader
 from farthing.server.building import all_served, make_upstream, metered, start_upstream
 from farthing.server.catalog import Catalog
 from farthing.server.config import EconomicsConfig, ServerConfig, UpstreamEntry, is_loopback
@@ -37,12 +37,13 @@ class Service:
     metrics: Metrics
     spans: Spans
     started_s: int = 0  # since 1970
+    has_cache: bool = False  # the response cache is on
 
 
 @asynccontextmanager
 async def open_service(config: Config) -> AsyncIterator[Service]:
     """Raises FarthingError where something cannot be opened, or must not be reached from where it would be."""
-    ledger = read_table(LedgerConfig, dict(config.ledger), f"{config.source}: [ledger]", config.folder)
+    ledger = config.ledger_config()
     host = HostCost(config.economics.usd_per_hour, config.economics.utilisation)
     async with AsyncExitStack() as stack:
         books = await Books.open(ledger, Pricer(_prices(config.economics), host, config.economics.baseline))
@@ -57,35 +58,19 @@ async def open_service(config: Config) -> AsyncIterator[Service]:
                 engines.append(leaf.engine_figures)
             upstreams[entry.name] = metered(books, leaf, entry.kind)
         served = await all_served(config.models, upstreams)
-        cache = _response_cache(config, books, ledger)
+        cache = _response_cache(config, books)
         if cache is not None:
             stack.push_async_callback(cache.aclose)
             served = [replace(entry, upstream=cache.wrap(entry.upstream)) for entry in served]
         metrics = Metrics(engines, books.stats, None if cache is None else cache.stats)
-        yield Service(config.server, books, Catalog(served), Gate(config.server), metrics, Spans(), int(time.time()))
+        catalog, gate, started_s = Catalog(served), Gate(config.server), int(time.time())
+        yield Service(config.server, books, catalog, gate, metrics, Spans(), started_s, cache is not None)
 
 
-def _response_cache(config: Config, books: Books, ledger: LedgerConfig) -> ResponseCache | None:
+def _response_cache(config: Config, books: Books) -> ResponseCache | None:
     """None where the configuration does not switch it on."""
     settings = read_table(ResponseCacheConfig, dict(config.response_cache), f"{config.source}: [response_cache]")
-    return ResponseCache(settings, _Rows(books, ledger)) if settings.enabled else None
-
-
-class _Rows:
-    """The books, for answers that no upstream gave."""
-
-    def __init__(self, books: Books, config: LedgerConfig) -> None:
-        self.pricer = books.pricer
-        self._books = books
-        self._config = config
-
-    def check_available(self) -> None:
-        """Before an answer is begun whose row could not be kept."""
-        if self._config.when_away == "refuse" and self._books.stats().is_away:
-            raise LedgerAway("the database cannot be reached")
-
-    async def append(self, row: Row) -> None:
-        await self._books.append(row)
+    return ResponseCache(settings, books) if settings.enabled else None
 
 
 def _prices(config: EconomicsConfig) -> PriceBook:

@@ -36,6 +36,7 @@ class Asked:
     form: Form | None = None
     tools: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by name, as chat templates want them
     forced: tuple[str, ...] = ()  # one of these tools must be called; () is the model's choice
+    length_param: str = "max_tokens"  # the field that max_tokens came by
     is_parallel: bool = True  # whether several calls may come in one answer
 
 

@@ -19,27 +19,29 @@ def read_chat(fields: Mapping[str, Any]) -> Asked:
     body.only("store", False, "answers are not stored here")
     body.choice("service_tier", ("auto", "default"))
     tools, forced, is_parallel = _tools(body)
+    max_tokens, length_param = _max_tokens(body)
     asked = Asked(
         params=sampling(body, _logprobs(body)),
-        max_tokens=_max_tokens(body),
+        max_tokens=max_tokens,
         n=body.integer("n", 1, MAX_CHOICES) or 1,
         messages=read_messages(body.take("messages")),
         form=_form(body),
         tools=tools,
         forced=forced,
+        length_param=length_param,
         is_parallel=is_parallel,
     )
     body.end()
     return asked
 
 
-def _max_tokens(body: Body) -> int | None:
-    """max_completion_tokens is OpenAI's newer name for the same."""
+def _max_tokens(body: Body) -> tuple[int | None, str]:
+    """(the limit, the field that it came by): max_completion_tokens is OpenAI's newer name for the same."""
     older = body.integer("max_tokens", 1, UNBOUNDED)
     newer = body.integer("max_completion_tokens", 1, UNBOUNDED)
     if older is not None and newer is not None and older != newer:
         refuse("max_completion_tokens", f"is {newer} and max_tokens is {older}; give one of the two")
-    return older if newer is None else newer
+    return (older, "max_tokens") if newer is None else (newer, "max_completion_tokens")
 
 
 def _logprobs(body: Body) -> int | None:

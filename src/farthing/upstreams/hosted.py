@@ -17,8 +17,9 @@ from farthing.economics.usage import Usage
 from farthing.upstreams.call import Call, Chunk, Tally
 from farthing.upstreams.errors import UpstreamError
 from farthing.upstreams.estimate import estimate_usage
-from farthing.upstreams.http import Http, Reply
+from farthing.upstreams.http import Http
 from farthing.upstreams.http_errors import broke_off
+from farthing.upstreams.http_reply import Reply
 from farthing.upstreams.sse import Event, Events, EventTooLong
 from farthing.upstreams.usage_wire import malformed
 

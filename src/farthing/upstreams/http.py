@@ -11,27 +11,25 @@ reset, 408, 429, 500, 502, 503, 504, 529. A time-out is not: the provider may be
 """
 
 import asyncio
-import http.cookiejar
+import io
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import httpx2
+import aiohttp
+import yarl
 
 from farthing.upstreams.errors import UpstreamError
 from farthing.upstreams.http_errors import broke_off, is_repeatable, refusal, timed_out, unreachable
-from farthing.upstreams.usage_wire import malformed, parse_json
+from farthing.upstreams.http_reply import Reply
+from farthing.upstreams.http_session import IDLE_S, UnknownProxy, new_session
 
-__all__ = ["Endpoint", "Http", "Reply"]
+__all__ = ["Endpoint", "Http"]
 
-MAX_BODY_BYTES = 64 << 20  # of an answer in one piece
 MAX_ERROR_BYTES = 64 << 10
-MAX_CONNECTIONS = 4096
-MAX_IDLE_CONNECTIONS = 256
-IDLE_S = 30.0  # a provider that closes sooner costs one retry
 MAX_WAIT_S = 20.0  # a longer Retry-After is the client's, or the next upstream's
-DRAIN_S = 0.25  # how long the end of a finished answer is awaited, so that its connection can be used again
-HANDED_ON = ("x-request-id", "request-id", "retry-after")
+MAX_BYTES_AT_ONCE = 1 << 20  # of a request's body; a longer one is written in pieces, other requests between them
+OWN_HEADERS = {"accept": "*/*", "accept-encoding": "identity", "user-agent": "farthing"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,88 +51,31 @@ class _Failure:
     is_repeatable: bool
 
 
-class Reply:
-    """An answer with status 200 whose body is still to come. `close` gives its connection back, or closes it."""
-
-    def __init__(
-        self, name: str, response: httpx2.Response, first_s: float, between_s: float, deadline_s: float
-    ) -> None:
-        self._name = name
-        self._response = response
-        self._wait_s = first_s
-        self._between_s = between_s
-        self._deadline_s = deadline_s  # of the loop's clock
-        encoding = response.headers.get("content-encoding", "identity")
-        self._pieces = response.aiter_raw() if encoding == "identity" else response.aiter_bytes()
-        self.is_json = response.headers.get("content-type", "").startswith("application/json")
-        self.headers = {key: response.headers[key] for key in HANDED_ON if key in response.headers}
-
-    async def piece(self) -> bytes | None:
-        """The next bytes, None at the end. Raises UpstreamError."""
-        until_s = min(asyncio.get_running_loop().time() + self._wait_s, self._deadline_s)
-        try:
-            async with asyncio.timeout_at(until_s):
-                piece: bytes | None = await anext(self._pieces, None)
-        except TimeoutError as error:
-            raise timed_out(self._name, f"nothing came for {self._wait_s:g} s, or the whole took too long") from error
-        except httpx2.HTTPError as error:
-            raise broke_off(self._name) from error
-        self._wait_s = self._between_s
-        return piece
-
-    async def whole(self, max_bytes: int = MAX_BODY_BYTES) -> bytes:
-        """The body to its end. Raises UpstreamError, also where it is too long."""
-        pieces: list[bytes] = []
-        num_bytes = 0
-        while (piece := await self.piece()) is not None:
-            num_bytes += len(piece)
-            if num_bytes > max_bytes:
-                raise malformed(f"longer than {max_bytes:,} bytes")
-            pieces.append(piece)
-        return b"".join(pieces)
-
-    async def json(self) -> object:
-        """The body as JSON; closes. Raises UpstreamError (502) where it is none."""
-        try:
-            return parse_json(await self.whole())
-        finally:
-            await self.close()
-
-    async def drain(self) -> None:
-        """After the last event: awaits the end of the body for a moment."""
-        try:
-            async with asyncio.timeout(DRAIN_S):
-                while await anext(self._pieces, None) is not None:
-                    pass
-        except (TimeoutError, httpx2.HTTPError):
-            pass  # the answer is complete; `close` closes the connection
-
-    async def close(self) -> None:
-        await self._response.aclose()
-
-
 class Http:
     def __init__(self, name: str, endpoint: Endpoint) -> None:
         self._name = name
         self._endpoint = endpoint
+        self._headers = {**OWN_HEADERS, **endpoint.headers}
         self._random = random.Random()
-        self._client: httpx2.AsyncClient | None = None
+        self._urls: dict[str, yarl.URL] = {}  # by path, a few
+        self._session: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._last_head_s = -IDLE_S  # when an answer last began, of the loop's clock
 
     async def post(self, path: str, body: bytes, headers: Mapping[str, str], *, is_stream: bool) -> Reply:
         """An answer with status 200, after the retries that are allowed. One that comes in one piece may take
         timeout_s to its first byte. Raises UpstreamError."""
-        headers = {"content-type": "application/json", **headers}
+        headers = {**self._headers, "content-type": "application/json", **headers}
         return await self._open("POST", path, body, headers, is_stream=is_stream)
 
     async def get_json(self, path: str) -> object:
-        reply = await self._open("GET", path, None, {}, is_stream=True)
+        reply = await self._open("GET", path, None, self._headers, is_stream=True)
         return await reply.json()
 
     async def aclose(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            await client.aclose()
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
 
     async def _open(
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], *, is_stream: bool
@@ -166,24 +107,27 @@ class Http:
         first_s: float,
         deadline_s: float,
     ) -> Reply | _Failure:
-        client = self._open_client()
-        request = client.build_request(method, self._endpoint.base_url + path, content=body, headers=headers)
-        until_s = min(asyncio.get_running_loop().time() + first_s, deadline_s)
+        loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout_at(until_s):
-                response = await client.send(request, stream=True)
+            async with asyncio.timeout_at(min(loop.time() + first_s, deadline_s)):
+                response = await self._request(method, path, body, headers)
+        except aiohttp.ConnectionTimeoutError:
+            return _Failure(unreachable(self._name, "no connection in time"), True)
         except TimeoutError:
             return _Failure(timed_out(self._name, "no answer"), False)
-        except (httpx2.ConnectTimeout, httpx2.PoolTimeout):
-            return _Failure(unreachable(self._name, "no connection in time"), True)
-        except httpx2.ConnectError:
+        except aiohttp.ClientConnectorError:
             return _Failure(unreachable(self._name, "connection refused, or no such host"), True)
-        except (httpx2.NetworkError, httpx2.RemoteProtocolError):
+        except aiohttp.ClientHttpProxyError:
+            return _Failure(unreachable(self._name, "the proxy refused"), True)
+        except (aiohttp.ClientConnectionError, aiohttp.ClientResponseError):
             return _Failure(broke_off(self._name), True)
-        except (httpx2.HTTPError, httpx2.InvalidURL):
+        except UnknownProxy as unknown:
+            return _Failure(unreachable(self._name, str(unknown)), False)
+        except (aiohttp.ClientError, ValueError):
             return _Failure(unreachable(self._name, "the connection failed"), False)
+        self._last_head_s = loop.time()
         reply = Reply(self._name, response, first_s, self._endpoint.chunk_timeout_s, deadline_s)
-        if response.status_code == 200:
+        if response.status == 200:
             return reply
         try:
             content = await reply.whole(MAX_ERROR_BYTES)
@@ -191,26 +135,40 @@ class Http:
             content = b""
         finally:
             await reply.close()
-        error = refusal(self._name, response.status_code, response.headers, content, self._endpoint.secret)
-        return _Failure(error, is_repeatable(response.status_code, response.headers, error.code))
+        error = refusal(self._name, response.status, response.headers, content, self._endpoint.secret)
+        return _Failure(error, is_repeatable(response.status, response.headers, error.code))
 
-    def _open_client(self) -> httpx2.AsyncClient:
-        """Connections belong to the loop they were made in. No cookies: one client's would reach all others."""
+    async def _request(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> aiohttp.ClientResponse:
+        """The answer's head. A connection that lay idle may have been closed by the provider while the request was on
+        its way; that is no failure of the provider's, so another one is tried at once."""
+        session = await self._open_session()
+        url = self._urls.get(path)
+        if url is None:
+            url = self._urls[path] = yarl.URL(self._endpoint.base_url + path)
+        is_idle_likely = asyncio.get_running_loop().time() - self._last_head_s < IDLE_S
+        try:
+            return await session.request(method, url, data=_data(body), headers=headers, allow_redirects=False)
+        except (aiohttp.ClientConnectorError, aiohttp.ServerTimeoutError):
+            raise
+        except aiohttp.ClientConnectionError:
+            if not is_idle_likely:
+                raise
+        return await session.request(method, url, data=_data(body), headers=headers, allow_redirects=False)
+
+    async def _open_session(self) -> aiohttp.ClientSession:
+        """Connections belong to the loop they were made in."""
         loop = asyncio.get_running_loop()
-        if self._client is None or self._loop is not loop:
-            self._loop = loop
-            url = httpx2.URL(self._endpoint.base_url)
-            self._client = httpx2.AsyncClient(
-                headers={"accept-encoding": "identity", "user-agent": "farthing", **self._endpoint.headers},
-                timeout=httpx2.Timeout(None, connect=self._endpoint.connect_timeout_s, pool=30.0),
-                limits=httpx2.Limits(
-                    max_connections=MAX_CONNECTIONS,
-                    max_keepalive_connections=MAX_IDLE_CONNECTIONS,
-                    keepalive_expiry=IDLE_S,
-                ),
-                cookies=http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=[])),
-                verify=url.scheme == "https",  # without TLS no certificates are read (16 ms)
-                trust_env=url.host not in ("localhost", "127.0.0.1", "::1"),  # a proxy does not reach this machine
-                follow_redirects=False,
-            )
-        return self._client
+        if self._session is not None and self._loop is loop:
+            return self._session
+        old, self._loop = self._session, loop
+        self._session = new_session(yarl.URL(self._endpoint.base_url), self._endpoint.connect_timeout_s)
+        session = self._session
+        if old is not None:
+            await old.close()
+        return session
+
+
+def _data(body: bytes | None) -> bytes | io.BytesIO | None:
+    return io.BytesIO(body) if body is not None and len(body) > MAX_BYTES_AT_ONCE else body

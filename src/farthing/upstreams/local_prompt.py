@@ -8,6 +8,7 @@ from farthing.economics.usage import Usage
 from farthing.errors import CorruptModel, InvalidRequest
 from farthing.request import Constraint, Request
 from farthing.upstreams.asked import Asked
+from farthing.upstreams.body import refuse
 from farthing.upstreams.call import Call
 from farthing.upstreams.errors import UpstreamError
 from farthing.upstreams.tool_format import CLOSE, ToolFormat
@@ -45,8 +46,8 @@ class Prepared:
 
 
 def prepare(encoded: Encoded, max_len: int, max_output_tokens: int | None, salt: str) -> Prepared:
-    """max_len: of prompt and answer together. Raises UpstreamError for a prompt that does not fit, and for a budget
-    that leaves nothing."""
+    """max_len: of prompt and answer together. Raises UpstreamError for a prompt that does not fit, an answer
+    that no prompt leaves room for, and a budget that leaves nothing."""
     asked = encoded.asked
     num_choices = asked.n * len(encoded.prompts)
     share = None if max_output_tokens is None else max_output_tokens // num_choices
@@ -96,7 +97,8 @@ class _Maker:
 
 
 def _room(asked: Asked, num_tokens: int, max_len: int) -> int:
-    """How long an answer may become."""
+    """How long an answer may become. What is asked for ends where the context does, but no answer can be longer than
+    the context itself: who asks for that is told."""
     if num_tokens >= max_len:
         raise UpstreamError(
             f"the prompt has {num_tokens} tokens; this model holds {max_len}, one of them for the answer at least: "
@@ -104,6 +106,11 @@ def _room(asked: Asked, num_tokens: int, max_len: int) -> int:
             status=400,
             code="context_length_exceeded",
             param="messages" if asked.messages else "prompt",
+        )
+    if asked.max_tokens is not None and asked.max_tokens > max_len:
+        refuse(
+            asked.length_param,
+            f"is {asked.max_tokens}; this model holds {max_len} tokens, prompt and answer together: give no more",
         )
     room = max_len - num_tokens
     return room if asked.max_tokens is None else min(room, asked.max_tokens)
