@@ -5,7 +5,7 @@ import json
 import pytest
 
 from farthing.errors import InvalidRequest
-from farthing.report.compare_match import find_choice, is_right, normalized
+from farthing.report.compare_match import find_choice, is_right, normalized, without_thoughts
 from farthing.report.compare_task import read_task
 
 
@@ -107,6 +107,11 @@ def test_what_is_right(text, answer, match, right):
 )
 def test_the_choice_in_an_answer(text, choice):
     assert find_choice(text, ["card_fee", "card_fee_charged", "top_up"]) == choice
+
+
+def test_thoughts_are_no_answer():
+    assert without_thoughts("<think>42? no\n</think>\n\n43") == "\n\n43"
+    assert without_thoughts("<think>never ends") == "<think>never ends"
 
 
 def test_normalized():

@@ -14,6 +14,8 @@ from farthing.report.compare_stats import mcnemar, paired_interval, rows_needed,
 
 __all__ = ["Against", "Comparison", "ModelResult", "Verdict", "compare"]
 
+PICO_USD = Decimal("1e-12")
+
 
 @dataclass(frozen=True)
 class ModelResult:
@@ -121,7 +123,7 @@ def _usd_per_1000(answers: Sequence[Answer]) -> Decimal | None:
     known = [cost for cost in costs if cost is not None]
     if not costs or len(known) < len(costs):
         return None
-    return usd(sum(known)) * 1000 / len(costs)
+    return (usd(sum(known)) * 1000 / len(costs)).quantize(PICO_USD)
 
 
 def _mean(values: Sequence[int | None]) -> float | None:

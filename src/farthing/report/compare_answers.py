@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from farthing.errors import InvalidRequest
-from farthing.report.compare_match import find_choice, is_right
+from farthing.report.compare_match import find_choice, is_right, without_thoughts
 from farthing.report.compare_task import TaskRow
 
 __all__ = ["Answer", "AnswersFile", "answer_key", "judged"]
@@ -44,9 +44,10 @@ def answer_key(model: str, body: Mapping[str, Any]) -> str:
 def judged(answer: Answer, row: TaskRow) -> Answer:
     if answer.error is not None:
         return replace(answer, is_right=None)
+    said = without_thoughts(answer.answer)
     if row.choices:
-        return replace(answer, is_right=find_choice(answer.answer, row.choices) in row.answers)
-    return replace(answer, is_right=is_right(answer.answer, row.answers, row.match))
+        return replace(answer, is_right=find_choice(said, row.choices) in row.answers)
+    return replace(answer, is_right=is_right(said, row.answers, row.match))
 
 
 class AnswersFile:

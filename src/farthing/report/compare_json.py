@@ -1,4 +1,4 @@
-"""A comparison as one JSON document. Dollars are exact decimals; null is not known."""
+"""A comparison as one JSON document. Dollars are decimals to 1e-12; null is not known."""
 
 from typing import Any
 

@@ -9,11 +9,12 @@ from typing import Literal, get_args
 
 from farthing.errors import InvalidRequest
 
-__all__ = ["MATCHES", "Match", "check_answer", "find_choice", "is_right", "normalized"]
+__all__ = ["MATCHES", "Match", "check_answer", "find_choice", "is_right", "normalized", "without_thoughts"]
 
 Match = Literal["exact", "normalized", "contains", "number", "regex"]
 MATCHES: tuple[Match, ...] = get_args(Match)
 TOLERANCE = Decimal("1e-6")  # of numbers, relative to the expected one
+_THOUGHTS = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 _NUMBER = re.compile(r"(?<![\w.])[-+−]?[$€£]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d{1,3})?")
 
 
@@ -21,6 +22,11 @@ def normalized(text: str) -> str:
     """Without case, punctuation, underscores, and white space but single spaces: "Card_Arrival." is "card arrival"."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     return " ".join("".join(letter if letter.isalnum() else " " for letter in folded).split())
+
+
+def without_thoughts(text: str) -> str:
+    """Some models think aloud before they answer; a hosted one's thoughts come apart from its text."""
+    return _THOUGHTS.sub("", text, count=1)
 
 
 def check_answer(answer: str, match: Match) -> None:
