@@ -39,9 +39,15 @@ def test_a_cheap_model_that_keeps_up_is_taken_and_the_doubt_is_told():
     assert verdict.of("small").rows_needed > 100
     assert [model.name for model in found.models] == ["tiny", "small", "big"]
     assert all(model.is_on_front for model in found.models)
-    assert "Take small" in headline(found)
-    assert "Undecided all the same" in headline(found)
-    assert "50.0× cheaper" in headline(found)
+    said = headline(found)
+    assert said.startswith(
+        "small is the cheapest that is not significantly worse than the best, big, and 50.0× cheaper"
+    )
+    assert "undecided: the best leads by 2.0 points" in said
+    even = compare("t", 4, {"a": answers("a", [1, 1, 0, 0]), "b": answers("b", [1, 1, 0, 0], 9_000_000)}, 0.05, {})
+    assert headline(even).startswith("Take a: the best")
+    ahead = {"a": answers("a", [1, 0] * 50), "b": answers("b", [0, 1] * 50, 9_000_000)}
+    assert headline(compare("t", 100, ahead, 0.05, {})).startswith("Take a: ")
 
 
 def test_a_model_that_is_dearer_and_no_better_is_off_the_front():

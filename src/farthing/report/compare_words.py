@@ -38,7 +38,7 @@ def paired_cells(one: Against) -> tuple[str, ...]:
         f"{one.lead * 100:+.1f} points",
         f"{low * 100:+.1f} to {high * 100:+.1f}",
         f"{one.p_value:.2g}" if one.p_value >= 1e-4 else "<0.0001",
-        "worse" if one.is_worse else _undecided(one) if one.rows_needed is not None else "as good",
+        "worse" if one.is_worse else _undecided(one) if one.rows_needed is not None else "not behind",
     )
 
 
@@ -57,13 +57,17 @@ def headline(found: Comparison) -> str:
     chosen = verdict.of(verdict.cheapest)
     assert chosen is not None
     saved = _saved(found, verdict)
-    text = f"Take {chosen.name}: not significantly worse than the best, {verdict.best}{saved} ({_test(verdict)})."
+    low, high = chosen.lead_interval
     if chosen.rows_needed is None:
-        return text
+        return (
+            f"Take {chosen.name}: not behind the best, {verdict.best}{saved} ({_test(verdict)}; the best's lead is "
+            f"{low * 100:+.1f} to {high * 100:+.1f} points with 95 % confidence)."
+        )
     return (
-        f"{text} Undecided all the same: {verdict.best} leads by {chosen.lead * 100:.1f} points (95 %: "
-        f"{chosen.lead_interval[0] * 100:+.1f} to {chosen.lead_interval[1] * 100:+.1f}); about {chosen.rows_needed:,} "
-        f"rows would tell a lead of that size (with a chance of {POWER:.0%})."
+        f"{chosen.name} is the cheapest that is not significantly worse than the best, {verdict.best}{saved} "
+        f"({_test(verdict)}), but undecided: the best leads by {chosen.lead * 100:.1f} points ({low * 100:+.1f} to "
+        f"{high * 100:+.1f} with 95 % confidence), and about {chosen.rows_needed:,} rows would tell such a lead "
+        f"(with a chance of {POWER:.0%})."
     )
 
 
