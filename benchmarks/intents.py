@@ -190,6 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in options.tasks.split(","):
         found.append(measure(load_intents(folder, name).limited(options.limit), options, price))
         show(found[-1])
+        sys.stdout.flush()
     document = {
         "benchmark": "intents",
         "machine": str(this_machine(instruction_sets()[0])),

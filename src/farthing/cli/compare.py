@@ -159,14 +159,14 @@ async def _ask(
     work: _Work, candidate: "Candidate", kept: "AnswersFile | None", pricer: "Pricer", advance: Callable[[], None]
 ) -> None:
     """All rows that have no answer yet. A model that cannot be opened or asked is given up, the others go on."""
-    from farthing.report.compare_answers import answer_key, judged
-    from farthing.report.compare_run import ask_all, body_of
+    from farthing.report.compare_answers import judged
+    from farthing.report.compare_run import ask_all, key_of
 
     answers = work.answers[candidate.name] = []
     found: Mapping[str, Answer] = {} if kept is None else kept.found
     missing = []
     for row in work.rows:
-        known = found.get(answer_key(candidate.name, body_of(row, candidate, work.asking)))
+        known = found.get(key_of(row, candidate, work.asking))
         if known is None or known.error is not None:
             missing.append(row)
         else:

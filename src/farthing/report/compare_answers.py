@@ -35,9 +35,9 @@ class Answer:
     logprob_least: float | None = None
 
 
-def answer_key(model: str, body: Mapping[str, Any]) -> str:
+def answer_key(model: str, body: Mapping[str, Any], max_tokens: int | None) -> str:
     """Changes with anything that is asked; not with what counts as right, which can be judged again for nothing."""
-    text = json.dumps([model, body], sort_keys=True, ensure_ascii=True, default=str)
+    text = json.dumps([model, body, max_tokens], sort_keys=True, ensure_ascii=True, default=str)
     return sha256(text.encode()).hexdigest()[:24]
 
 

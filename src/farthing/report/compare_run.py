@@ -14,7 +14,7 @@ from farthing.report.compare_answers import Answer, answer_key, judged
 from farthing.report.compare_task import TaskRow
 from farthing.upstreams import Call, Chunk, Tally, Upstream, UpstreamError
 
-__all__ = ["Asking", "Candidate", "ask_all", "body_of"]
+__all__ = ["Asking", "Candidate", "ask_all", "body_of", "key_of"]
 
 GIVE_UP = 5  # answers that all failed, before any that did not: the model cannot be asked
 LIMITS = ("max_tokens", "max_completion_tokens")
@@ -44,8 +44,6 @@ class Asking:
 def body_of(row: TaskRow, candidate: Candidate, asking: Asking) -> dict[str, Any]:
     """A local model writes one of the choices and nothing else; a hosted one is asked as the row says."""
     body = dict(row.body)
-    if asking.max_tokens is not None and not any(name in body for name in LIMITS):
-        body["max_tokens"] = asking.max_tokens
     for name, value in (("temperature", asking.temperature), ("seed", asking.seed)):
         if value is not None:
             body.setdefault(name, value)
@@ -55,6 +53,15 @@ def body_of(row: TaskRow, candidate: Candidate, asking: Asking) -> dict[str, Any
             schema = {"type": "string", "enum": list(row.choices)}
             body["response_format"] = {"type": "json_schema", "json_schema": {"name": "choice", "schema": schema}}
     return body
+
+
+def key_of(row: TaskRow, candidate: Candidate, asking: Asking) -> str:
+    return answer_key(candidate.name, body_of(row, candidate, asking), _limit(row, asking))
+
+
+def _limit(row: TaskRow, asking: Asking) -> int | None:
+    """Not a field of the body: providers name it differently, and their upstreams know how."""
+    return None if any(name in row.body for name in LIMITS) else asking.max_tokens
 
 
 async def ask_all(
@@ -94,6 +101,7 @@ async def _ask(candidate: Candidate, upstream: Upstream, row: TaskRow, asking: A
         wire="chat",
         body=body,
         model=candidate.model,
+        max_output_tokens=_limit(row, asking),
         endpoint="chat",
         asked_model=candidate.name,
         route="compare",
@@ -112,7 +120,7 @@ async def _ask(candidate: Candidate, upstream: Upstream, row: TaskRow, asking: A
     used = attempt.row(call, tally, pricer, time.monotonic_ns(), call.route)
     logprobs = [token.logprob for chunk in chunks for token in chunk.logprobs]
     answer = Answer(
-        key=answer_key(candidate.name, body),
+        key=key_of(row, candidate, asking),
         id=row.id,
         model=candidate.name,
         prompt=row.prompt,
