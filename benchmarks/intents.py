@@ -175,7 +175,8 @@ def show(found: dict[str, Any]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--tasks", default="banking77,clinc150")
-    parser.add_argument("--limit", type=int, help="so many validation and test rows; results are not written")
+    parser.add_argument("--limit", type=int, help="random rows of validation and of test, so many each")
+    parser.add_argument("--write", action="store_true", help="keep a sample's results too, not only the whole's")
     parser.add_argument("--examples", type=int, default=16, help="training examples in each intent's prompt")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--large", default="gemini-3.5-flash", help="whose list price the large model has")
@@ -196,6 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "machine": str(this_machine(instruction_sets()[0])),
         "commit": commit(),
         "model": MODEL,
+        "limit": options.limit,
         "examples": options.examples,
         "threads": options.threads,
         "usd_per_hour": str(HostCost().usd_per_hour),
@@ -204,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "tasks": found,
     }
     text = json.dumps(document)
-    if options.limit is None:
+    if options.limit is None or options.write:
         RESULTS.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     print(text)
     return 0
