@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from farthing.errors import InvalidRequest
 from farthing.report.compare_match import find_choice, is_right, normalized, without_thoughts
@@ -116,3 +118,28 @@ def test_thoughts_are_no_answer():
 
 def test_normalized():
     assert normalized("  Straße_Nr. 5!\n") == "strasse nr 5"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+KEYS = st.sampled_from(["id", "prompt", "messages", "answer", "choices", "match", "n", "max_tokens"])
+ROW = st.dictionaries(KEYS, JSON | st.sampled_from(["a", ["a", "b"], "number", [{"role": "user", "content": "q"}]]))
+
+
+@given(st.lists(JSON | ROW, max_size=4), st.text(max_size=20))
+def test_whatever_stands_in_the_file_it_is_rows_or_one_error(tmp_path_factory, lines, said):
+    path = tmp_path_factory.mktemp("task") / "task.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    try:
+        rows = read_task(path)
+    except InvalidRequest:
+        return
+    for row in rows:
+        assert isinstance(row.prompt, str)
+        assert find_choice(said, row.choices) in (None, *row.choices)
+        assert is_right(said, row.answers, row.match) in (True, False)
+        if row.match in ("exact", "normalized", "contains"):
+            assert is_right(row.answers[0], row.answers, row.match)
