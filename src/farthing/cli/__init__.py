@@ -36,6 +36,7 @@ COMMANDS = (
     "serve",
     "keys",
     "bill",
+    "route",
 )
 
 app = typer.Typer(
