@@ -1,43 +1,42 @@
 """farthing route: which model a request needs, learned from labelled answers, with a threshold that promises."""
 
-import re
 from contextlib import ExitStack
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
+from farthing.cli._ledger import ConfigOption, LedgerOption, ledger_config
 from farthing.cli._output import JsonOption, console, emit, note, parse_decimal
+from farthing.cli._route import (
+    CostOption,
+    DataArgument,
+    FromLedgerOption,
+    RouterArgument,
+    ledger_reader,
+    parse_costs,
+    parse_goal,
+    parse_names,
+    read_labels,
+    train_labels,
+)
 from farthing.errors import InvalidRequest
-
-if TYPE_CHECKING:
-    from farthing.router.calibrate import Goal
-    from farthing.router.label import Label
-    from farthing.router.labels_file import Costs
 
 EXAMPLE = "farthing route train answers.jsonl -o router.safetensors"
 
 app = typer.Typer(help="Learn from labelled answers which model a request needs, and what that saves.")
 
-RouterArgument = Annotated[
-    Path, typer.Argument(metavar="ROUTER", help="What `farthing route train` wrote: router.safetensors")
-]
-DataArgument = Annotated[
-    Path, typer.Argument(metavar="DATA.jsonl", help="Labelled rows, or what `farthing compare --out` wrote.")
-]
-CostOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--cost", metavar="NAME=USD", help="Of a request to each model, or NAME=USD/Mtok; default: as the rows say."
-    ),
-]
-
 
 @app.command("train")
 def train(
-    data: DataArgument,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Where the router is written.")],
+    data: Annotated[
+        Path | None, typer.Argument(metavar="[DATA.jsonl]", help="Labelled rows, or `farthing compare --out`'s.")
+    ] = None,
+    from_ledger: FromLedgerOption = False,
+    ledger: LedgerOption = None,
+    config: ConfigOption = None,
     models: Annotated[
         str | None, typer.Option("--models", metavar="A,B", help="The models to choose from (default: all labelled).")
     ] = None,
@@ -47,17 +46,21 @@ def train(
     ] = 0.5,
     json: JsonOption = False,
 ) -> None:
-    """Learn from labelled rows. Which rows train is decided by their content; calibrate and eval leave them out."""
+    """Learn from labelled rows, from feedback in the ledger, or from both.
+
+    Which rows train is decided by their content; calibrate and eval leave them out.
+    """
     from farthing.report.route_json import router_json
     from farthing.report.route_terminal import print_trained
     from farthing.router.learning import train_on
 
-    made = train_on(_labels(data), part, _costs(cost), _names(models))
+    labels = train_labels(data, from_ledger, ledger, config)
+    made = train_on(labels, part, parse_costs(cost), parse_names(models), has_partial=from_ledger)
     made.trained.save(out)
     for line in made.told:
         note(line)
     emit(json, router_json(made.trained), lambda: print_trained(made.trained, console()))
-    note(f"written: {out}; next: farthing route calibrate {out} {data} --target-share-of-large 0.95")
+    note(f"written: {out}; next: farthing route calibrate {out} {data or 'DATA.jsonl'} --target-share-of-large 0.95")
 
 
 @app.command("calibrate")
@@ -99,8 +102,8 @@ def calibrate(
     from farthing.router.learning import calibrate_on
     from farthing.router.trained import Trained
 
-    goal = _goal(target_quality, target_share, target_cost, delta)
-    made = calibrate_on(Trained.load(router), _labels(data), goal, mode, part, _costs(cost))
+    goal = parse_goal(target_quality, target_share, target_cost, delta)
+    made = calibrate_on(Trained.load(router), read_labels(data), goal, mode, part, parse_costs(cost))
     made.trained.save(out or router)
     for line in made.told:
         note(line)
@@ -130,7 +133,7 @@ def eval_(
     trained = Trained.load(router)
     with ExitStack() as files:
         page = None if html is None else files.enter_context(whole_file(html, "--html"))
-        found, told = evaluate_on(trained, _labels(data), _costs(cost), is_all=all_rows)
+        found, told = evaluate_on(trained, read_labels(data), parse_costs(cost), is_all=all_rows)
         if page is not None:
             page.write(to_html(found))
     for line in told:
@@ -168,43 +171,57 @@ def explain(
     )
 
 
-def _labels(path: Path) -> "dict[str, dict[str, Label]]":
-    from farthing.router.labels_file import gather, read_lines
+@app.command("drift")
+def drift(
+    router: RouterArgument,
+    data: Annotated[
+        Path | None, typer.Argument(metavar="[PROMPTS.jsonl]", help='{"prompt": "…"} or {"messages": […]} per line.')
+    ] = None,
+    from_ledger: FromLedgerOption = False,
+    ledger: LedgerOption = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Whether new prompts still are what the router was trained on. Exit code 0 with an alarm, too."""
+    from farthing.report.route_json import drift_json
+    from farthing.report.route_ledger import ledger_prompts
+    from farthing.report.route_terminal import print_drift
+    from farthing.router.drift import drift as found_drift
+    from farthing.router.encode import encode_prompts
+    from farthing.router.labels_file import read_prompts
+    from farthing.router.trained import Trained
 
-    return gather(read_lines(path))
+    trained = Trained.load(router)
+    if (data is None) is not from_ledger:
+        raise InvalidRequest("give a file of prompts, or --from-ledger")
+    if data is not None:
+        prompts = read_prompts(data)
+    else:
+        with ledger_reader(ledger, config) as reader:
+            prompts = ledger_prompts(reader)
+    found = found_drift(trained.base, trained.signals(encode_prompts(prompts)))
+    emit(json, drift_json(found), lambda: print_drift(found, console()))
 
 
-def _names(given: str | None) -> list[str] | None:
-    if given is None:
-        return None
-    return list(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
+@app.command("forget")
+def forget(
+    is_sure: Annotated[bool, typer.Option("--yes", help="Delete; without it they are counted.")] = False,
+    ledger: LedgerOption = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Delete the prompts and answers that a server stored. Rows, costs and feedback stay: they hold no text."""
+    from farthing.ledger.opening import open_database, transaction
+    from farthing.ledger.traffic import delete_traffic
 
-
-def _costs(given: list[str] | None) -> "Costs | None":
-    from farthing.router.labels_file import Costs
-
-    if not given:
-        return None
-    found, units = {}, set()
-    for text in given:
-        parts = re.fullmatch(r"(.+)=\$?(\d+(?:\.\d+)?(?:[eE][-+]?\d{1,2})?)(/Mtok)?", text)
-        if parts is None:
-            raise InvalidRequest(f"--cost is {text[:60]!r}; write it like small=0.0002 or small=0.24/Mtok")
-        found[parts[1]] = float(Decimal(parts[2]))
-        units.add(parts[3])
-    if len(units) > 1:
-        raise InvalidRequest("--cost: some are per Mtok and some per request; give all in one unit")
-    return Costs(found, "USD per request" if None in units else "USD per million tokens")
-
-
-def _goal(quality: float | None, share: float | None, cost: Decimal | None, delta: float) -> "Goal":
-    from farthing.router.calibrate import Goal
-
-    given: list[Any] = [value for value in (quality, share, cost) if value is not None]
-    if len(given) != 1:
-        raise InvalidRequest("give one of --target-quality, --target-share-of-large, --target-cost")
-    if quality is not None:
-        return Goal("quality", quality, delta)
-    if share is not None:
-        return Goal("share", share, delta)
-    return Goal("cost", float(given[0]), delta)
+    with ledger_reader(ledger, config) as reader:
+        num_rows = len(reader.traffic())
+    if is_sure:
+        database = open_database(ledger_config(ledger, config), must_exist=True)
+        try:
+            with transaction(database):
+                num_rows = delete_traffic(database)
+        finally:
+            database.close()
+    said = f"{num_rows:,} prompts deleted" if is_sure else f"{num_rows:,} prompts are stored; --yes deletes them"
+    emit(json, {"prompts": num_rows, "deleted": is_sure}, lambda: console().print(said))

@@ -6,6 +6,7 @@ from typing import Any
 
 from farthing.router.calibrate import Proven
 from farthing.router.curve import Point
+from farthing.router.drift import Drift
 from farthing.router.evaluate import Evaluation, ModeResult, Policy
 from farthing.router.explain import AnswerReason, Why
 from farthing.router.trained import Trained
@@ -51,14 +52,12 @@ def evaluation_json(found: Evaluation) -> dict[str, Any]:
         "best_single": _policy(found.best_single),
         "oracle": _policy(found.oracle),
         "modes": {mode.mode: _mode(mode) for mode in found.modes},
-        "drift": drift_json(found),
+        "drift": None if found.drift is None else drift_json(found.drift),
     }
 
 
-def drift_json(found: Evaluation) -> dict[str, Any] | None:
-    if found.drift is None:
-        return None
-    return {"rows": found.drift.num_rows, "psi": dict(found.drift.psi), "alarms": list(found.drift.alarms)}
+def drift_json(found: Drift) -> dict[str, Any]:
+    return {"rows": found.num_rows, "psi": dict(found.psi), "alarms": list(found.alarms)}
 
 
 def explanation_json(why: Why, answer: AnswerReason | None, trained: Trained) -> dict[str, Any]:

@@ -59,7 +59,8 @@ def print_drift(found: Drift, console: Console) -> None:
 def print_explanation(why: Why, answer: AnswerReason | None, trained: Trained, console: Console) -> None:
     small, large = trained.models[0], trained.models[-1]
     if why.model is not None:
-        console.print(f"before the call: {why.model}")
+        above = "" if why.threshold is None else f" ({large} where its expected lead is above {why.threshold:+.3f})"
+        console.print(f"before the call: {why.model}{above}")
     else:
         console.print("before the call: no threshold is set (farthing route calibrate --mode route)")
     console.print(f"  expected quality: {', '.join(f'{name} {share(value)}' for name, value in why.quality.items())}")
@@ -72,7 +73,8 @@ def print_explanation(why: Why, answer: AnswerReason | None, trained: Trained, c
     console.print(f"  likeliest topic: {', '.join(why.topic) or 'one without words of its own'}")
     if answer is not None:
         said = {None: "no threshold is set (--mode cascade)", True: f"ask {trained.models[1]}", False: "keep it"}
-        console.print(f"after {small}'s answer: {said[answer.escalates]}")
+        below = "" if answer.threshold is None else f" (kept where it is right with at least {share(answer.threshold)})"
+        console.print(f"after {small}'s answer: {said[answer.escalates]}{below}")
         console.print(
             f"  right with a chance of {share(answer.p_right)}; {trained.models[1]} with {share(answer.next_quality)}"
         )

@@ -7,6 +7,7 @@ part of a form is what the score loses when that feature alone is set to the tra
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import isfinite
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +46,7 @@ class Why:
     parts: tuple[Reason, ...]  # length, form, words, topic, …: the largest first
     words: tuple[Reason, ...]  # the largest single ones
     topic: tuple[str, ...]
+    threshold: float | None  # the lead above which the dearer of two models is asked; None: not one number, or not set
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class AnswerReason:
     p_right: float
     next_quality: float
     escalates: bool | None  # None where no threshold was proven
+    threshold: float | None  # the chance of being right below which the next model is asked
     reasons: tuple[Reason, ...]  # of the score, before it is made a probability
 
 
@@ -64,7 +67,7 @@ def explain(trained: Trained, prompt: str) -> Why:
     of_length = _form_part(scorer, encoded, "form", [NAMES.index(name) for name in LENGTHS], _lead)
     reasons = {
         "length": of_length,
-        "form (numbers, signs, options, sentences)": of_form - of_length,
+        "form": of_form - of_length,
         "words": parts.pop("words") + parts.pop("pairs") + parts.pop("parts"),
         "topic": parts.pop("topics"),
         **{f"{name} states": amount for name, amount in parts.items()},
@@ -80,6 +83,7 @@ def explain(trained: Trained, prompt: str) -> Why:
         _largest(reasons, len(reasons)),
         _largest(_word_parts(scorer, prompt, encoded, ""), NUM_REASONS),
         trained.topic_words[topic],
+        _lead_threshold(trained),
     )
 
 
@@ -95,8 +99,19 @@ def explain_answer(trained: Trained, prompt: str, answer: str) -> AnswerReason:
     }
     reasons |= {f"“{name}”": amount for name, amount in _word_parts(check.scorer, answer, encoded, "answer ").items()}
     found = trained.proven.get("cascade")
-    escalates = bool(trained.escalates(p_right)[0]) if found is not None and found.price is not None else None
-    return AnswerReason(float(p_right[0]), check.next_quality, escalates, _largest(reasons, NUM_REASONS))
+    escalates = threshold = None
+    if found is not None and found.price is not None:
+        escalates = bool(trained.escalates(p_right)[0])
+        if isfinite(found.price):
+            threshold = check.next_quality - found.price * trained.costs[1]
+    return AnswerReason(float(p_right[0]), check.next_quality, escalates, threshold, _largest(reasons, NUM_REASONS))
+
+
+def _lead_threshold(trained: Trained) -> float | None:
+    found = trained.proven.get("route")
+    if found is None or found.price is None or not isfinite(found.price) or len(trained.models) > 2:
+        return None
+    return found.price * (trained.costs[1] - trained.costs[0])
 
 
 def _lead(weights: Vector) -> Vector:

@@ -3,7 +3,7 @@
 {"prompt": "…", "models": {"small": {"is_right": true, "answer": "…", "cost_usd": 0.0001}, "large": {"score": 0.9}}}
 {"prompt": "…", "model": "small", "is_right": true, "answer": "…", "cost_pico": 120000}     as farthing compare --out
 {"prompt": "…", "winner": "large", "models": ["small", "large"]}                            "tie": neither is better
-{"messages": [{"role": "user", "content": "…"}], …}                                         instead of a prompt
+{"messages": [{"role": "user", "content": "…"}], …}                    instead of a prompt: the last user's text is read
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import Any
 
 from farthing.errors import InvalidRequest
 
-__all__ = ["Label", "Line", "message_text", "read_line"]
+__all__ = ["Label", "Line", "call_text", "read_line", "read_prompt"]
 
 TIE = "tie"
 MAX_USD = Decimal(10**6)  # of one request
@@ -38,12 +38,7 @@ class Line:
 
 def read_line(text: str) -> Line:
     """Raises InvalidRequest that says what is wrong; the caller knows the line's number."""
-    try:
-        row = json.loads(text, parse_float=Decimal)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"not JSON ({str(error)[:80]})") from None
-    if not isinstance(row, dict):
-        raise InvalidRequest(f"{type(row).__name__} instead of an object")
+    row = _object(text)
     prompt = _prompt(row)
     if "winner" in row:
         return Line(prompt, _preference(row))
@@ -55,26 +50,43 @@ def read_line(text: str) -> Line:
     return Line(prompt, {_name(name): _label(entry) for name, entry in models.items()})
 
 
-def message_text(messages: Any) -> str:
-    """The text of all messages: what a router reads of a conversation. "" where there is none."""
+def read_prompt(text: str) -> str:
+    """Of a line that needs no label."""
+    return _prompt(_object(text))
+
+
+def call_text(body: Mapping[str, Any]) -> str:
+    """What a router reads of a request: the prompt, or the last thing the user said. "" where there is no text."""
+    messages = body.get("messages")
     if not isinstance(messages, list):
-        return ""
-    found = (_content_text(message.get("content")) for message in messages if isinstance(message, dict))
-    return "\n\n".join(text for text in found if text)
+        prompt = body.get("prompt")
+        return prompt if isinstance(prompt, str) else ""
+    said = (_user_text(message) for message in reversed(messages))
+    return next((text for text in said if text), "")
 
 
-def _content_text(content: Any) -> str:
-    if isinstance(content, list):
-        parts = (part.get("text") for part in content if isinstance(part, dict))
-        return "".join(text for text in parts if isinstance(text, str))
-    return content if isinstance(content, str) else ""
+def _user_text(message: Any) -> str:
+    content = message.get("content") if isinstance(message, dict) and message.get("role") == "user" else None
+    parts = content if isinstance(content, list) else []
+    texts = [part.get("text") for part in parts if isinstance(part, dict)]
+    return content if isinstance(content, str) else "\n".join(text for text in texts if isinstance(text, str))
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        row = json.loads(text, parse_float=Decimal)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"not JSON ({str(error)[:80]})") from None
+    if not isinstance(row, dict):
+        raise InvalidRequest(f"{type(row).__name__} instead of an object")
+    return row
 
 
 def _prompt(row: Mapping[str, Any]) -> str:
     if ("prompt" in row) == ("messages" in row):
         raise InvalidRequest("give either prompt or messages")
-    prompt = row["prompt"] if "prompt" in row else message_text(row["messages"])
-    if not isinstance(prompt, str) or not prompt.strip():
+    prompt = call_text(row)
+    if not prompt.strip():
         what = "prompt" if "prompt" in row else "messages"
         raise InvalidRequest(f"{what} has no text; give a string that is not empty, or messages with role and content")
     return prompt
@@ -137,7 +149,8 @@ def _cost_pico(entry: Mapping[str, Any]) -> int | None:
     is_number = not isinstance(usd, bool) and isinstance(usd, int | Decimal)
     if not is_number or not (isfinite(usd) and 0 <= usd <= MAX_USD):
         raise InvalidRequest(f"cost_usd is {str(usd)[:40]!r}; allowed: dollars, 0 to {MAX_USD:,}")
-    return int(round(usd * 10**12))
+    found: int = round(usd * 10**12)
+    return found
 
 
 def _name(given: Any) -> str:

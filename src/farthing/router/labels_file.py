@@ -1,18 +1,20 @@
 """Labelled data as a file has it: JSON Lines, read whole; the lines of one prompt become one row."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from farthing.errors import InvalidRequest
-from farthing.router.label import Label, Line, read_line
+from farthing.router.label import Label, Line, read_line, read_prompt
 from farthing.router.labelled import Labelled
 from farthing.router.origin import Unit
 
-__all__ = ["Costs", "Told", "gather", "read_lines", "to_rows"]
+__all__ = ["Costs", "Told", "gather", "read_lines", "read_prompts", "to_rows"]
 
+T = TypeVar("T")
 MAX_TOLD = 5  # bad lines in one error
 
 
@@ -33,18 +35,28 @@ class Told:
 
 def read_lines(path: Path) -> list[Line]:
     """Raises InvalidRequest that names the lines that cannot be used."""
+    return _read(path, read_line)
+
+
+def read_prompts(path: Path) -> list[str]:
+    """Each line's prompt; it needs no label. Raises InvalidRequest as read_lines."""
+    return _read(path, read_prompt)
+
+
+def _read(path: Path, of_line: Callable[[str], T]) -> list[T]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise InvalidRequest(f"{path}: cannot be read ({error.strerror}); give a file of JSON Lines") from None
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"{path}: not UTF-8 text (byte {error.start}); give JSON in UTF-8") from None
-    found, bad = [], []
+    found: list[T] = []
+    bad: list[str] = []
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
-            found.append(read_line(line))
+            found.append(of_line(line))
         except InvalidRequest as error:
             bad.append(f"line {number}: {error}")
     if bad:
@@ -92,7 +104,7 @@ def to_rows(
     told = []
     if len(complete) < len(labels):
         told.append(f"{len(labels) - len(complete):,} of {len(labels):,} prompts left out: not every model has a label")
-    of_request = {name: _cost(name, complete, costs) for name in names}
+    of_request = {name: _cost(name, labels, costs) for name in names}
     if not keeps_order:
         names.sort(key=lambda name: of_request[name])
     quality = np.array([[complete[prompt][name].score for name in names] for prompt in complete], np.float64)
@@ -120,7 +132,7 @@ def _cost(name: str, rows: Mapping[str, Mapping[str, Label]], costs: Costs | Non
         if name not in costs.by_model:
             raise InvalidRequest(f"--cost names {', '.join(costs.by_model)}, not {name}; give the cost of each model")
         return costs.by_model[name]
-    known = [row[name].cost_pico for row in rows.values()]
+    known = [row[name].cost_pico for row in rows.values() if name in row]
     picos = [pico for pico in known if pico is not None]
     if not picos:
         raise InvalidRequest(

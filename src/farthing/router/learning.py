@@ -14,6 +14,7 @@ from farthing.router.label import Label
 from farthing.router.labelled import Labelled
 from farthing.router.labels_file import Costs, to_rows
 from farthing.router.origin import Origin, chosen_part, prompt_hashes
+from farthing.router.partial import train_with_partial
 from farthing.router.scorers import MAX_ROWS, MIN_ROWS
 from farthing.router.train import calibrate, train
 from farthing.router.trained import Trained
@@ -33,9 +34,14 @@ class Made:
 
 
 def train_on(
-    labels: Labels, part: float = TRAIN_PART, costs: Costs | None = None, models: Sequence[str] | None = None
+    labels: Labels,
+    part: float = TRAIN_PART,
+    costs: Costs | None = None,
+    models: Sequence[str] | None = None,
+    *,
+    has_partial: bool = False,
 ) -> Made:
-    """Raises InvalidRequest, also for too few rows."""
+    """has_partial: learn from prompts that lack a label, too. Raises InvalidRequest, also for too few rows."""
     _check_part(part)
     rows, told = to_rows(labels, costs, models)
     chosen = rows.take(np.flatnonzero(chosen_part(rows.prompts, part, "train")))
@@ -45,10 +51,19 @@ def train_on(
             f"are needed, so about {MIN_ROWS / part:.0f} in the file; 1,500 are worth having"
         )
     lines = list(told.lines)
-    if len(chosen) > MAX_ROWS:
-        lines.append(f"learned from {MAX_ROWS:,} of {len(chosen):,} rows, drawn by lot: more teach little")
-    origin = Origin(prompt_hashes(chosen.prompts), unit="USD per request" if costs is None else costs.unit)
-    return Made(replace(train(chosen), origin=origin), len(chosen), tuple(lines))
+    if has_partial:
+        complete = set(rows.prompts)
+        partial = {prompt: row for prompt, row in labels.items() if prompt not in complete}
+        trained, others = train_with_partial(chosen, partial, part)
+        lines = [f"learned from {len(others):,} prompts with some of the labels, beside {len(chosen):,} with all"]
+    else:
+        trained, others = train(chosen), ()
+    num_rows = len(chosen) + len(others)
+    if num_rows > MAX_ROWS:
+        lines.append(f"learned from {MAX_ROWS:,} of {num_rows:,} rows, drawn by lot: more teach little")
+    hashes = prompt_hashes((*chosen.prompts, *others))
+    origin = Origin(hashes, unit="USD per request" if costs is None else costs.unit)
+    return Made(replace(trained, origin=origin), num_rows, tuple(lines))
 
 
 def calibrate_on(
