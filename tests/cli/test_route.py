@@ -188,3 +188,26 @@ def test_what_cannot_be_done_is_one_line(
     (folder / "data").write_bytes((folder / "data.jsonl").read_bytes())
     monkeypatch.chdir(folder)
     assert said in refused(capsys, *arguments)
+
+
+def test_the_waterfalls_second_panel_shows_what_routing_holds(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work, page = tmp_path / "work.jsonl", tmp_path / "page.html"
+    work.write_text('{"messages": [{"role": "user", "content": "one two"}], "max_tokens": 2, "temperature": 0}\n')
+    golden = Path(__file__).parents[1] / "golden" / "llama"
+    waterfall = ["waterfall", str(work), "--model", str(golden), "--threads", "1", "--hosted", "gpt-5-nano"]
+    router = ["--router", str(folder / "router")]
+    capsys.readouterr()
+    assert main([*waterfall, *router]) == 1
+    assert "belong together" in capsys.readouterr().err
+    router += ["--labelled", str(folder / "data.jsonl"), "--html", str(page), "--json"]
+    assert main([*waterfall, *router]) == 0
+    panel = json.loads(capsys.readouterr().out)["routing"]
+    large, routed, cascade, small = panel["rows"]
+    assert (large["name"], small["name"]) == ("always model-1", "always model-0")
+    for row in (routed, cascade):
+        assert small["cost"] < row["cost"] < large["cost"]
+        assert row["quality"] > row["random"]
+        assert "with a chance of at most 0.1" in row["promise"]
+    assert "Another model pair: model-0 where it does" in page.read_text(encoding="utf-8")
