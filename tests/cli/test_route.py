@@ -206,8 +206,8 @@ def test_the_waterfalls_second_panel_shows_what_routing_holds(
     panel = json.loads(capsys.readouterr().out)["routing"]
     large, routed, cascade, small = panel["rows"]
     assert (large["name"], small["name"]) == ("always model-1", "always model-0")
-    for row in (routed, cascade):
-        assert small["cost"] < row["cost"] < large["cost"]
-        assert row["quality"] > row["random"]
-        assert "with a chance of at most 0.1" in row["promise"]
+    for one in (routed, cascade):
+        assert small["cost"] < one["cost"] < large["cost"]
+        assert one["quality"] > one["random"]
+        assert "with a chance of at most 0.1" in one["promise"]
     assert "Another model pair: model-0 where it does" in page.read_text(encoding="utf-8")

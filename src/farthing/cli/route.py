@@ -25,7 +25,7 @@ from farthing.errors import InvalidRequest
 
 EXAMPLE = "farthing route train answers.jsonl -o router.safetensors"
 
-app = typer.Typer(help="Learn from labelled answers which model a request needs, and what that saves.")
+app = typer.Typer(help="Learn from labelled answers which model a request needs, and what that saves; --json.")
 
 
 @app.command("train")
