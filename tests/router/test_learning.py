@@ -95,6 +95,13 @@ def test_an_evaluation_holds_what_needs_no_router(num_models: int) -> None:
     assert found.drift.alarms == ()
 
 
+def test_the_models_that_count_may_be_named_in_any_order() -> None:
+    labels = labels_of(120, seed=15, num_models=3)
+    made = train_on(labels, 1.0, DEAR, ["model-2", "model-0"])
+    assert (made.trained.models, made.trained.costs) == (("model-0", "model-2"), (1.0, 100.0))
+    assert evaluate_on(made.trained, labels_of(60, seed=16, num_models=3))[0].models == ("model-0", "model-2")
+
+
 def test_without_a_gap_there_is_none_to_recover(trained: Trained) -> None:
     rows = labelled(60, seed=9)
     same = replace(rows, quality=np.repeat(rows.quality[:, :1], 2, axis=1))

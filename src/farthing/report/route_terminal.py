@@ -17,13 +17,13 @@ from farthing.router.trained import Trained
 __all__ = ["print_drift", "print_evaluation", "print_explanation", "print_promises", "print_trained", "sampled"]
 
 NUM_POINTS = 11
+NAME = 60  # of a model, in columns
 
 
 def print_trained(trained: Trained, console: Console) -> None:
     unit = trained.origin.unit
-    costs = ", ".join(
-        f"{name} {cost(amount, unit)}" for name, amount in zip(trained.models, trained.costs, strict=True)
-    )
+    pairs = zip(_names(trained), trained.costs, strict=True)
+    costs = ", ".join(f"{name} {cost(amount, unit)}" for name, amount in pairs)
     console.print(f"{len(trained.origin.trained):,} rows; {cost_head(unit)}: {costs}")
     console.print(f"modes: {', '.join(trained.prices)}" + ("" if trained.check else " (no answers, so no cascade)"))
 
@@ -57,30 +57,38 @@ def print_drift(found: Drift, console: Console) -> None:
 
 
 def print_explanation(why: Why, answer: AnswerReason | None, trained: Trained, console: Console) -> None:
-    small, large = trained.models[0], trained.models[-1]
+    names = _names(trained)
+    small, large = names[0], names[-1]
     if why.model is not None:
         above = "" if why.threshold is None else f" ({large} where its expected lead is above {why.threshold:+.3f})"
-        console.print(f"before the call: {why.model}{above}")
+        console.print(f"before the call: {shown(why.model, NAME)}{above}")
     else:
         console.print("before the call: no threshold is set (farthing route calibrate --mode route)")
-    console.print(f"  expected quality: {', '.join(f'{name} {share(value)}' for name, value in why.quality.items())}")
-    console.print(
-        f"  {large} is expected to do better than {small} by {why.lead:+.3f}; by {why.usual:+.3f} on all prompts"
-    )
+    qualities = zip(names, why.quality.values(), strict=True)
+    console.print(f"  expected quality: {', '.join(f'{name} {share(value)}' for name, value in qualities)}")
+    lead = f"{large} is expected to do better than {small} by {why.lead:+.3f}"
+    console.print(f"  {lead}; by {why.usual:+.3f} on all prompts")
     console.print(f"  of that, this prompt's {_reasons(why.parts)}")
     if why.words:
         console.print(f"  words that weigh most: {_reasons(why.words)}")
-    console.print(f"  likeliest topic: {', '.join(why.topic) or 'one without words of its own'}")
+    console.print(f"  likeliest topic: {shown(', '.join(why.topic), 120) or 'one without words of its own'}")
     if answer is not None:
-        said = {None: "no threshold is set (--mode cascade)", True: f"ask {trained.models[1]}", False: "keep it"}
-        below = "" if answer.threshold is None else f" (kept where it is right with at least {share(answer.threshold)})"
-        console.print(f"after {small}'s answer: {said[answer.escalates]}{below}")
-        console.print(
-            f"  right with a chance of {share(answer.p_right)}; {trained.models[1]} with {share(answer.next_quality)}"
-        )
-        console.print(f"  weighs most: {_reasons(answer.reasons)}")
+        _print_answer(answer, small, names[1], console)
     for mode, found in trained.proven.items():
         console.print(f"{mode} promises {promise(found, trained.origin.unit)}")
+
+
+def _print_answer(answer: AnswerReason, small: str, second: str, console: Console) -> None:
+    said = {None: "no threshold is set (--mode cascade)", True: f"ask {second}", False: "keep it"}
+    below = "" if answer.threshold is None else f" (kept where it is right with at least {share(answer.threshold)})"
+    console.print(f"after {small}'s answer: {said[answer.escalates]}{below}")
+    console.print(f"  right with a chance of {share(answer.p_right)}; {second} with {share(answer.next_quality)}")
+    console.print(f"  weighs most: {_reasons(answer.reasons)}")
+
+
+def _names(trained: Trained) -> list[str]:
+    """A file from elsewhere may name its models as it likes."""
+    return [shown(name, NAME) for name in trained.models]
 
 
 def sampled(points: Sequence[Point], num: int = NUM_POINTS) -> list[Point]:
