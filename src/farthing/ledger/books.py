@@ -3,6 +3,7 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -18,6 +19,7 @@ from farthing.ledger.config import LedgerConfig
 from farthing.ledger.database import Database
 from farthing.ledger.directory import directory_version, load_index
 from farthing.ledger.errors import LedgerAway
+from farthing.ledger.feedback import Feedback, insert_feedback
 from farthing.ledger.holding import make_ask, refusal_error, tranche_pico
 from farthing.ledger.ids import new_id, now_us
 from farthing.ledger.instance import Instance, beat, leave, recover
@@ -28,6 +30,7 @@ from farthing.ledger.opening import open_database
 from farthing.ledger.records import Entry, Settlement
 from farthing.ledger.reservation import Ask, Hold, Refusal, count_request, reserve
 from farthing.ledger.row import Row
+from farthing.ledger.traffic import Traffic, insert_traffic
 from farthing.ledger.waiting import Waiting
 from farthing.ledger.writer import Writer
 from farthing.upstreams.call import Call, Tally, Upstream
@@ -70,7 +73,7 @@ class Books:
         self._keeper = Keeper(config, self._writer, self._waiting, self._instance, self._index, self._news)
         self._keys: OrderedDict[str, tuple[Key, int]] = OrderedDict()  # by hash, with the directory's version
         self._s_per_input_token: dict[str, float] = {}  # of local models
-        self._num_refused = self._num_over_budget = 0
+        self._num_refused = self._num_over_budget = self._num_kept = 0
 
     @classmethod
     async def open(cls, config: LedgerConfig, pricer: Pricer) -> "Books":
@@ -110,6 +113,23 @@ class Books:
         if refusal is not None:
             self._num_over_budget += 1
             raise refusal_error(refusal, "")
+
+    async def feedback(self, request_id: str, key: Key | None, feedback: Feedback) -> str:
+        """The model that it is about. Raises UpstreamError: 404 for a request that this key did not make, 409 where
+        it has more than enough of it, 503 while the ledger is away."""
+        key_id = None if key is None else key.id
+        found = await self._ask(lambda database: insert_feedback(database, request_id, key_id, feedback))
+        if isinstance(found, UpstreamError):
+            raise found
+        return str(found)
+
+    def keep_traffic(self, traffic: Traffic, max_rows: int) -> None:
+        """Sooner or later, or not at all: nothing waits for it. Only where the configuration says so."""
+        number, at_us = self._num_kept, now_us()
+        self._num_kept += 1
+        with suppress(LedgerAway):
+            future = self._writer.submit(lambda database: insert_traffic(database, traffic, at_us, max_rows, number))
+            future.add_done_callback(lambda late: late.cancelled() or late.exception())
 
     def metered(self, upstream: Upstream, *, provider: str = "", is_local: bool = False) -> Metered:
         """One row per attempt. provider and is_local: how reservations are priced before the leaf has said a word."""

@@ -1,7 +1,7 @@
 """A trained router: scorers before the call and after the small model's answer, prices, curve and drift baseline."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from farthing.router.curve import Point
 from farthing.router.drift import Baseline
 from farthing.router.encode import Encoded, encode_answers, encode_prompts
 from farthing.router.grams import Sparse
+from farthing.router.origin import Origin
 from farthing.router.policy import choose, escalates
 from farthing.router.probability import Platt
 from farthing.router.scorers import Scorer
@@ -57,6 +58,7 @@ class Trained:
     curves: Mapping[str, tuple[Point, ...]]  # by mode, on the rows that calibrated
     base: Baseline
     topic_words: tuple[tuple[str, ...], ...]
+    origin: Origin = field(default_factory=Origin)  # the rows that it was made from
 
     def price(self, mode: str) -> float:
         """Raises InvalidRequest where the mode was not calibrated, or nothing could be proven."""

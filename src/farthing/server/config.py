@@ -48,6 +48,9 @@ class ServerConfig:
     drain_s: float = 30.0  # after SIGTERM
     stream_interval_s: float = 0.02  # pieces that follow sooner are sent as one event; 0 sends each alone
     is_access_logged: bool = False
+    stored_prompts: bool = False  # prompts and answers go into the ledger, for farthing route train --from-ledger
+    stored_prompts_max_chars: int = 16_384  # of a prompt, and of an answer; longer ones are not stored
+    stored_prompts_max_rows: int = 10_000  # the newest
 
     def __post_init__(self) -> None:
         def need(ok: bool, name: str, allowed: str) -> None:
@@ -67,6 +70,8 @@ class ServerConfig:
             is_origin = ORIGIN.fullmatch(origin) is not None or (origin == "*" and self.require_keys)
             need(is_origin, "allowed_origins", 'origins like "https://chat.example"; "*" only with require_keys = true')
         need(0 <= self.drain_s <= 86_400, "drain_s", "0 to 86,400 (a day)")
+        need(1 <= self.stored_prompts_max_chars <= 1 << 20, "stored_prompts_max_chars", "1 to 1,048,576")
+        need(1 <= self.stored_prompts_max_rows <= 10_000_000, "stored_prompts_max_rows", "1 to 10,000,000")
         need(0 <= self.stream_interval_s <= 10, "stream_interval_s", "0 (off) to 10")
 
 

@@ -45,6 +45,9 @@ class _Model:
     baseline_pico: int = 0
     num_unpriced: int = 0
     num_hits: int = 0
+    num_feedback: int = 0
+    num_scored: int = 0
+    score: float = 0.0
     finished: dict[str, int] = field(default_factory=dict)
     first_token_s: Histogram = field(default_factory=lambda: Histogram(FIRST_TOKEN_S))
     per_token_s: Histogram = field(default_factory=lambda: Histogram(PER_TOKEN_S))
@@ -97,6 +100,14 @@ class Metrics:
             model.first_token_s.add(first_token_s)
             if last.usage.output_tokens > 1:
                 model.per_token_s.add((total_s - first_token_s) / (last.usage.output_tokens - 1))
+
+    def feedback(self, model: str, score: float | None) -> None:
+        """What somebody said of a model's answer; None: that another model's would have been better, or that not."""
+        found = self._model(model)
+        found.num_feedback += 1
+        if score is not None:
+            found.num_scored += 1
+            found.score += score
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """The page and its content type: OpenMetrics where the Accept header asks for it."""
@@ -158,6 +169,9 @@ class Metrics:
             ("farthing_baseline_cost_usd", "Cost without any saving", "baseline_pico", 1e12),
             ("farthing_unpriced", "Attempts whose price is not known", "num_unpriced", 1.0),
             ("farthing_response_cache_hits", "Answers from the response cache", "num_hits", 1.0),
+            ("farthing_feedback", "Answers that somebody judged", "num_feedback", 1.0),
+            ("farthing_feedback_scored", "Those of them with a score", "num_scored", 1.0),
+            ("farthing_feedback_score", "The sum of the scores, 0 to 1 each", "score", 1.0),
         ):
             family = CounterMetricFamily(name, text, labels=["model_name"])
             for label, model in models:
