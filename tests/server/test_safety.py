@@ -62,11 +62,25 @@ def test_a_key_is_asked_for_where_one_is_required(tmp_path, caplog):
         assert httpx2.get(server.url + "/metrics").status_code == 401
         assert httpx2.get(server.url + "/health").status_code == 200
         for headers in ({"authorization": f"Bearer {secret}"}, {"x_api_key": secret}):
-            assert post(server.url, ask(), x_farthing_project="sun", **headers).status_code == 200
+            assert post(server.url, ask(), **headers).status_code == 200
         rows = server.rows()
         assert [(row.key_id, row.project) for row in rows] == [(key.id, "moon")] * 2
         assert [call.salt for call in server.play.calls] == [key.id] * 2
     assert secret not in caplog.text
+
+
+@pytest.mark.parametrize(("own", "named"), [("moon", "sun"), (None, "sun"), ("moon", "mo"), ("moon", "\u20ac" * 99)])
+def test_nobody_spends_the_budget_of_anothers_project(tmp_path, own, named):
+    _, secret = make_key(tmp_path, project=own)
+    with serving(tmp_path) as server:
+        auth = {"authorization": f"Bearer {secret}"}
+        refused = post(server.url, ask(), x_farthing_project=named.encode(), **auth)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "project_not_allowed")
+        assert "--project" in refused.json()["error"]["message"]
+        assert server.play.calls == []
+        assert post(server.url, ask(), x_farthing_project=own or "", **auth).status_code == 200
+        assert post(server.url, ask(), x_farthing_project="sun").status_code == 200  # who has no key names one freely
+        assert [row.project for row in server.rows()] == [own, "sun"]
 
 
 def test_a_key_may_be_for_some_models_only(tmp_path):
