@@ -2,6 +2,7 @@
 
     reserve -> the leaf's pieces, handed on -> whatever ends it: the tally is final -> row COMMITTED -> end
 
+A hosted call reserves also where no budget applies, nothing then, so that it has a row though this process is killed.
 The row is committed before the iterator ends, so a client that has read its answer's end finds the row. It is given to
 the writer in one piece with what it settles, before anything is awaited, so no second cancellation can lose it. A call
 that a budget, or max_usage, refuses was no attempt and has no row.
@@ -51,7 +52,7 @@ class Metered:
         hold, asked = await self._books.hold(attempt, call, tally, self._upstream.max_usage)
         inner: AsyncIterator[Chunk] | None = None
         is_normal = False
-        overrun = None if hold is None or hold.is_local or not call.is_stream else Overrun(hold)
+        overrun = Overrun(hold) if hold is not None and hold.is_bound and call.is_stream else None
         try:
             inner = self._upstream.stream(asked, tally)
             async for chunk in inner:
