@@ -47,6 +47,13 @@ def outcome(upstream, **body):
         return [], error
 
 
+def test_a_call_at_the_end_is_not_continued(upstreams):
+    call = {"role": "assistant", "content": [{"type": "tool_use", "id": "1", "name": "weather", "input": {}}]}
+    body = {"max_tokens": 5, "messages": [*user("hi"), call]}
+    with pytest.raises(UpstreamError, match=r"messages\.1: a call of a tool cannot be continued"):
+        asyncio.run(answer(upstreams["plain"], body, "messages"))
+
+
 def form(schema, **more):
     return {"type": "json_schema", "json_schema": {"name": "s", "schema": schema, **more}}
 

@@ -144,9 +144,9 @@ def _prompts(model: "Model", call: Call, asked: Asked) -> list[tuple[tuple[int, 
                 raise UpstreamError(f"prompt: {what}", status=400, code="invalid_value", param="prompt")
         return [(tuple(prompt), 0) for prompt in ids]
     tools = list(asked.tools.values()) or None
-    messages = _known_roles(asked.messages, tokenizer.chat_template or "")
+    messages, begun = _begun(call, _known_roles(asked.messages, tokenizer.chat_template or ""))
     try:
-        token_ids = encode_chat(tokenizer, messages, tools=tools)
+        token_ids = encode_chat(tokenizer, messages, tools=tools, begun=begun)
     except InvalidRequest as error:
         raise UpstreamError(str(error), status=400, code="invalid_value", param="messages") from None
     except CorruptModel as error:
@@ -160,6 +160,19 @@ def _prompts(model: "Model", call: Call, asked: Asked) -> list[tuple[tuple[int, 
         except (InvalidRequest, CorruptModel):
             num_public = 0
     return [(tuple(token_ids), num_public)]
+
+
+def _begun(call: Call, messages: tuple[Mapping[str, Any], ...]) -> tuple[tuple[Mapping[str, Any], ...], str]:
+    """(the conversation, what its answer begins with). In Anthropic's API an assistant's message at the end is the
+    beginning of the answer; in OpenAI's it is a message like others, and a new one follows."""
+    if call.wire != "messages" or messages[-1]["role"] != "assistant":
+        return messages, ""
+    last = f"messages.{len(call.body['messages']) - 1}"
+    if messages[-1].get("tool_calls"):
+        refuse(last, "a call of a tool cannot be continued; its tool_result must follow, or leave it out")
+    if len(messages) == 1:
+        refuse(last, "there is nothing that this answers; put a message of the user before it")
+    return messages[:-1], messages[-1]["content"]
 
 
 def _known_roles(messages: tuple[Mapping[str, Any], ...], template: str) -> tuple[Mapping[str, Any], ...]:
