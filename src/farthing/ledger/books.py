@@ -165,7 +165,7 @@ class Books:
         hold = await self._reserve(ask)
         if isinstance(hold, Refusal):
             self._num_over_budget += 1
-            raise refusal_error(hold, call.model)
+            raise refusal_error(hold, tally.model)
         asked = replace(call, max_output_tokens=hold.max_output_tokens) if hold.is_lowered else call
         granted = [amount for room, amount in hold.amounts if room.budget.unit == "usd"]
         if granted and tally.is_local:

@@ -29,12 +29,14 @@ __all__ = ["Metered"]
 
 
 class Metered:
-    """Wraps a leaf, never something that tries several: one attempt, one row."""
+    """Wraps a leaf, never something that tries several: one attempt, one row. A leaf that is priced as another model
+    than it is asked for says so in `priced_as`, so that it is reserved as it is billed."""
 
     def __init__(self, books: "Books", upstream: Upstream, provider: str, *, is_local: bool) -> None:
         self.name = upstream.name
         self._books, self._upstream = books, upstream
         self._provider, self._is_local = provider, is_local
+        self._priced_as: str | None = getattr(upstream, "priced_as", None)
 
     def max_usage(self, call: Call) -> Usage:
         return self._upstream.max_usage(call)
@@ -83,7 +85,8 @@ class Metered:
 
     def _reset(self, call: Call, tally: Tally) -> None:
         """The tally may have been another attempt's. What is known before the leaf says so itself."""
-        fresh = Tally(upstream=self.name, provider=self._provider, model=call.model, is_local=self._is_local)
+        model = self._priced_as or call.model
+        fresh = Tally(upstream=self.name, provider=self._provider, model=model, is_local=self._is_local)
         for name in Tally.__slots__:
             setattr(tally, name, getattr(fresh, name))
 
