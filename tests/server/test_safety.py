@@ -13,7 +13,7 @@ from farthing.errors import InvalidRequest
 from farthing.ledger import LedgerConfig
 from farthing.ledger.key import insert_key
 from farthing.ledger.opening import open_database
-from farthing.server.config import ServerConfig, is_loopback
+from farthing.server.config import ServerConfig, UpstreamEntry, is_loopback
 from farthing.server.cors import EXPOSED
 from tests.server.serving import serving
 
@@ -280,6 +280,20 @@ def test_paths_that_are_not_there(server, path, method):
         head, body = answer.split(b"\r\n\r\n", 1)
         assert json.loads(body)["error"]["message"]
         assert (status == 405) == (b"allow:" in head)
+
+
+@pytest.mark.parametrize("options", [{}, {"response_cache": {"enabled": True}}])
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_an_answer_that_never_waits_and_is_not_read_keeps_nobody_waiting(tmp_path, is_stream, options):
+    body = json.dumps({"model": "echo", "messages": ask()["messages"], "stream": is_stream, "temperature": 0}).encode()
+    head = b"POST %s HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % (CHAT.encode(), len(body))
+    echo = UpstreamEntry("echo", "echo", {"bytes": 2 << 20})
+    with serving(tmp_path, echo, **options) as server, talking(server.url) as line:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        line.sendall(head + body)
+        wait_for(lambda: server.service.gate.num_running == 1)
+        assert httpx2.get(server.url + "/health", timeout=5).status_code == 200
+        assert server.service.gate.num_running == 1  # it is not over
 
 
 def test_settings_out_of_range():
