@@ -83,6 +83,15 @@ def test_nobody_spends_the_budget_of_anothers_project(tmp_path, own, named):
         assert [row.project for row in server.rows()] == [own, "sun"]
 
 
+def test_a_slash_at_the_end_of_a_path_changes_nothing(server):
+    for path in (CHAT, "/v1/completions", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens"):
+        body = ask(prompt="say a", input="say a", max_tokens=5)
+        one, other = post(server.url, body, path), post(server.url, body, path + "/")
+        assert (one.status_code, list(one.json())) == (other.status_code, list(other.json()))
+        assert one.status_code != 404
+    assert post(server.url, ask(), CHAT + "//").status_code == 404
+
+
 def test_a_key_may_be_for_some_models_only(tmp_path):
     _, secret = make_key(tmp_path, models=["other"])
     with serving(tmp_path) as server:

@@ -153,7 +153,7 @@ def test_newer_and_older_names_of_the_length_are_the_same(upstream):
 def test_parts_of_text_and_null_fields_and_what_the_server_reads_change_nothing(upstream):
     plain = text_of(ask(upstream, WITH_END)[0])
     parts = [{"type": "text", "text": "Once upon"}, {"type": "text", "text": " a time"}]
-    body = WITH_END | {"messages": [{"role": "user", "content": parts}]}
+    body = WITH_END | {"messages": [{"role": "user", "content": parts, "id": "msg_1"}]}
     nothing = {
         "user": "u",
         "prompt_cache_key": "p",
@@ -162,6 +162,10 @@ def test_parts_of_text_and_null_fields_and_what_the_server_reads_change_nothing(
         "store": False,
         "service_tier": "auto",
         "stream": True,
+        "top_logprobs": 0,
+        "modalities": ["text"],
+        "functions": [],
+        "reasoning_effort": "none",
     }
     nothing |= {"stream_options": {"include_usage": True}, "n": None, "foo": None, "response_format": {"type": "text"}}
     assert text_of(ask(upstream, body | nothing)[0]) == plain

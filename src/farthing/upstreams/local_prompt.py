@@ -8,7 +8,7 @@ from farthing.economics.usage import Usage
 from farthing.errors import CorruptModel, InvalidRequest
 from farthing.request import Constraint, Request
 from farthing.upstreams.asked import Asked
-from farthing.upstreams.body import refuse
+from farthing.upstreams.body import refuse, unsupported
 from farthing.upstreams.call import Call
 from farthing.upstreams.errors import UpstreamError
 from farthing.upstreams.tool_format import CLOSE, ToolFormat
@@ -143,6 +143,8 @@ def _prompts(model: "Model", call: Call, asked: Asked) -> list[tuple[tuple[int, 
                 what = f"is empty; give one token or more, each from 0 to {vocab_size - 1}"
                 raise UpstreamError(f"prompt: {what}", status=400, code="invalid_value", param="prompt")
         return [(tuple(prompt), 0) for prompt in ids]
+    if asked.is_thoughtless and "<think>" in (tokenizer.chat_template or ""):
+        unsupported("reasoning_effort", "this model thinks, which cannot be switched off here; leave it out")
     tools = list(asked.tools.values()) or None
     messages, begun = _begun(call, _known_roles(asked.messages, tokenizer.chat_template or ""))
     try:
