@@ -86,7 +86,7 @@ def encode_chat(
         rendered   <|im_start|>user\\nhi<⌁|im_end|><|im_end|>   ->   [im_start] user\\n hi<|im_end|> [im_end]
 
     begun is what the answer begins with: the model goes on from there. Raises as `render_chat` does, CapacityError for
-    what is certain to have max_tokens or more before it is encoded, and InvalidRequest where the template lets an answer
+    what is certain to have max_tokens or more before it is encoded, and InvalidRequest where the template lets answers
     begin with thoughts, for begun would become one.
     """
     rows = [_row(number, message) for number, message in enumerate(messages)]
