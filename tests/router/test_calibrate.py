@@ -14,6 +14,7 @@ from farthing.router.encode import encode_prompts
 from farthing.router.labelled import Labelled
 from farthing.router.policy import candidate_prices
 from farthing.router.structure import prior
+from farthing.router.train import train
 
 DELTA = 0.1
 NUM_SETS = 200
@@ -88,6 +89,20 @@ def test_the_bound_holds_on_routellms_results(name: str, goal: Goal) -> None:
     assert found > 0.8
 
 
+def test_the_bound_holds_for_a_trained_cascade_on_gsm8k() -> None:
+    folder = results_folder()
+    if folder is None:
+        pytest.skip("FARTHING_DATA is not set: no RouteLLM results")
+    rows = routellm("gsm8k", folder).rows
+    order = np.random.default_rng(0).permutation(len(rows))
+    trained, rest = train(rows.take(order[:400])), rows.take(order[400:])
+    p_right = trained.p_right(rest.prompts, rest.answers)
+    scores = np.stack([np.zeros(len(rest)), 1 - p_right], axis=1)
+    missed, found = failures(rest, scores, Goal("share", 0.95, DELTA), 500, is_cascade=True)
+    assert missed <= ALLOWED
+    assert found == 1.0
+
+
 def test_more_rows_prove_more() -> None:
     rows, quality = world(4_000, seed=5)
     prices = candidate_prices((quality[:, 1] - quality[:, 0]) / 39)
@@ -104,6 +119,12 @@ def test_what_cannot_be_proven_is_not_promised() -> None:
     found = prove(Goal("quality", 0.99, DELTA), candidate_prices(quality[:, 1]), route_outcome(rows, quality))
     assert found.price is None
     assert found.p_value > DELTA
+
+
+def test_the_dearest_model_needs_no_proof_to_be_as_good_as_itself() -> None:
+    rows, quality = world(30, seed=1)
+    found = prove(Goal("share", 0.999, DELTA), candidate_prices(quality[:, 1] / 39), route_outcome(rows, quality))
+    assert (found.price, found.p_value) == (float("-inf"), 0.0)
 
 
 def test_a_budget_above_the_dearest_policy_needs_no_proof_and_one_below_the_cheapest_has_none() -> None:

@@ -11,7 +11,10 @@ from schemathesis import Case
 
 from tests.server.serving import serving, small_local
 
-PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens")
+PATHS = (
+    *("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens"),
+    "/v1/feedback",
+)
 WORDS = (
     *("model", "messages", "prompt", "input", "stream", "n", "max_tokens", "max_output_tokens", "stop", "tools"),
     *("tool_choice", "response_format", "logprobs", "top_logprobs", "logit_bias", "stream_options", "system", "seed"),

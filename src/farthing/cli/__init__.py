@@ -37,6 +37,7 @@ COMMANDS = (
     "keys",
     "bill",
     "compare",
+    "route",
 )
 
 app = typer.Typer(

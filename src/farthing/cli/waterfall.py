@@ -5,6 +5,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -30,6 +31,7 @@ from farthing.errors import InvalidRequest
 if TYPE_CHECKING:
     from farthing.report.document import Hosted, Report
     from farthing.report.measure import Findings, Progress
+    from farthing.report.routing_panel import RoutingPanel
     from farthing.report.workload import Workload
 
 EXAMPLE = "farthing waterfall requests.jsonl --usd-per-hour 0.0765 --html waterfall.html --json waterfall.json"
@@ -63,6 +65,12 @@ def waterfall(
         Decimal | None, typer.Option("--usd-per-kwh", parser=parse_decimal, metavar="USD", help="Price of its energy.")
     ] = None,
     threads: ThreadsOption = None,
+    router: Annotated[
+        Path | None, typer.Option("--router", metavar="FILE", help="A second panel: what this router saves …")
+    ] = None,
+    labelled: Annotated[
+        Path | None, typer.Option("--labelled", metavar="DATA.jsonl", help="… and holds, on these labelled rows.")
+    ] = None,
 ) -> None:
     """Run a workload once per lever and show what each does to the cost, the speed and the answers.
 
@@ -87,12 +95,30 @@ def waterfall(
     for name in models:  # a typo is found out before the measuring too
         PriceBook().find(name, at=now)
     work = built_in() if source is None else read_workload(source)
+    routing = _routing(router, labelled)
     with _progress() as bar:
         findings = measure(model, work, usable_threads(threads), bar)
-    report = _report(findings, model, work, host, models, now)
+    report = replace(_report(findings, model, work, host, models, now), routing=routing)
     _deliver(report, html, json_out, json_mode)
     if report.is_partial:
         raise KeyboardInterrupt
+
+
+def _routing(router: Path | None, labelled: Path | None) -> "RoutingPanel | None":
+    """Judged before the measuring, so that what is wrong with it is found out at once."""
+    if router is None and labelled is None:
+        return None
+    if router is None or labelled is None:
+        raise InvalidRequest("--router and --labelled belong together: a router, and rows that it has not seen")
+    from farthing.report.routing_panel import routing_panel
+    from farthing.router.labels_file import gather, read_lines
+    from farthing.router.learning import evaluate_on
+    from farthing.router.trained import Trained
+
+    found, told = evaluate_on(Trained.load(router), gather(read_lines(labelled)))
+    for line in told:
+        note(line)
+    return routing_panel(labelled.name, found)
 
 
 def _paths(given: list[Path], json_mode: bool) -> tuple[Path | None, Path | None]:

@@ -3,20 +3,23 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from farthing.economics.charge import Pricer
 from farthing.economics.usage import Usage
 from farthing.errors import FarthingError
 from farthing.ledger.allowance import LocalAllowance
-from farthing.ledger.attempt import Attempt
+from farthing.ledger.attempt import Attempt, hosted_charge
 from farthing.ledger.awaiting import wait_through
 from farthing.ledger.budget import Budget, BudgetIndex
 from farthing.ledger.config import LedgerConfig
 from farthing.ledger.database import Database
 from farthing.ledger.directory import directory_version, load_index
 from farthing.ledger.errors import LedgerAway
+from farthing.ledger.feedback import Feedback, insert_feedback
 from farthing.ledger.holding import make_ask, refusal_error, tranche_pico
 from farthing.ledger.ids import new_id, now_us
 from farthing.ledger.instance import Instance, beat, leave, recover
@@ -27,6 +30,7 @@ from farthing.ledger.opening import open_database
 from farthing.ledger.records import Entry, Settlement
 from farthing.ledger.reservation import Ask, Hold, Refusal, count_request, reserve
 from farthing.ledger.row import Row
+from farthing.ledger.traffic import Traffic, insert_traffic
 from farthing.ledger.waiting import Waiting
 from farthing.ledger.writer import Writer
 from farthing.upstreams.call import Call, Tally, Upstream
@@ -69,7 +73,7 @@ class Books:
         self._keeper = Keeper(config, self._writer, self._waiting, self._instance, self._index, self._news)
         self._keys: OrderedDict[str, tuple[Key, int]] = OrderedDict()  # by hash, with the directory's version
         self._s_per_input_token: dict[str, float] = {}  # of local models
-        self._num_refused = self._num_over_budget = 0
+        self._num_refused = self._num_over_budget = self._num_kept = 0
 
     @classmethod
     async def open(cls, config: LedgerConfig, pricer: Pricer) -> "Books":
@@ -109,6 +113,23 @@ class Books:
         if refusal is not None:
             self._num_over_budget += 1
             raise refusal_error(refusal, "")
+
+    async def feedback(self, request_id: str, key: Key | None, feedback: Feedback) -> str:
+        """The model that it is about. Raises UpstreamError: 404 for a request that this key did not make, 409 where
+        it has more than enough of it, 503 while the ledger is away."""
+        key_id = None if key is None else key.id
+        found = await self._ask(lambda database: insert_feedback(database, request_id, key_id, feedback))
+        if isinstance(found, UpstreamError):
+            raise found
+        return str(found)
+
+    def keep_traffic(self, traffic: Traffic, max_rows: int) -> None:
+        """Sooner or later, or not at all: nothing waits for it. Only where the configuration says so."""
+        number, at_us = self._num_kept, now_us()
+        self._num_kept += 1
+        with suppress(LedgerAway):
+            future = self._writer.submit(lambda database: insert_traffic(database, traffic, at_us, max_rows, number))
+            future.add_done_callback(lambda late: late.cancelled() or late.exception())
 
     def metered(self, upstream: Upstream, *, provider: str = "", is_local: bool = False) -> Metered:
         """One row per attempt. provider and is_local: how reservations are priced before the leaf has said a word."""
@@ -155,7 +176,7 @@ class Books:
         budgets = [budget for budget in found if budget.unit != "requests"]
         self._check_available(budgets)
         if not budgets:
-            return None, call
+            return None if tally.is_local else await self._trace(attempt, call, tally), call
         # A local prompt is counted by its tokenizer, its model perhaps loaded for that: not on the event loop.
         usage = await asyncio.to_thread(max_usage, call) if tally.is_local else max_usage(call)
         tranche = 0
@@ -165,7 +186,7 @@ class Books:
         hold = await self._reserve(ask)
         if isinstance(hold, Refusal):
             self._num_over_budget += 1
-            raise refusal_error(hold, call.model)
+            raise refusal_error(hold, tally.model)
         asked = replace(call, max_output_tokens=hold.max_output_tokens) if hold.is_lowered else call
         granted = [amount for room, amount in hold.amounts if room.budget.unit == "usd"]
         if granted and tally.is_local:
@@ -201,11 +222,33 @@ class Books:
             pace, model = usage.input_s / computed, tally.model
             self._s_per_input_token[model] = pace + (self._s_per_input_token.get(model, pace) - pace) * (1 - _NEWEST)
 
+    def price(self, model: str, provider: str, usage: Usage, *, is_local: bool) -> int | None:
+        """What an input would cost now. Local: by the measured pace; None before there is one, or without a price."""
+        if not is_local:
+            return hosted_charge(self.pricer, model, provider, usage, datetime.now(UTC)).total_pico
+        pace = self._s_per_input_token.get(model)
+        if pace is None:
+            return None
+        return self.pricer.local(Usage(input_s=(usage.input_tokens - usage.cache_read_tokens) * pace)).total_pico
+
     def _check_available(self, budgets: Sequence[Budget]) -> None:
         """Before a call is made whose row could not be kept, or whose budgets could not be asked."""
         if self._writer.is_away and (self._config.when_away == "refuse" or self._waiting.is_full or budgets):
             self._num_refused += 1
             raise LedgerAway(self._writer.why_away)
+
+    async def _trace(self, attempt: Attempt, call: Call, tally: Tally) -> Hold | None:
+        """A reservation of nothing, so that a hosted call has its row though this process is killed. None where the
+        database is away and rows are spooled: then a call goes out without."""
+        ask = make_ask(attempt, self._instance.id, (), call, tally, Usage(), self.pricer, 0)
+        try:
+            hold = None if self._writer.is_away else await self._reserve(ask)
+        except LedgerAway:
+            if self._config.when_away == "refuse":
+                raise
+            hold = None
+        assert not isinstance(hold, Refusal), "no budget can refuse it"
+        return hold
 
     async def _reserve(self, ask: Ask) -> Hold | Refusal:
         future = self._writer.submit(lambda database: reserve(database, ask))

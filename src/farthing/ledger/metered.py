@@ -2,6 +2,7 @@
 
     reserve -> the leaf's pieces, handed on -> whatever ends it: the tally is final -> row COMMITTED -> end
 
+A hosted call reserves also where no budget applies, nothing then, so that it has a row though this process is killed.
 The row is committed before the iterator ends, so a client that has read its answer's end finds the row. It is given to
 the writer in one piece with what it settles, before anything is awaited, so no second cancellation can lose it. A call
 that a budget, or max_usage, refuses was no attempt and has no row.
@@ -15,7 +16,6 @@ from typing import TYPE_CHECKING
 from farthing.economics.usage import Usage
 from farthing.ledger.attempt import Attempt, receipt_of
 from farthing.ledger.holding import settlement_of
-from farthing.ledger.ids import new_id, now_us
 from farthing.ledger.overrun import Overrun
 from farthing.ledger.records import Entry
 from farthing.ledger.reservation import Hold
@@ -29,12 +29,14 @@ __all__ = ["Metered"]
 
 
 class Metered:
-    """Wraps a leaf, never something that tries several: one attempt, one row."""
+    """Wraps a leaf, never something that tries several: one attempt, one row. A leaf that is priced as another model
+    than it is asked for says so in `priced_as`, so that it is reserved as it is billed."""
 
     def __init__(self, books: "Books", upstream: Upstream, provider: str, *, is_local: bool) -> None:
         self.name = upstream.name
         self._books, self._upstream = books, upstream
         self._provider, self._is_local = provider, is_local
+        self._priced_as: str | None = getattr(upstream, "priced_as", None)
 
     def max_usage(self, call: Call) -> Usage:
         return self._upstream.max_usage(call)
@@ -45,22 +47,26 @@ class Metered:
     async def aclose(self) -> None:
         await self._upstream.aclose()
 
+    @property
+    def is_local(self) -> bool:
+        return self._is_local
+
+    def price(self, model: str, usage: Usage) -> int | None:
+        """What an attempt with this usage would cost now, in pico-dollars; None where nobody knows yet."""
+        return self._books.price(model, self._provider, usage, is_local=self._is_local)
+
     async def stream(self, call: Call, tally: Tally) -> AsyncIterator[Chunk]:
         """Raises UpstreamError also where a budget is used up (429) and where the ledger is away (503)."""
-        started_us = now_us()
-        attempt = Attempt(new_id(started_us), len(call.receipts), started_us, time.monotonic_ns())
+        attempt = Attempt.begin(call)
         self._reset(call, tally)
         hold, asked = await self._books.hold(attempt, call, tally, self._upstream.max_usage)
         inner: AsyncIterator[Chunk] | None = None
         is_normal = False
-        overrun = None if hold is None or hold.is_local or not call.is_stream else Overrun(hold)
+        overrun = Overrun(hold) if hold is not None and hold.is_bound and call.is_stream else None
         try:
             inner = self._upstream.stream(asked, tally)
             async for chunk in inner:
-                if attempt.first_token_ns is None and (chunk.text or chunk.tool_calls or chunk.reasoning):
-                    attempt.first_token_ns = time.monotonic_ns()
-                if chunk.finish_reason is not None:
-                    attempt.finish_reason = chunk.finish_reason
+                attempt.note(chunk)
                 yield chunk
                 if overrun is not None and (ends := overrun.ends(chunk, tally)):
                     await _close(inner)  # whatever becomes of the client, the provider stops now
@@ -87,15 +93,19 @@ class Metered:
 
     def _reset(self, call: Call, tally: Tally) -> None:
         """The tally may have been another attempt's. What is known before the leaf says so itself."""
-        fresh = Tally(upstream=self.name, provider=self._provider, model=call.model, is_local=self._is_local)
+        model = self._priced_as or call.model
+        fresh = Tally(upstream=self.name, provider=self._provider, model=model, is_local=self._is_local)
         for name in Tally.__slots__:
             setattr(tally, name, getattr(fresh, name))
+        tally.route = _route(call)
 
     async def _finish(self, attempt: Attempt, call: Call, tally: Tally, hold: Hold | None, *, is_normal: bool) -> None:
         books = self._books
         if hold is not None and hold.is_lowered and attempt.finish_reason == "length":
             tally.is_cut = True
-        row = attempt.row(call, tally, books.pricer, time.monotonic_ns(), _route(call))
+        if tally.is_discarded and attempt.status == "ok":
+            attempt.status = "discarded"
+        row = attempt.row(call, tally, books.pricer, time.monotonic_ns(), tally.route)
         books.learn(tally)
         entry = Entry(row, None if hold is None else settlement_of(hold, row))
         call.receipts.append(receipt_of(row, tally))

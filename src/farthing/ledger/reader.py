@@ -1,15 +1,17 @@
 """What the bill reads. Rows come page by page, so a ledger of any size takes the same memory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from farthing.ledger.config import LedgerConfig
 from farthing.ledger.database import Database
 from farthing.ledger.directory import list_budgets
+from farthing.ledger.feedback import FeedbackRow, feedback_rows
 from farthing.ledger.key import Key, list_keys
 from farthing.ledger.opening import open_database
 from farthing.ledger.records import COLUMNS, row_from_values
 from farthing.ledger.reservation import Room, rooms_of
 from farthing.ledger.row import Row
+from farthing.ledger.traffic import Traffic, traffic_rows
 
 __all__ = ["Reader", "open_reader"]
 
@@ -44,6 +46,26 @@ class Reader:
     def budgets(self) -> list[Room]:
         """Those that hold now, with what was used and is reserved in the window that holds now."""
         return [room for budget in list_budgets(self._database) for room in rooms_of(self._database, [budget])]
+
+    def request_attempts(self, request_ids: Sequence[str]) -> dict[str, Row]:
+        """Of each request the last attempt that was not discarded: whose answer was given."""
+        found: dict[str, Row] = {}
+        for start in range(0, len(request_ids), PAGE_ROWS):
+            part = request_ids[start : start + PAGE_ROWS]
+            marks = ", ".join("?" * len(part))
+            order = "CASE WHEN status = 'discarded' THEN 0 ELSE 1 END, attempt"
+            sql = f"SELECT {', '.join(COLUMNS)} FROM attempts WHERE request_id IN ({marks}) ORDER BY {order}"
+            rows = [row_from_values(values) for values in self._database.execute(sql, part).fetchall()]
+            found |= {row.request_id: row for row in rows}
+        return found
+
+    def feedback(self, since_us: int = 0, until_us: int = 2**62) -> list[FeedbackRow]:
+        """The last of each request."""
+        return feedback_rows(self._database, since_us, until_us)
+
+    def traffic(self, since_us: int = 0, until_us: int = 2**62) -> list[Traffic]:
+        """What was stored of prompts and answers: nothing, unless the server's configuration says so."""
+        return list(traffic_rows(self._database, since_us, until_us))
 
     def close(self) -> None:
         self._database.close()

@@ -80,7 +80,25 @@ def _by_request(database: Database) -> None:
     database.execute("CREATE INDEX attempts_by_request ON attempts (request_id)")
 
 
-MIGRATIONS: tuple[Callable[[Database], None], ...] = (_attempts_and_keys, _budgets, _by_request)
+def _feedback_and_traffic(database: Database) -> None:
+    database.execute(
+        """CREATE TABLE feedback (
+        id TEXT PRIMARY KEY, request_id TEXT NOT NULL, at_us BIGINT NOT NULL, key_id TEXT, served_model TEXT NOT NULL,
+        score DOUBLE PRECISION, preferred TEXT)"""
+        + database.table_suffix
+    )
+    database.execute("CREATE INDEX feedback_by_request ON feedback (request_id)")
+    database.forbid_changes("feedback")
+    # Empty unless [server] says that prompts are stored. It may be deleted from, since people must be able to.
+    database.execute(
+        """CREATE TABLE traffic (
+        request_id TEXT PRIMARY KEY, at_us BIGINT NOT NULL, prompt TEXT NOT NULL, served_model TEXT NOT NULL,
+        answer TEXT NOT NULL)"""
+        + database.table_suffix
+    )
+
+
+MIGRATIONS: tuple[Callable[[Database], None], ...] = (_attempts_and_keys, _budgets, _by_request, _feedback_and_traffic)
 
 
 def version(database: Database) -> int:

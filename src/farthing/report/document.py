@@ -7,6 +7,7 @@ from typing import Any, Literal
 from farthing.economics.cost import HostCost, HostedCost, break_even_utilisation
 from farthing.economics.waterfall import Measured, Row, UsdPerMtok, waterfall
 from farthing.report.machine import Machine
+from farthing.report.routing_panel import RoutingPanel, panel_json
 
 __all__ = ["Hosted", "LeverResult", "Quality", "Report", "Sample", "compare_hosted", "to_json"]
 
@@ -75,6 +76,7 @@ class Report:
     missing: tuple[str, ...] = ()  # levers not measured, because the run was interrupted
     hosted: tuple[Hosted, ...] = ()
     notes: tuple[str, ...] = ()
+    routing: RoutingPanel | None = None  # another model pair, outside of the sum
     rows: tuple[Row, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -109,6 +111,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "reference": report.reference,
         "rows": [_row(row, result, report.host) for row, result in zip(report.rows, report.results, strict=True)],
         "hosted": [_hosted(hosted) for hosted in report.hosted],
+        "routing": None if report.routing is None else panel_json(report.routing),
         "notes": list(report.notes),
     }
 

@@ -6,6 +6,7 @@ from html import escape
 
 from farthing.economics.waterfall import Row, bars
 from farthing.report.document import LeverResult, Report, energy_usd_per_mtok, tok_s
+from farthing.report.routing_panel import panel_html
 from farthing.report.words import headline, hosted_sentence, mib, rate, times, usd
 
 __all__ = ["to_html"]
@@ -61,6 +62,8 @@ def _body(report: Report) -> Iterable[str]:
         yield "<h2>Quality</h2>"
         cells = [(r.lever, r.detail, str(r.quality), r.quality.text, str(r.quality.tokens)) for r in report.results]
         yield _grid(("lever", "what it is", "quality", "compared on", "tokens"), cells, num_text=4)
+    if report.routing is not None:
+        yield panel_html(report.routing)
     if report.hosted:
         yield "<h2>The same tokens at hosted models</h2>"
         yield "<ul>" + "".join(f"<li>{escape(hosted_sentence(hosted))}</li>" for hosted in report.hosted) + "</ul>"

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from farthing.economics.waterfall import Row
 from farthing.report.document import Report, energy_usd_per_mtok, tok_s
+from farthing.report.routing_panel import print_panel
 from farthing.report.words import headline, hosted_sentence, mib, rate, times, usd
 
 __all__ = ["bar", "print_report"]
@@ -31,6 +32,9 @@ def print_report(report: Report, console: Console) -> None:
             console.print()
         if any(result.sample for result in report.results):
             console.print("* run on a sample of the requests")
+    if report.routing is not None:
+        print_panel(report.routing, console)
+        console.print()
     console.print(headline(report))
     for hosted in report.hosted:
         console.print(f"• {hosted_sentence(hosted)}")

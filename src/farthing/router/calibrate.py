@@ -68,7 +68,8 @@ def prove(goal: Goal, prices: Sequence[float], outcome: Callable[[float], Outcom
     last: Proven | None = None
     for price in order:
         found = outcome(price)
-        p_value = _p_value(goal, found)
+        is_certain = goal.kind == "share" and price == float("-inf")  # the dearest has all of its own quality
+        p_value = 0.0 if is_certain else _p_value(goal, found)
         tested = Proven(goal, price, p_value, float(found.quality.mean()), float(found.cost.mean()), len(found.quality))
         if p_value > goal.delta:
             return last or Proven(goal, None, p_value, tested.quality, tested.cost, tested.num_rows)

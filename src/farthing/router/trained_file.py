@@ -2,7 +2,7 @@
 
 from math import inf, isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from farthing.router.calibrate import Goal, Proven
 from farthing.router.curve import Point
 from farthing.router.drift import Baseline
 from farthing.router.file import Contents, read, write
+from farthing.router.origin import Origin, Unit
 from farthing.router.policy import checked_costs
 from farthing.router.probability import Platt
 from farthing.router.scorer_file import read_scorer, scorer_arrays
@@ -21,6 +22,7 @@ __all__ = ["load", "save"]
 
 _POINT = ("price", "share", "cost", "quality", "low", "high", "random")
 _SIGNALS = ("expected gap", "log_chars", "known words")
+_ROWS = ("trained", "calibrated")
 _MAX_PRICE = 1e300  # stands for infinity, which JSON and the checks of arrays do not know
 
 
@@ -30,6 +32,7 @@ def save(trained: Trained, path: Path) -> None:
         "before.penalty": trained.before.penalty,
         "topic_words": [list(topic) for topic in trained.topic_words],
         "base_rows": trained.base.num_rows,
+        "unit": trained.origin.unit,
         "proven": {mode: _proven_document(found) for mode, found in trained.proven.items()},
     }
     arrays: dict[str, NDArray[Any]] = {"costs": np.array(trained.costs), **scorer_arrays(trained.before, "before")}
@@ -38,6 +41,8 @@ def save(trained: Trained, path: Path) -> None:
         platt = trained.check.platt
         arrays |= scorer_arrays(trained.check.scorer, "after")
         arrays["check"] = np.array([platt.slope, platt.offset, trained.check.next_quality])
+    for name in _ROWS:
+        arrays[f"rows.{name}"] = getattr(trained.origin, name).astype(np.int32)
     for mode, prices in trained.prices.items():
         arrays[f"prices.{mode}"] = _finite(prices)
     for mode, points in trained.curves.items():
@@ -71,6 +76,7 @@ def load(path: Path) -> Trained:
         {mode: _curve(contents, mode) for mode in modes if contents.has(f"curve.{mode}")},
         _baseline(contents),
         _topic_words(contents, len(before.topics.log_shares)),
+        _origin(contents),
     )
 
 
@@ -112,6 +118,15 @@ def _baseline(contents: Contents) -> Baseline:
         if num_rows < 1 or not is_sum or (np.diff(edges[name]) <= 0).any():
             raise contents.corrupt(f"drift.{name} is no distribution")
     return Baseline(num_rows, edges, shares)
+
+
+def _origin(contents: Contents) -> Origin:
+    unit = contents.value("unit", str)
+    if unit not in get_args(Unit):
+        raise contents.corrupt(f"unit is {unit[:40]!r}")
+    trained, calibrated = (contents.array(f"rows.{name}", (None,), is_integer=True) for name in _ROWS)
+    known: Unit = unit  # it is among them
+    return Origin(trained, calibrated, known)
 
 
 def _topic_words(contents: Contents, num_topics: int) -> tuple[tuple[str, ...], ...]:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from farthing.upstreams import Chunk, Receipt, Tally, UpstreamError, Wire
 
-__all__ = ["Api", "Asked", "Ending", "Renderer"]
+__all__ = ["Api", "Asked", "Ending", "Endpoint", "Renderer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +58,17 @@ class Renderer(Protocol):
         ...
 
 
-class Api(Protocol):
-    endpoint: str  # its word in the ledger: chat, completions, responses, messages
+class Endpoint(Protocol):
+    """What every path that takes a body is known by, and how it says what is wrong."""
+
+    endpoint: str  # its word in the ledger and in metrics: chat, completions, responses, messages
+
+    def error_body(self, error: UpstreamError, request_id: str) -> dict[str, Any]:
+        """An error in the shape that this API's clients expect."""
+        ...
+
+
+class Api(Endpoint, Protocol):
     path: str  # "/v1/chat/completions"
 
     def parse(self, body: dict[str, Any]) -> Asked:
@@ -67,7 +76,3 @@ class Api(Protocol):
         ...
 
     def renderer(self, asked: Asked, answer_id: str, created_s: int) -> Renderer: ...
-
-    def error_body(self, error: UpstreamError, request_id: str) -> dict[str, Any]:
-        """An error in the shape that this API's clients expect."""
-        ...

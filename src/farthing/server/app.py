@@ -19,6 +19,7 @@ from farthing.server.completions import Completions
 from farthing.server.counting import TokenCounter
 from farthing.server.door import Door
 from farthing.server.errors import error_headers, openai_error_body
+from farthing.server.feedback import FEEDBACK_PATH, FeedbackEndpoint, FeedbackTaker
 from farthing.server.messages import COUNT_PATH, Messages
 from farthing.server.models import model_entry, model_list
 from farthing.server.openapi import openapi_document
@@ -33,10 +34,13 @@ __all__ = ["create_app"]
 def create_app(service: Service) -> Starlette:
     """The ASGI application for an opened service (see service.open_service)."""
     apis: Sequence[Api] = (Chat(), Completions(), Responses(), Messages())
-    pages = _Pages(service, [api.path for api in apis])
+    pages = _Pages(service, [*(api.path for api in apis), FEEDBACK_PATH])
+    asked = {api.path: AskEndpoint(api, Answerer(api, service), service) for api in apis}
+    asked[COUNT_PATH] = AskEndpoint(Messages(), TokenCounter(service), service)
+    asked[FEEDBACK_PATH] = AskEndpoint(FeedbackEndpoint(), FeedbackTaker(service), service)
     routes = [
-        *(Route(api.path, AskEndpoint(api, Answerer(api, service), service), methods=["POST"]) for api in apis),
-        Route(COUNT_PATH, AskEndpoint(Messages(), TokenCounter(service), service), methods=["POST"]),
+        # Some clients end a path with a slash; a redirect would cost them the body, or the answer.
+        *(Route(path + end, endpoint, methods=["POST"]) for path, endpoint in asked.items() for end in ("", "/")),
         Route("/v1/models", pages.models),
         Route("/v1/models/{name:path}", pages.model),
         Route("/health", pages.health),

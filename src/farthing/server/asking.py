@@ -13,7 +13,7 @@ from typing import Any
 from farthing.errors import FarthingError
 from farthing.ledger import Key
 from farthing.ledger.ids import new_id
-from farthing.server.api import Api
+from farthing.server.api import Endpoint
 from farthing.server.auth import identify
 from farthing.server.body import ClientGone, Receive, read_body
 from farthing.server.errors import as_upstream_error
@@ -57,7 +57,7 @@ def failure_of(error: Exception, request_id: str) -> UpstreamError:
 class AskEndpoint:
     """An ASGI application for one path. handler raises only before it has sent anything."""
 
-    def __init__(self, api: Api, handler: Handler, service: Service) -> None:
+    def __init__(self, api: Endpoint, handler: Handler, service: Service) -> None:
         self._api = api
         self._handler = handler
         self._service = service

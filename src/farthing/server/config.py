@@ -10,6 +10,7 @@ from typing import Any
 
 from farthing.economics.cost import HostCost
 from farthing.errors import InvalidRequest
+from farthing.router.config import RouterConfig
 
 __all__ = ["EconomicsConfig", "ModelEntry", "RouteEntry", "ServerConfig", "UpstreamEntry", "is_loopback"]
 
@@ -47,6 +48,9 @@ class ServerConfig:
     drain_s: float = 30.0  # after SIGTERM
     stream_interval_s: float = 0.02  # pieces that follow sooner are sent as one event; 0 sends each alone
     is_access_logged: bool = False
+    stored_prompts: bool = False  # prompts and answers go into the ledger, for farthing route train --from-ledger
+    stored_prompts_max_chars: int = 16_384  # of a prompt, and of an answer; longer ones are not stored
+    stored_prompts_max_rows: int = 10_000  # the newest
 
     def __post_init__(self) -> None:
         def need(ok: bool, name: str, allowed: str) -> None:
@@ -66,6 +70,8 @@ class ServerConfig:
             is_origin = ORIGIN.fullmatch(origin) is not None or (origin == "*" and self.require_keys)
             need(is_origin, "allowed_origins", 'origins like "https://chat.example"; "*" only with require_keys = true')
         need(0 <= self.drain_s <= 86_400, "drain_s", "0 to 86,400 (a day)")
+        need(1 <= self.stored_prompts_max_chars <= 1 << 20, "stored_prompts_max_chars", "1 to 1,048,576")
+        need(1 <= self.stored_prompts_max_rows <= 10_000_000, "stored_prompts_max_rows", "1 to 10,000,000")
         need(0 <= self.stream_interval_s <= 10, "stream_interval_s", "0 (off) to 10")
 
 
@@ -104,7 +110,10 @@ class ModelEntry:
     name: str
     upstreams: tuple[RouteEntry, ...]
     public: bool = True  # off: only for keys that name it
+    router: RouterConfig | None = None  # the upstreams are in order of cost then, and the cheapest that will do answers
 
     def __post_init__(self) -> None:
         if not self.name or not self.upstreams:
             raise InvalidRequest("a [[model]] needs a name and at least one of upstreams")
+        if self.router is not None and len(self.upstreams) < 2:
+            raise InvalidRequest(f"[[model]] {self.name!r}: a router needs two upstreams or more, in order of cost")

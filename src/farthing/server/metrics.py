@@ -4,7 +4,7 @@ Labels are few and bounded: never a key, a user or a tag, and models above MAX_M
 belongs to the event loop, so nothing is locked and a finished request costs a few microseconds.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
@@ -16,9 +16,11 @@ from farthing.server.metrics_families import (
     CacheStats,
     EngineSource,
     LedgerStats,
+    RouterSource,
     cache_families,
     engine_families,
     ledger_families,
+    router_families,
 )
 from farthing.upstreams import Receipt
 
@@ -43,6 +45,9 @@ class _Model:
     baseline_pico: int = 0
     num_unpriced: int = 0
     num_hits: int = 0
+    num_feedback: int = 0
+    num_scored: int = 0
+    score: float = 0.0
     finished: dict[str, int] = field(default_factory=dict)
     first_token_s: Histogram = field(default_factory=lambda: Histogram(FIRST_TOKEN_S))
     per_token_s: Histogram = field(default_factory=lambda: Histogram(PER_TOKEN_S))
@@ -50,15 +55,16 @@ class _Model:
 
 
 class Metrics:
-    """engines, ledger and cache are asked when Prometheus asks."""
+    """engines, ledger, cache and routers are asked when Prometheus asks."""
 
     def __init__(
         self,
         engines: Sequence[EngineSource] = (),
         ledger: Callable[[], LedgerStats] | None = None,
         cache: Callable[[], CacheStats] | None = None,
+        routers: Mapping[str, RouterSource] | None = None,
     ) -> None:
-        self._engines, self._ledger, self._cache = engines, ledger, cache
+        self._engines, self._ledger, self._cache, self._routers = engines, ledger, cache, routers
         self._models: dict[str, _Model] = {}
         self._requests: dict[tuple[str, int], int] = {}
         self._overhead_s = Histogram(OVERHEAD_S)
@@ -95,6 +101,14 @@ class Metrics:
             if last.usage.output_tokens > 1:
                 model.per_token_s.add((total_s - first_token_s) / (last.usage.output_tokens - 1))
 
+    def feedback(self, model: str, score: float | None) -> None:
+        """What somebody said of a model's answer; None: that another model's would have been better, or that not."""
+        found = self._model(model)
+        found.num_feedback += 1
+        if score is not None:
+            found.num_scored += 1
+            found.score += score
+
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """The page and its content type: OpenMetrics where the Accept header asks for it."""
         encode, content_type = choose_encoder(accept)
@@ -119,6 +133,8 @@ class Metrics:
             yield from ledger_families(self._ledger())
         if self._cache is not None:
             yield from cache_families(self._cache())
+        if self._routers:
+            yield from router_families(self._routers)
 
     def _model(self, name: str) -> _Model:
         model = self._models.get(name)
@@ -139,7 +155,8 @@ class Metrics:
         if receipt.cost_pico is None:
             model.num_unpriced += 1
         model.cost_pico += receipt.cost_pico or 0
-        model.baseline_pico += receipt.baseline_pico or 0
+        if receipt.status != "discarded":  # without farthing nobody would have asked for it
+            model.baseline_pico += receipt.baseline_pico or 0
 
     def _collect_models(self) -> Iterator[Metric]:
         models = self._models.items()
@@ -152,6 +169,9 @@ class Metrics:
             ("farthing_baseline_cost_usd", "Cost without any saving", "baseline_pico", 1e12),
             ("farthing_unpriced", "Attempts whose price is not known", "num_unpriced", 1.0),
             ("farthing_response_cache_hits", "Answers from the response cache", "num_hits", 1.0),
+            ("farthing_feedback", "Answers that somebody judged", "num_feedback", 1.0),
+            ("farthing_feedback_scored", "Those of them with a score", "num_scored", 1.0),
+            ("farthing_feedback_score", "The sum of the scores, 0 to 1 each", "score", 1.0),
         ):
             family = CounterMetricFamily(name, text, labels=["model_name"])
             for label, model in models:

@@ -30,6 +30,16 @@ BODIES: dict[str, tuple[list[str], Json]] = {
     "/v1/completions": (["model", "prompt"], {**COMMON, "prompt": {"type": "string"}}),
     "/v1/responses": (["model", "input"], {"model": MODEL, "input": {"type": "string"}}),
     "/v1/messages": (["model", "messages", "max_tokens"], {**COMMON, "messages": MESSAGES}),
+    "/v1/feedback": (
+        ["request_id"],
+        {
+            "request_id": {"type": "string", "minLength": 1},
+            "score": {"type": "number", "minimum": 0, "maximum": 1},
+            "is_right": {"type": "boolean"},
+            "preferred": {"type": "string", "minLength": 1},
+            "comment": {"type": "string"},
+        },
+    ),
     "/v1/messages/count_tokens": (["model", "messages"], {"model": MODEL, "messages": MESSAGES}),
 }
 STATUSES = {"400": "the request is wrong", "401": "the key is wrong", "404": "no such model", "503": "not now"}

@@ -16,12 +16,14 @@ from farthing.server.building import all_served, make_upstream, metered, start_u
 from farthing.server.catalog import Catalog
 from farthing.server.config import EconomicsConfig, ServerConfig, UpstreamEntry, is_loopback
 from farthing.server.config_file import Config
+from farthing.server.keeping import KeepingUpstream
 from farthing.server.limits import Gate
 from farthing.server.metrics import Metrics
 from farthing.server.otel import Spans
 from farthing.server.response_cache import ResponseCache
 from farthing.server.response_store import ResponseCacheConfig
 from farthing.server.tables import read_table
+from farthing.upstreams import Upstream
 
 __all__ = ["Service", "open_service"]
 
@@ -57,14 +59,21 @@ async def open_service(config: Config) -> AsyncIterator[Service]:
             if hasattr(leaf, "engine_figures"):
                 engines.append(leaf.engine_figures)
             upstreams[entry.name] = metered(books, leaf, entry.kind)
-        served = await all_served(config.models, upstreams)
+        served = await all_served(config.models, upstreams, config.source)
+        routers = {e.name: e.upstream.router_stats for e in served if hasattr(e.upstream, "router_stats")}
         cache = _response_cache(config, books)
         if cache is not None:
             stack.push_async_callback(cache.aclose)
             served = [replace(entry, upstream=cache.wrap(entry.upstream)) for entry in served]
-        metrics = Metrics(engines, books.stats, None if cache is None else cache.stats)
+        if config.server.stored_prompts:
+            served = [replace(entry, upstream=_keeping(entry.upstream, config.server, books)) for entry in served]
+        metrics = Metrics(engines, books.stats, None if cache is None else cache.stats, routers)
         catalog, gate, started_s = Catalog(served), Gate(config.server), int(time.time())
         yield Service(config.server, books, catalog, gate, metrics, Spans(), started_s, cache is not None)
+
+
+def _keeping(upstream: Upstream, config: ServerConfig, books: Books) -> KeepingUpstream:
+    return KeepingUpstream(upstream, books, config.stored_prompts_max_chars, config.stored_prompts_max_rows)
 
 
 def _response_cache(config: Config, books: Books) -> ResponseCache | None:

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from farthing.economics.usage import Usage
-from farthing.errors import CorruptModel, InvalidRequest
+from farthing.errors import CapacityError, CorruptModel, InvalidRequest
 from farthing.request import Constraint, Request
 from farthing.upstreams.asked import Asked
-from farthing.upstreams.body import refuse
+from farthing.upstreams.body import refuse, unsupported
 from farthing.upstreams.call import Call
 from farthing.upstreams.errors import UpstreamError
 from farthing.upstreams.tool_format import CLOSE, ToolFormat
@@ -100,12 +100,10 @@ def _room(asked: Asked, num_tokens: int, max_len: int) -> int:
     """How long an answer may become. What is asked for ends where the context does, but no answer can be longer than
     the context itself: who asks for that is told."""
     if num_tokens >= max_len:
-        raise UpstreamError(
+        raise _too_long(
             f"the prompt has {num_tokens} tokens; this model holds {max_len}, one of them for the answer at least: "
             "shorten it",
-            status=400,
-            code="context_length_exceeded",
-            param="messages" if asked.messages else "prompt",
+            asked,
         )
     if asked.max_tokens is not None and asked.max_tokens > max_len:
         refuse(
@@ -114,6 +112,11 @@ def _room(asked: Asked, num_tokens: int, max_len: int) -> int:
         )
     room = max_len - num_tokens
     return room if asked.max_tokens is None else min(room, asked.max_tokens)
+
+
+def _too_long(message: str, asked: Asked) -> UpstreamError:
+    param = "messages" if asked.messages else "prompt"
+    return UpstreamError(message, status=400, code="context_length_exceeded", param=param)
 
 
 def encode(
@@ -133,20 +136,31 @@ def encode(
 def _prompts(model: "Model", call: Call, asked: Asked) -> list[tuple[tuple[int, ...], int]]:
     """Token ids of each prompt, and how many of the first are public."""
     from farthing.engine.prompt import num_common
-    from farthing.models.template import encode_chat
+    from farthing.models.template import check_length, encode_chat
 
     tokenizer, vocab_size = model.tokenizer, model.config.vocab_size
+    max_len = model.config.max_position_embeddings
     if not asked.messages:
+        try:
+            for text in asked.prompts:
+                if isinstance(text, str):
+                    check_length(tokenizer, text, max_len)
+        except CapacityError as error:
+            raise _too_long(str(error), asked) from None
         ids = [tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt) for prompt in asked.prompts]
         for prompt in ids:
             if not prompt or max(prompt) >= vocab_size:
                 what = f"is empty; give one token or more, each from 0 to {vocab_size - 1}"
                 raise UpstreamError(f"prompt: {what}", status=400, code="invalid_value", param="prompt")
         return [(tuple(prompt), 0) for prompt in ids]
+    if asked.is_thoughtless and "<think>" in (tokenizer.chat_template or ""):
+        unsupported("reasoning_effort", "this model thinks, which cannot be switched off here; leave it out")
     tools = list(asked.tools.values()) or None
-    messages = _known_roles(asked.messages, tokenizer.chat_template or "")
+    messages, begun = _begun(call, _known_roles(asked.messages, tokenizer.chat_template or ""))
     try:
-        token_ids = encode_chat(tokenizer, messages, tools=tools)
+        token_ids = encode_chat(tokenizer, messages, tools=tools, max_tokens=max_len, begun=begun)
+    except CapacityError as error:
+        raise _too_long(str(error), asked) from None
     except InvalidRequest as error:
         raise UpstreamError(str(error), status=400, code="invalid_value", param="messages") from None
     except CorruptModel as error:
@@ -160,6 +174,19 @@ def _prompts(model: "Model", call: Call, asked: Asked) -> list[tuple[tuple[int, 
         except (InvalidRequest, CorruptModel):
             num_public = 0
     return [(tuple(token_ids), num_public)]
+
+
+def _begun(call: Call, messages: tuple[Mapping[str, Any], ...]) -> tuple[tuple[Mapping[str, Any], ...], str]:
+    """(the conversation, what its answer begins with). In Anthropic's API an assistant's message at the end is the
+    beginning of the answer; in OpenAI's it is a message like others, and a new one follows."""
+    if call.wire != "messages" or messages[-1]["role"] != "assistant":
+        return messages, ""
+    last = f"messages.{len(call.body['messages']) - 1}"
+    if messages[-1].get("tool_calls"):
+        refuse(last, "a call of a tool cannot be continued; its tool_result must follow, or leave it out")
+    if len(messages) == 1:
+        refuse(last, "there is nothing that this answers; put a message of the user before it")
+    return messages[:-1], messages[-1]["content"]
 
 
 def _known_roles(messages: tuple[Mapping[str, Any], ...], template: str) -> tuple[Mapping[str, Any], ...]:

@@ -1,0 +1,142 @@
+"""Labelled data as a file has it: JSON Lines, read whole; the lines of one prompt become one row."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from farthing.errors import InvalidRequest
+from farthing.router.label import Label, Line, read_line, read_prompt
+from farthing.router.labelled import Labelled
+from farthing.router.origin import Unit
+
+__all__ = ["Costs", "Told", "gather", "read_lines", "read_prompts", "to_rows"]
+
+T = TypeVar("T")
+MAX_TOLD = 5  # bad lines in one error
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a request to each model costs, where it is not taken from the rows."""
+
+    by_model: Mapping[str, float]
+    unit: Unit
+
+
+@dataclass(frozen=True)
+class Told:
+    """What was left out or not used, for people."""
+
+    lines: tuple[str, ...]
+
+
+def read_lines(path: Path) -> list[Line]:
+    """Raises InvalidRequest that names the lines that cannot be used."""
+    return _read(path, read_line)
+
+
+def read_prompts(path: Path) -> list[str]:
+    """Each line's prompt; it needs no label. Raises InvalidRequest as read_lines."""
+    return _read(path, read_prompt)
+
+
+def _read(path: Path, of_line: Callable[[str], T]) -> list[T]:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise InvalidRequest(f"{path}: cannot be read ({error.strerror}); give a file of JSON Lines") from None
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"{path}: not UTF-8 text (byte {error.start}); give JSON in UTF-8") from None
+    found: list[T] = []
+    bad: list[str] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            found.append(of_line(line))
+        except InvalidRequest as error:
+            bad.append(f"line {number}: {error}")
+    if bad:
+        more = f" (and {len(bad) - MAX_TOLD} more)" if len(bad) > MAX_TOLD else ""
+        raise InvalidRequest(f"{path}: {'; '.join(bad[:MAX_TOLD])}{more}")
+    if not found:
+        raise InvalidRequest(f"{path}: no row in it; see docs/routing.md for the three forms of a line")
+    return found
+
+
+def gather(lines: Iterable[Line]) -> dict[str, dict[str, Label]]:
+    """By prompt, by model: of several labels the last, as farthing compare reads its own file."""
+    found: dict[str, dict[str, Label]] = {}
+    for line in lines:
+        labels = found.setdefault(line.prompt, {})
+        for name, label in line.labels.items():
+            if label.score is not None or name not in labels:
+                labels[name] = label
+    return found
+
+
+def to_rows(
+    labels: Mapping[str, Mapping[str, Label]],
+    costs: Costs | None = None,
+    models: Sequence[str] | None = None,
+    *,
+    keeps_order: bool = False,
+) -> tuple[Labelled, Told]:
+    """Rows with a label for every one of `models` (None: all that are named), ordered by cost unless told.
+
+    Raises InvalidRequest where a cost is missing or no prompt has a label of every model.
+    """
+    found = list(dict.fromkeys(name for row in labels.values() for name in row))
+    names = found if models is None else list(models)
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise InvalidRequest(f"no row has a label of {', '.join(missing)}; the rows are of {', '.join(found)}")
+    if len(names) < 2:
+        raise InvalidRequest(f"all rows are of {', '.join(names)}; a router needs two models or more")
+    complete = {prompt: row for prompt, row in labels.items() if all(_has_label(row, name) for name in names)}
+    if not complete:
+        raise InvalidRequest(
+            f"no prompt has a label of each of {', '.join(names)}; --models A,B names those that count"
+        )
+    told = []
+    if len(complete) < len(labels):
+        told.append(f"{len(labels) - len(complete):,} of {len(labels):,} prompts left out: not every model has a label")
+    of_request = {name: _cost(name, labels, costs) for name in names}
+    if not keeps_order:
+        names.sort(key=lambda name: of_request[name])
+    quality = np.array([[complete[prompt][name].score for name in names] for prompt in complete], np.float64)
+    answers = [row[names[0]].answer for row in complete.values()]
+    known = tuple(answer for answer in answers if answer is not None)
+    if 0 < len(known) < len(complete):
+        told.append(f"answers of {names[0]} not used: {len(complete) - len(known):,} prompts have none")
+    rows = Labelled(
+        tuple(names),
+        tuple(of_request[name] for name in names),
+        tuple(complete),
+        quality,
+        known if len(known) == len(complete) else None,
+    )
+    return rows, Told(tuple(told))
+
+
+def _has_label(row: Mapping[str, Label], name: str) -> bool:
+    return name in row and row[name].score is not None
+
+
+def _cost(name: str, rows: Mapping[str, Mapping[str, Label]], costs: Costs | None) -> float:
+    """As given, otherwise the mean of the rows that have it."""
+    if costs is not None:
+        if name not in costs.by_model:
+            raise InvalidRequest(f"--cost names {', '.join(costs.by_model)}, not {name}; give the cost of each model")
+        return costs.by_model[name]
+    known = [row[name].cost_pico for row in rows.values() if name in row]
+    picos = [pico for pico in known if pico is not None]
+    if not picos:
+        raise InvalidRequest(
+            f"no row says what {name} costs; write cost_usd into the rows, or give --cost {name}=USD for each model: "
+            f"dollars per request, or USD/Mtok where requests are alike"
+        )
+    return sum(picos) / len(picos) / 1e12
