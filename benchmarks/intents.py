@@ -22,6 +22,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.intents_cascade import Outcome, Stage, choose_thresholds, curve, serve
 from benchmarks.intents_data import Intents, Split, load_intents, tasks_folder
@@ -37,6 +38,7 @@ from farthing.report.machine import commit, this_machine
 RESULTS = Path(__file__).parent / "results" / "intents.json"
 MODEL = "smollm2-135m-instruct"
 SURE = 0.98
+NUM_DRAWS = 200
 TARGETS = (0.95, 0.97, 0.98, 0.99)
 SHARES = tuple(i / 20 for i in range(21))
 
@@ -72,15 +74,23 @@ def share_at(validation: Stage, test: Stage, accuracy: float) -> dict[str, Any]:
     }
 
 
-def ratio_interval(dear: Outcome, cheap: Outcome) -> tuple[float, float]:
-    """95 % of how many times cheaper, rows drawn with replacement."""
+def saving(chain: Sequence[Stage], with_embedded: Outcome) -> dict[str, float]:
+    """How many times cheaper the cascade with the embedded model is than `chain` at the same accuracy on the test rows.
+
+    The chain's thresholds are chosen on those very rows, in hindsight: its best case. The 95 % interval is that of rows
+    drawn with replacement, thresholds chosen anew each time.
+    """
+
+    def factor(rows: NDArray[np.int64]) -> float:
+        stages = [stage.take(rows) for stage in chain]
+        thresholds = choose_thresholds(stages, float(with_embedded.right[rows].mean()))
+        return float(serve(stages, thresholds).usd.mean() / with_embedded.usd[rows].mean())
+
+    num = len(with_embedded.right)
     rng = np.random.default_rng(0)
-    num = len(dear.usd)
-    drawn = [
-        (dear.usd[rows].mean() / cheap.usd[rows].mean()) for rows in (rng.integers(0, num, num) for _ in range(500))
-    ]
+    drawn = [factor(rng.integers(0, num, num)) for _ in range(NUM_DRAWS)]
     low, high = np.quantile(drawn, [0.025, 0.975])
-    return float(low), float(high)
+    return {"value": factor(np.arange(num)), "low": float(low), "high": float(high)}
 
 
 def measure(intents: Intents, options: argparse.Namespace, price: Price) -> dict[str, Any]:
@@ -139,11 +149,10 @@ def _target(before: dict[str, Stage], after: dict[str, Stage], target: float) ->
         outcomes[name] = serve([after[stage] for stage in chain], thresholds)
         rows[name] = {"thresholds": thresholds, **figures(outcomes[name])}
     three = outcomes["linear → embedded → large"]
-    gains = {}
-    for name in ("linear → large", "linear → neighbours → large"):
-        low, high = ratio_interval(outcomes[name], three)
-        gains[name] = {"value": float(outcomes[name].usd.mean() / three.usd.mean()), "low": low, "high": high}
-    return {"target": target, "cascades": rows, "embedded_cheaper_than": gains}
+    gains = {
+        name: saving([after[stage] for stage in chains[name]], three) for name in ("linear → large", "embedded → large")
+    }
+    return {"target": target, "cascades": rows, "three_stages_cheaper_at_the_same_accuracy": gains}
 
 
 def show(found: dict[str, Any]) -> None:
@@ -167,9 +176,9 @@ def show(found: dict[str, Any]) -> None:
             print(f"    {name:28} {row['accuracy']:.1%} ({row['accuracy_low']:.1%}–{row['accuracy_high']:.1%})"
                   f"  ${row['usd_per_1000']:.4f}/1,000  p50 {row['p50_s']:.3f} s  p95 {row['p95_s']:.2f} s"
                   f"  {shares}")  # fmt: skip
-        for name, gain in target["embedded_cheaper_than"].items():
+        for name, gain in target["three_stages_cheaper_at_the_same_accuracy"].items():
             low, high = gain["low"], gain["high"]
-            print(f"    with the embedded stage {gain['value']:.2f}× ({low:.2f}–{high:.2f}) as cheap: {name}")
+            print(f"    three stages, same accuracy: {gain['value']:.2f}× ({low:.2f}–{high:.2f}) cheaper than {name}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

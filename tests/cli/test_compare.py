@@ -102,7 +102,10 @@ def test_answers_are_kept_and_not_asked_again(capsys):
     Path("task.jsonl").write_text("".join(json.dumps(row) + "\n" for row in changed))
     second = document(capsys, *arguments)
     assert Path("answers.jsonl").read_text().splitlines()[:3] == lines
-    assert len(Path("answers.jsonl").read_text().splitlines()) == 4
+    again = [json.loads(line) for line in Path("answers.jsonl").read_text().splitlines()[3:]]
+    assert [(row["id"], row["is_right"]) for row in again] == [("1", False), ("2", False)]
+    document(capsys, *arguments)
+    assert len(Path("answers.jsonl").read_text().splitlines()) == 5
     assert (first["models"][0]["right"], second["models"][0]["right"]) == (2, 0)
 
 

@@ -171,6 +171,8 @@ async def _ask(
             missing.append(row)
         else:
             answers.append(judged(known, row))
+            if kept is not None and answers[-1] != known:
+                kept.add(answers[-1])  # who learns from the file learns what is right now
             advance()
     if answers:
         note(f"{candidate.name}: {len(answers):,} of {len(work.rows):,} answers are there already")

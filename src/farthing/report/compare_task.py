@@ -14,6 +14,7 @@ from typing import Any
 
 from farthing.errors import InvalidRequest
 from farthing.report.compare_match import MATCHES, Match, check_answer, normalized
+from farthing.router.label import call_text
 
 __all__ = ["TaskRow", "read_task"]
 
@@ -32,9 +33,8 @@ class TaskRow:
 
     @property
     def prompt(self) -> str:
-        """The text of all messages: what a router would read."""
-        texts = (_text(message.get("content")) for message in self.body["messages"])
-        return "\n\n".join(text for text in texts if text)
+        """What a router reads of it: the last thing the user said."""
+        return call_text(self.body)
 
 
 def read_task(path: Path, limit: int | None = None) -> list[TaskRow]:
@@ -137,10 +137,3 @@ def _body(row: Mapping[str, Any]) -> dict[str, Any]:
     if body.get("n", 1) != 1:
         raise InvalidRequest("n must be 1: one answer is compared")
     return body
-
-
-def _text(content: Any) -> str:
-    if isinstance(content, list):
-        parts = (part.get("text") for part in content if isinstance(part, dict))
-        return "".join(text for text in parts if isinstance(text, str))
-    return content if isinstance(content, str) else ""
