@@ -25,6 +25,8 @@ def test_rows_have_every_field_and_hang_together(capsys: pytest.CaptureFixture[s
     sampling = document["sampling"]
     extra_s = sampling["sampled_s"] - sampling["greedy_s"]
     assert sampling["percent"] == pytest.approx(100 * extra_s / (sampling["forward_s"] + sampling["greedy_s"]))
+    assert document["engine"]["tok_s"] > 0
+    assert document["engine"]["batch"] == 16
     for row in document["rows"]:
         assert row.keys() == FIELDS
         assert row["percent_of_limit"] == pytest.approx(100 * row["tok_s"] / row["limit_tok_s"])
@@ -49,6 +51,7 @@ def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert "% of limit" in out
     assert "GB/s" in out
     assert "Logits hash" in out
+    assert "The whole engine, 16 greedy sequences" in out
     assert "Sampling at temperature 1, top-p 0.95, 16 sequences" in out
     assert "…" not in out  # nothing is cut at 80 columns
 

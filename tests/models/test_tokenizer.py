@@ -300,3 +300,10 @@ def test_tokenizer_json_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("[1]")
     with pytest.raises(CorruptModel, match="JSON object"):
         load_tokenizer_json(tmp_path)
+
+
+@pytest.mark.parametrize("make", [lambda: tiny("llama-bpe"), spm, folder], ids=["bpe", "spm", "folder"])
+@given(any_text | st.sampled_from([" ", "\n", "a", "the ", "<|im_end|>", "e\u0301"]).map(lambda text: text * 500))
+def test_the_least_number_of_tokens_is_never_above_the_true_one(make, text):
+    tokenizer = make()
+    assert 0 <= tokenizer.least_tokens(text) <= len(tokenizer.encode(text, add_bos=False))

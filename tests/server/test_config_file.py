@@ -104,3 +104,26 @@ def test_mistakes_are_told_by_file_and_key(tmp_path, text, said):
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(InvalidRequest, match=r"absent\.toml: cannot be read"):
         read_config(tmp_path / "absent.toml")
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("shares = 0.5", "did you mean 'share'"),
+        ("share = 2.0", "0 to 1"),
+        ('mode = "guess"', "route, cascade, both"),
+        ("share = 0.5\nsticky = 1", "true or false"),
+        ("", "needs share"),
+    ],
+)
+def test_a_router_that_cannot_be(tmp_path, table, said):
+    path = tmp_path / "farthing.toml"
+    routes = '[{ upstream = "a", model = "x" }, { upstream = "a", model = "y" }]'
+    head = f'[[upstream]]\nname = "a"\nkind = "echo"\n[[model]]\nname = "auto"\nupstreams = {routes}\n[model.router]\n'
+    path.write_text(head + table)
+    with pytest.raises(InvalidRequest, match=said) as caught:
+        read_config(path)
+    assert "[[model]] 1" in str(caught.value)
+    path.write_text(head.replace(', { upstream = "a", model = "y" }', "") + "share = 0.5")
+    with pytest.raises(InvalidRequest, match="two upstreams"):
+        read_config(path)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from farthing.router.config import RouterConfig
 from farthing.server.config import EconomicsConfig, ServerConfig
 from farthing.server.config_file import read_config
 from farthing.server.response_store import ResponseCacheConfig
@@ -33,3 +34,15 @@ def test_every_setting_is_there():
     for kind in (ServerConfig, EconomicsConfig, ResponseCacheConfig):
         for field in fields(kind):
             assert re.search(rf"^{field.name} = ", PAGE, re.MULTILINE), field.name
+
+
+def test_the_routers_settings_are_there_with_their_defaults(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "routing.md").read_text()
+    [text] = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    for field in fields(RouterConfig):
+        assert re.search(rf"^(# )?{field.name} = ", text, re.MULTILINE), field.name
+    path = tmp_path / "farthing.toml"
+    upstreams = "\n".join(f'[[upstream]]\nname = "{name}"\nkind = "echo"\n' for name in ("here", "openai"))
+    path.write_text(upstreams + text)
+    [model] = read_config(path).models
+    assert model.router == RouterConfig(file=tmp_path / "router.safetensors")

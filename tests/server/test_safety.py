@@ -1,5 +1,6 @@
 """Who is let in, how much is taken on, and that nothing a client sends makes the server fail."""
 
+import asyncio
 import json
 import logging
 import socket
@@ -13,8 +14,10 @@ from farthing.errors import InvalidRequest
 from farthing.ledger import LedgerConfig
 from farthing.ledger.key import insert_key
 from farthing.ledger.opening import open_database
-from farthing.server.config import ServerConfig, is_loopback
+from farthing.server.config import ServerConfig, UpstreamEntry, is_loopback
+from farthing.server.config_file import Config
 from farthing.server.cors import EXPOSED
+from farthing.server.running import serve
 from tests.server.serving import serving
 
 CHAT = "/v1/chat/completions"
@@ -149,7 +152,7 @@ def test_too_many_at_once_get_503(tmp_path):
         for thread in threads:
             thread.join()
         assert post(server.url, ask()).status_code == 200
-        wait_for(lambda: server.service.gate.num_buffered_bytes == 0)
+        wait_for(lambda: server.service.gate.num_buffered_bytes == 0)  # soon after its client has the end
 
 
 def test_draining_lets_running_answers_finish(tmp_path):
@@ -219,7 +222,9 @@ def test_heads_are_bounded(tmp_path):
         ):
             with talking(server.url) as line:
                 line.sendall(head)
-                assert read_all(line).startswith(b"HTTP/1.1 400")
+                answer = read_all(line)
+            assert answer.startswith(b"HTTP/1.1 431 ")
+            assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "head_too_large"
         with talking(server.url) as line, pytest.raises(OSError):  # noqa: PT011 - reset or broken pipe
             send_forever(line)  # one header without an end
         with talking(server.url) as line:  # a head that does not end in time
@@ -230,6 +235,35 @@ def test_heads_are_bounded(tmp_path):
             time.sleep(0.1)
             line.sendall(start + b"connection: close\r\n\r\n")
             assert read_all(line).count(b'{"status":"ok"}') == 4
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_a_client_that_does_not_read_loses_its_place(tmp_path, is_stream):
+    echo = UpstreamEntry("echo", "echo", {"bytes": 16 << 20, "chunks": 4})
+    with serving(tmp_path, echo, request_timeout_s=1.0) as server, talking(server.url) as line:
+        body = json.dumps({**ask(), "model": "echo", "stream": is_stream}).encode()
+        line.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n")
+        line.sendall(b"content-length: %d\r\n\r\n" % len(body) + body)
+        deadline_s = time.monotonic() + 60
+        while server.service.gate.num_running or not server.rows():
+            assert time.monotonic() < deadline_s
+            time.sleep(0.05)
+
+
+@pytest.mark.parametrize("num_pieces", [1, 2, 1000])
+def test_an_offer_of_another_protocol_keeps_its_body(server, num_pieces):
+    """Java's client offers HTTP/2 with each request and sends its body all the same."""
+    body = json.dumps(ask()).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n" % len(body)
+    offer = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n\r\n"
+    raw = (head + offer + body) * 2 + b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+    with talking(server.url) as line:
+        size = -(-len(raw) // num_pieces)
+        for at in range(0, len(raw), size):
+            line.sendall(raw[at : at + size])
+        answers = read_all(line)
+    assert answers.count(b"HTTP/1.1 200 OK") == 3
+    assert answers.count(b'"finish_reason":"stop"') == 2
 
 
 @pytest.mark.parametrize(
@@ -266,6 +300,17 @@ def test_paths_that_are_not_there(server, path, method):
         head, body = answer.split(b"\r\n\r\n", 1)
         assert json.loads(body)["error"]["message"]
         assert (status == 405) == (b"allow:" in head)
+
+
+def test_what_cannot_be_listened_on_is_named(tmp_path):
+    upstreams = (UpstreamEntry("echo", "echo", {}),)
+    ledger = {"url": f"sqlite:///{tmp_path / 'ledger.db'}"}
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for host, words in (("127.0.0.1", rf"127\.0\.0\.1 port {port}.*--port"), ("127.0.0.1 x", "127.0.0.1 x")):
+            config = Config(ServerConfig(host=host, port=port), upstreams=upstreams, ledger=ledger)
+            with pytest.raises(InvalidRequest, match=words):
+                asyncio.run(serve(config, lambda _: None))
 
 
 def test_settings_out_of_range():

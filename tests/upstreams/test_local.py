@@ -232,6 +232,17 @@ def test_a_prompt_that_is_too_long_says_both_numbers(upstream, prompt, param):
     assert caught.value.param == param
 
 
+@pytest.mark.parametrize("prompt", [{"messages": user("long " * 300_000)}, {"prompt": ["hi", " " * 300_000]}])
+def test_a_prompt_that_is_far_too_long_is_not_encoded(upstream, prompt, monkeypatch):
+    ask(upstream, BODY)  # the model is loaded
+    tokenizer = upstream._models["small"].load()[0].tokenizer
+    monkeypatch.setattr(tokenizer, "_plain", lambda _text: pytest.fail("encoded"))
+    with pytest.raises(UpstreamError, match=r"at least \d+ tokens.*2048") as caught:
+        ask(upstream, prompt, "chat" if "messages" in prompt else "completions")
+    assert (caught.value.status, caught.value.code) == (400, "context_length_exceeded")
+    assert caught.value.param == next(iter(prompt))
+
+
 def test_an_unknown_model_is_not_found(upstream):
     async def main():
         call = call_of(upstream, BODY)

@@ -35,6 +35,7 @@ def bench(
     """Measure prefill and decode on this machine, how near they come to what it can do, and the cost of sampling."""
     from farthing.kernels import instruction_sets
     from farthing.models import load_model
+    from farthing.report.engine_speed import engine_speed
     from farthing.report.machine import commit, this_machine
     from farthing.report.sampling_cost import ROOM, sampling_cost
     from farthing.report.speed import Bench, best_limits, default_works
@@ -44,13 +45,15 @@ def bench(
     warn_of_codec(loaded.name, kv)
     works = default_works(loaded.config.max_position_embeddings)
     with progress() as bar:
-        task = bar.add_task("bench", total=len(works) + 1)
+        task = bar.add_task("bench", total=len(works) + 2)
         measured = Bench(loaded, (*works, ROOM), config.product, config.num_threads, config.kv)
         rows: list[SpeedRow] = []
         for work in works:
             rows.append(measured.row(work))
             bar.update(task, advance=1)
         sampling, logits_hash = sampling_cost(measured), measured.logits_hash()
+        bar.update(task, advance=1)
+        whole = engine_speed(loaded, config)
     limits, machine = best_limits(row.limits for row in rows), this_machine(instruction_sets()[0])
 
     def show() -> None:
@@ -65,12 +68,16 @@ def bench(
             f"Sampling at temperature {sampling.temperature:g}, top-p {sampling.top_p:g}, {sampling.batch} sequences: "
             f"{sampling.percent:+.1f} % of a greedy step"
         )
+        out.print(
+            f"The whole engine, {whole.batch} greedy sequences, tokens chosen and text made: {whole.tok_s:.0f} tok/s"
+        )
         out.print(f"Logits hash {logits_hash}")
 
     document = {
         "rows": [asdict(row) for row in rows],
         "limits": asdict(limits),
         "sampling": {**asdict(sampling), "percent": sampling.percent},
+        "engine": asdict(whole),
         "logits_hash": logits_hash,
         "machine": {"description": str(machine), **asdict(machine)},
         "commit": commit(),

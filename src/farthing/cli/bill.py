@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from farthing.report.bill_period import Period
 
 EXAMPLE = "farthing bill --month 2026-11 --by model,key,lever --html bill.html"
-DEFAULT_BY = ("model", "key", "project", "tag", "day", "lever")
+DEFAULT_BY = ("model", "key", "project", "tag", "route", "day", "lever")
 
 
 def bill(
@@ -30,7 +30,7 @@ def bill(
     month: Annotated[str | None, typer.Option(metavar="YYYY-MM", help="A whole month, UTC.")] = None,
     by: Annotated[
         list[str] | None,
-        typer.Option("--by", metavar="WHAT", help="model, key, project, tag, day, lever, upstream, …; with commas."),
+        typer.Option("--by", metavar="WHAT", help="model, key, project, tag, route, day, lever, …; with commas."),
     ] = None,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page with charts.")] = None,
     export: Annotated[
@@ -57,7 +57,7 @@ def bill(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Spend and saving of a month or any period: by model, key, project, tag, day and lever, with a forecast.
+    """Spend and saving of a month or any period: by model, key, project, tag, route, day and lever, with a forecast.
 
     Amounts are the ledger's own, to the last pico-dollar. A row without a price is counted and named, never 0.
     """

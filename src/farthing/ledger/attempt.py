@@ -1,13 +1,15 @@
 """Makes the row and the receipt of one attempt, from what was asked, what was used and how it ended."""
 
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from farthing.economics.charge import Charge, Pricer
 from farthing.economics.usage import Usage
 from farthing.errors import FarthingError
+from farthing.ledger.ids import new_id, now_us
 from farthing.ledger.row import Row, Status
-from farthing.upstreams.call import Call, Receipt, Tally
+from farthing.upstreams.call import Call, Chunk, Receipt, Tally
 
 __all__ = ["Attempt", "hosted_charge", "receipt_of"]
 
@@ -17,7 +19,7 @@ MAX_TOKENS = 10**9  # of one attempt; what claims more is no count, and its pric
 
 @dataclass(slots=True)
 class Attempt:
-    """What Metered notes while the answer runs. Times in nanoseconds of the monotonic clock, but started_us."""
+    """What is noted while an answer runs. Times in nanoseconds of the monotonic clock, but started_us."""
 
     id: str
     number: int
@@ -27,6 +29,18 @@ class Attempt:
     finish_reason: str | None = None
     status: Status = "ok"
     error: str | None = None
+
+    @classmethod
+    def begin(cls, call: Call) -> "Attempt":
+        """The next attempt to answer a call, now."""
+        started_us = now_us()
+        return cls(new_id(started_us), len(call.receipts), started_us, time.monotonic_ns())
+
+    def note(self, chunk: Chunk) -> None:
+        if self.first_token_ns is None and (chunk.text or chunk.tool_calls or chunk.reasoning):
+            self.first_token_ns = time.monotonic_ns()
+        if chunk.finish_reason is not None:
+            self.finish_reason = chunk.finish_reason
 
     def row(self, call: Call, tally: Tally, pricer: Pricer, ended_ns: int, route: str | None) -> Row:
         """An attempt of which nothing is known has no tokens and no cost; one that was never answered used none."""
@@ -134,4 +148,5 @@ def receipt_of(row: Row, tally: Tally) -> Receipt:
         baseline_pico=row.baseline_pico,
         status=row.status,
         error=row.error,
+        cache=row.cache,
     )

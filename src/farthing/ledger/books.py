@@ -5,13 +5,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from farthing.economics.charge import Pricer
 from farthing.economics.usage import Usage
 from farthing.errors import FarthingError
 from farthing.ledger.allowance import LocalAllowance
-from farthing.ledger.attempt import Attempt
+from farthing.ledger.attempt import Attempt, hosted_charge
 from farthing.ledger.awaiting import wait_through
 from farthing.ledger.budget import Budget, BudgetIndex
 from farthing.ledger.config import LedgerConfig
@@ -220,6 +221,15 @@ class Books:
         if tally.is_local and computed > 0 and usage.input_s > 0:
             pace, model = usage.input_s / computed, tally.model
             self._s_per_input_token[model] = pace + (self._s_per_input_token.get(model, pace) - pace) * (1 - _NEWEST)
+
+    def price(self, model: str, provider: str, usage: Usage, *, is_local: bool) -> int | None:
+        """What an input would cost now. Local: by the measured pace; None before there is one, or without a price."""
+        if not is_local:
+            return hosted_charge(self.pricer, model, provider, usage, datetime.now(UTC)).total_pico
+        pace = self._s_per_input_token.get(model)
+        if pace is None:
+            return None
+        return self.pricer.local(Usage(input_s=(usage.input_tokens - usage.cache_read_tokens) * pace)).total_pico
 
     def _check_available(self, budgets: Sequence[Budget]) -> None:
         """Before a call is made whose row could not be kept, or whose budgets could not be asked."""

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from farthing.economics.usage import Usage
 from farthing.ledger.attempt import Attempt, receipt_of
 from farthing.ledger.holding import settlement_of
-from farthing.ledger.ids import new_id, now_us
 from farthing.ledger.overrun import Overrun
 from farthing.ledger.records import Entry
 from farthing.ledger.reservation import Hold
@@ -45,10 +44,17 @@ class Metered:
     async def aclose(self) -> None:
         await self._upstream.aclose()
 
+    @property
+    def is_local(self) -> bool:
+        return self._is_local
+
+    def price(self, model: str, usage: Usage) -> int | None:
+        """What an attempt with this usage would cost now, in pico-dollars; None where nobody knows yet."""
+        return self._books.price(model, self._provider, usage, is_local=self._is_local)
+
     async def stream(self, call: Call, tally: Tally) -> AsyncIterator[Chunk]:
         """Raises UpstreamError also where a budget is used up (429) and where the ledger is away (503)."""
-        started_us = now_us()
-        attempt = Attempt(new_id(started_us), len(call.receipts), started_us, time.monotonic_ns())
+        attempt = Attempt.begin(call)
         self._reset(call, tally)
         hold, asked = await self._books.hold(attempt, call, tally, self._upstream.max_usage)
         inner: AsyncIterator[Chunk] | None = None
@@ -57,10 +63,7 @@ class Metered:
         try:
             inner = self._upstream.stream(asked, tally)
             async for chunk in inner:
-                if attempt.first_token_ns is None and (chunk.text or chunk.tool_calls or chunk.reasoning):
-                    attempt.first_token_ns = time.monotonic_ns()
-                if chunk.finish_reason is not None:
-                    attempt.finish_reason = chunk.finish_reason
+                attempt.note(chunk)
                 yield chunk
                 if overrun is not None and (ends := overrun.ends(chunk, tally)):
                     await _close(inner)  # whatever becomes of the client, the provider stops now
@@ -90,12 +93,15 @@ class Metered:
         fresh = Tally(upstream=self.name, provider=self._provider, model=call.model, is_local=self._is_local)
         for name in Tally.__slots__:
             setattr(tally, name, getattr(fresh, name))
+        tally.route = _route(call)
 
     async def _finish(self, attempt: Attempt, call: Call, tally: Tally, hold: Hold | None, *, is_normal: bool) -> None:
         books = self._books
         if hold is not None and hold.is_lowered and attempt.finish_reason == "length":
             tally.is_cut = True
-        row = attempt.row(call, tally, books.pricer, time.monotonic_ns(), _route(call))
+        if tally.is_discarded and attempt.status == "ok":
+            attempt.status = "discarded"
+        row = attempt.row(call, tally, books.pricer, time.monotonic_ns(), tally.route)
         books.learn(tally)
         entry = Entry(row, None if hold is None else settlement_of(hold, row))
         call.receipts.append(receipt_of(row, tally))

@@ -5,7 +5,7 @@ from typing import Literal
 
 __all__ = ["Row", "Status"]
 
-Status = Literal["ok", "error", "aborted", "killed"]
+Status = Literal["ok", "discarded", "error", "aborted", "killed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +13,8 @@ class Row:
     """Times in microseconds since 1970 (UTC) or for, money in pico-dollars, None is not known (never 0).
 
     The five costs add up to cost_pico. A request that was tried at several upstreams has a row for each, with the same
-    request_id and attempt 0, 1, …; an answer from the response cache has one with cost 0 and cache "hit".
+    request_id and attempt 0, 1, …; a cascade's answers that were not
+    good enough are "discarded". An answer from the response cache has one with cost 0 and cache "hit".
     """
 
     id: str  # unique; sorts by time

@@ -14,7 +14,7 @@ from typing import Any
 
 from jinja2 import Template, TemplateError
 
-from farthing.errors import CorruptModel, InvalidRequest
+from farthing.errors import CapacityError, CorruptModel, InvalidRequest
 from farthing.models.sandbox import BudgetExceeded, Refused, budget, environment
 from farthing.models.tokenizer import GUARDS, Tokenizer
 from farthing.request import Message
@@ -72,6 +72,7 @@ def encode_chat(
     *,
     add_generation_prompt: bool = True,
     tools: Sequence[Mapping[str, Any]] | None = None,
+    max_tokens: int | None = None,
 ) -> list[int]:
     """Token ids of messages under the tokenizer's chat template: its control tokens are real, those written by users
     are ordinary text. Without such text the ids are exactly those of the rendered string.
@@ -83,7 +84,7 @@ def encode_chat(
         content    hi<|im_end|>          hi<⌁|im_end|>                               hi < | im _end |>      (as text)
         rendered   <|im_start|>user\\nhi<⌁|im_end|><|im_end|>   ->   [im_start] user\\n hi<|im_end|> [im_end]
 
-    Raises as `render_chat` does.
+    Raises as `render_chat` does, and CapacityError for what is certain to have max_tokens or more before it is encoded.
     """
     rows = [_row(number, message) for number, message in enumerate(messages)]
     used = {*json.dumps([rows, tools], ensure_ascii=False, default=str), *(tokenizer.chat_template or "")}
@@ -97,7 +98,19 @@ def encode_chat(
         eos_token=tokenizer.eos_token,
         tools=guarder.guard(tools),
     )
+    if max_tokens is not None:
+        check_length(tokenizer, rendered.replace(guard, ""), max_tokens)
     return tokenizer.encode_template(rendered, guard)
+
+
+def check_length(tokenizer: Tokenizer, text: str, max_tokens: int) -> None:
+    """Raises CapacityError where the text has max_tokens or more, told from its length (`Tokenizer.least_tokens`)."""
+    least = tokenizer.least_tokens(text)
+    if least >= max_tokens:
+        raise CapacityError(
+            f"the prompt has at least {least} tokens; this model holds {max_tokens}, one of them for the answer at "
+            "least: shorten it"
+        )
 
 
 class _Guarder:

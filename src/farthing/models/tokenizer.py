@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tokenizers.models import BPE
+
 from farthing.errors import InvalidRequest
 from farthing.models.gguf import read_gguf
 from farthing.models.vocabulary import ControlToken, Vocabulary
@@ -33,6 +35,7 @@ class Tokenizer:
         self._by_text = {token.text: token.id for token in vocabulary.control if token.text}
         self._pattern = _control_pattern(vocabulary.control)
         self._bytes: dict[int, bytes] = {}
+        self._longest: int | None = None  # see least_tokens
 
     @property
     def vocab_size(self) -> int:
@@ -115,6 +118,29 @@ class Tokenizer:
         found = iter(control)
         ids = self._plain(text.replace(guard, "") if guard else text)
         return [next(found) if id == self._anchor_id else id for id in ids]
+
+    def least_tokens(self, text: str) -> int:
+        """How many tokens `text` has at least, told from its length: as many as if each were the longest one.
+
+        Encoding megabytes takes seconds and hundreds of megabytes, this a few milliseconds. 0 where nothing is certain.
+        """
+        if self._longest is None:
+            self._longest = self._most_bytes()
+        return 0 if self._longest == 0 else len(text.encode("utf-8", "replace")) // self._longest
+
+    def _most_bytes(self) -> int:
+        """The most bytes of text that one token can stand for; 0 where that has no bound."""
+        model, known = self._backend.model, self._vocabulary
+        is_bounded = isinstance(model, BPE) and (model.byte_fallback or not model.fuse_unk)
+        if not is_bounded or any(token.lstrip or token.rstrip for token in known.control):
+            return 0
+        pieces = ((id, piece) for id, piece in enumerate(known.pieces) if piece)
+        sizes = [
+            len(piece.encode("utf-8", "replace") if id in known.plain_ids else known.to_bytes(piece))
+            for id, piece in pieces
+        ]
+        longest = max([*sizes, *(len(token.text.encode("utf-8", "replace")) for token in known.control)], default=0)
+        return longest * 4 if self._backend.normalizer is not None else longest  # NFC makes one letter of up to four
 
     def _plain(self, text: str) -> list[int]:
         # The batch call leaves out what the single one computes and nobody reads here: offsets into the text.

@@ -13,7 +13,9 @@ from farthing.report.bill_sums import OTHER, Groups, Sums, is_failed
 
 __all__ = ["DIMENSIONS", "NOBODY", "Bill", "collect", "spend_by_day"]
 
-DIMENSIONS = ("model", "asked_model", "key", "project", "tag", "day", "upstream", "provider", "endpoint", "status")
+DIMENSIONS = (
+    "model", "asked_model", "key", "project", "tag", "day", "upstream", "provider", "endpoint", "status", "route",
+)  # fmt: skip
 NOBODY = "(none)"
 MAX_PAIRS = 50_000  # days times models
 MAX_PENDING = 50_000  # requests whose first attempt failed and whose next has not been seen
@@ -87,6 +89,8 @@ def _names(row: Row, dimension: str) -> Sequence[str]:
         return tuple(dict.fromkeys(row.tags)) or (NOBODY,)
     if dimension == "day":
         return (day_of(row.started_us),)
+    if dimension == "route":
+        return (NOBODY if row.route is None else f"{row.route.partition(':')[0]} → {row.served_model}",)
     name = getattr(row, {"model": "served_model", "key": "key_id"}.get(dimension, dimension))
     return (name or NOBODY,)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from farthing.report.bill import Bill
 from farthing.report.bill_charts import MAX_DAYS, day_chart, share_chart, waterfall_chart
+from farthing.report.bill_routes import num_given
 from farthing.report.bill_sketch import MAX_ERROR, Sketch
 from farthing.report.bill_sums import Sums
 from farthing.report.bill_words import exact, forecast_text, money, notes, share, shown
@@ -144,7 +145,7 @@ def _groups(bill: Bill, dimension: str) -> str:
         "cost",
         "baseline",
         "saved",
-        "requests",
+        "answers" if dimension == "route" else "requests",
         "input",
         "cached",
         "output",
@@ -156,7 +157,7 @@ def _groups(bill: Bill, dimension: str) -> str:
             "not known" if sums.num_unpriced == sums.num_rows else money(sums.cost_pico),
             money(sums.baseline_pico),
             money(sums.saving_pico),
-            f"{sums.num_requests:,}",
+            f"{num_given(sums) if dimension == 'route' else sums.num_requests:,}",
             f"{sums.input_tokens:,}",
             share(sums.cache_read_tokens, sums.input_tokens),
             f"{sums.output_tokens:,}",

@@ -6,7 +6,7 @@
     cheaper_model     hosted: baseline less the served model's full price
     prompt_cache      hosted: that full price less what was paid (negative: written to the cache and hardly read)
     prefix_cache      here: input tokens found again, at what a computed one cost on average (same model, same period)
-    failed_attempts   negative: the cost of attempts that gave no answer
+    failed_attempts   negative: the cost of attempts that gave no answer, or one that a cascade did not keep
     = what was paid
 
 A row is in one of three branches (hit, local, hosted) and a branch's levers add up to its saving, so all levers add up

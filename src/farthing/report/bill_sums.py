@@ -11,8 +11,9 @@ MAX_GROUPS = 10_000  # of one dimension: names are the callers' own, memory is n
 
 
 def is_failed(row: Row) -> bool:
-    """Whether the attempt gave no answer. A client who went away (aborted) had what he read."""
-    return row.status in ("error", "killed")
+    """Whether the attempt gave no answer that was used: it failed, or a cascade asked another model after it. A client
+    who went away (aborted) had what he read."""
+    return row.status in ("error", "killed", "discarded")
 
 
 @dataclass(slots=True)
@@ -31,6 +32,7 @@ class Sums:
     num_estimated: int = 0
     num_unavailable: int = 0  # rows whose usage nobody knows
     num_failed: int = 0
+    num_discarded: int = 0  # answered, and not good enough for a cascade; their cost is a loss as that of failed ones
     num_killed: int = 0  # of those that failed
     num_aborted: int = 0
     num_hits: int = 0
@@ -39,6 +41,7 @@ class Sums:
     baseline_pico: int = 0
     compared_pico: int = 0
     failed_baseline_pico: int = 0
+    lost_pico: int = 0  # the part of cost_pico that failed and discarded attempts took
     input_pico: int = 0
     cache_read_pico: int = 0
     cache_write_pico: int = 0
@@ -61,7 +64,8 @@ class Sums:
         self.num_requests += row.attempt == 0
         self.num_estimated += row.usage_source == "estimated"
         self.num_unavailable += row.usage_source == "unavailable"
-        self.num_failed += failed
+        self.num_failed += failed and row.status != "discarded"
+        self.num_discarded += row.status == "discarded"
         self.num_killed += row.status == "killed"
         self.num_aborted += row.status == "aborted"
         self.num_hits += row.cache == "hit"
@@ -87,6 +91,7 @@ class Sums:
         self.request_pico += row.request_pico or 0
         if failed:
             self.compared_pico += cost_pico
+            self.lost_pico += cost_pico
         elif row.baseline_pico is None:
             self.num_without_baseline += 1
         else:

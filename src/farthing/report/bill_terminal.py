@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from farthing.report.bill import NOBODY, Bill
+from farthing.report.bill_routes import print_routes
 from farthing.report.bill_sums import Sums
 from farthing.report.bill_words import (
     LEVER_NAMES,
@@ -49,6 +50,8 @@ def print_bill(bill: Bill, dimensions: Sequence[str], budgets: Sequence[Mapping[
         console.print()
         if dimension == "lever":
             console.print(_levers(bill))
+        elif dimension == "route":
+            print_routes(bill, console)
         else:
             _print_groups(bill, dimension, console)
     if budgets:

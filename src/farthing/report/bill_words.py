@@ -92,6 +92,8 @@ def notes(bill: Bill) -> Iterable[str]:
         yield f"of {total.num_unavailable:,} rows nobody knows the usage"
     if total.num_failed or total.num_aborted:
         yield _unfinished(total)
+    if total.num_discarded:
+        yield f"{total.num_discarded:,} answers and samples of cascades were not given: paid, without a baseline"
     for stale in bill.stale[:5]:
         yield f"stale price: {stale.num_rows:,} rows, {money(stale.cost_pico)}: {stale.warning}"
     if len(bill.stale) > 5:

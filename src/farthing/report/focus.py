@@ -212,7 +212,7 @@ def _own(row: Row) -> dict[str, str]:
 
 def _lever(row: Row) -> str:
     """The first lever of the bill's that this row is a case of."""
-    if row.status in ("error", "killed"):
+    if row.status in ("error", "killed", "discarded"):
         return "failed_attempts"
     if row.cache == "hit":
         return "response_cache"

@@ -54,6 +54,7 @@ class FormBlock:
     phases: Matrix  # [NUM_COSINES]
 
     def rows(self, values: Matrix) -> Matrix:
+        values = np.where(np.isnan(values), self.center, values)  # what is not known is as usual
         standard = np.clip((values - self.center) * self.scale, -CUT, CUT)
         return np.asarray(np.sqrt(2 / len(self.phases)) * np.cos(standard @ self.directions + self.phases))
 
@@ -66,6 +67,9 @@ def text_block(texts: Sparse) -> TextBlock:
 
 def form_block(values: Matrix, rng: np.random.Generator) -> FormBlock:
     """Random cosines stand for exp(-|a - b|^2 / 2 d): prompts of like form count as alike."""
+    if (is_missing := np.isnan(values)).any():
+        sums, counts = np.where(is_missing, 0.0, values).sum(axis=0), (~is_missing).sum(axis=0)
+        values = np.where(is_missing, sums / np.maximum(counts, 1), values)
     deviation = values.std(axis=0)
     scale = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=deviation > 1e-9)
     num_used = max(int((scale > 0).sum()), 1)

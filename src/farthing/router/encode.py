@@ -44,16 +44,18 @@ def encode_prompts(prompts: Sequence[str], hidden: Matrix | None = None) -> Enco
     return Encoded(_texts(found, PROMPT_KINDS, ""), forms)
 
 
-def encode_answers(prompts: Sequence[str], answers: Sequence[str], hidden: Matrix | None = None) -> Encoded:
-    """The prompts, and what the small model answered: its words, and the checks that it passed or failed."""
+def encode_answers(
+    prompts: Sequence[str], answers: Sequence[str], hidden: Matrix | None = None, signals: Matrix | None = None
+) -> Encoded:
+    """The prompts, and what the small model answered: its words, the checks that it passed or failed, and where given
+    its signals (a row of SIGNAL_NAMES each, nan where not known)."""
     if len(answers) != len(prompts):
         raise InvalidRequest(f"{len(answers)} answers to {len(prompts)} prompts")
     of_prompts = encode_prompts(prompts, hidden)
     found = [grams(answer) for answer in answers]
     checked = np.array([checks(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)])
-    return Encoded(
-        {**of_prompts.texts, **_texts(found, ANSWER_KINDS, "answer ")}, {**of_prompts.forms, "checks": checked}
-    )
+    forms = {**of_prompts.forms, "checks": checked, **({} if signals is None else {"signals": signals})}
+    return Encoded({**of_prompts.texts, **_texts(found, ANSWER_KINDS, "answer ")}, forms)
 
 
 def _texts(found: Sequence[Grams], kinds: Sequence[str], prefix: str) -> dict[str, Sparse]:

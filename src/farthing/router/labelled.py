@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from farthing.errors import InvalidRequest
 from farthing.router.metrics import Pair
 from farthing.router.policy import checked_costs
+from farthing.router.signals import SIGNAL_NAMES
 
 __all__ = ["Labelled"]
 
@@ -20,6 +21,7 @@ class Labelled:
     prompts: tuple[str, ...]
     quality: NDArray[np.float64]  # [n, k], 0 to 1; right or wrong are 1 and 0
     answers: tuple[str, ...] | None = None  # of the first model: what a cascade checks. No other model's text is read
+    signals: NDArray[np.float64] | None = None  # of those answers, in the order of SIGNAL_NAMES; nan where not known
 
     def __post_init__(self) -> None:
         checked_costs(self.costs)
@@ -34,6 +36,8 @@ class Labelled:
             raise InvalidRequest("a quality is outside of 0 to 1")
         if self.answers is not None and len(self.answers) != len(self.prompts):
             raise InvalidRequest(f"{len(self.answers)} answers to {len(self.prompts)} prompts")
+        if self.signals is not None and self.signals.shape != (len(self.prompts), len(SIGNAL_NAMES)):
+            raise InvalidRequest(f"signals of shape {self.signals.shape}; {', '.join(SIGNAL_NAMES)} of each row needed")
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -46,4 +50,6 @@ class Labelled:
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> "Labelled":
         answers = None if self.answers is None else tuple(self.answers[i] for i in rows)
         prompts = tuple(self.prompts[i] for i in rows)
-        return Labelled(self.models, self.costs, prompts, self.quality[np.asarray(rows, np.int64)], answers)
+        chosen = np.asarray(rows, np.int64)
+        signals = None if self.signals is None else self.signals[chosen]
+        return Labelled(self.models, self.costs, prompts, self.quality[chosen], answers, signals)

@@ -12,13 +12,19 @@ from farthing.router.encode import ANSWER_KINDS, PROMPT_KINDS
 from farthing.router.file import Contents
 from farthing.router.grams import NUM_BUCKETS
 from farthing.router.scorers import TOPICS, Scorer
+from farthing.router.signals import SIGNAL_NAMES
 from farthing.router.structure import NAMES
 from farthing.router.topics import Topics
 
 __all__ = ["read_scorer", "scorer_arrays"]
 
 Arrays = Mapping[str, NDArray[Any]]
-_WIDTHS = {"form": len(NAMES), "checks": len(CHECK_NAMES), "hidden": None}  # None: whatever it was trained with
+_WIDTHS = {
+    "form": len(NAMES),
+    "checks": len(CHECK_NAMES),
+    "signals": len(SIGNAL_NAMES),
+    "hidden": None,  # whatever it was trained with
+}
 
 
 def scorer_arrays(scorer: Scorer, prefix: str) -> Arrays:
@@ -44,6 +50,7 @@ def scorer_arrays(scorer: Scorer, prefix: str) -> Arrays:
 def read_scorer(contents: Contents, prefix: str, num_models: int, reads_answers: bool) -> Scorer:
     kinds = [*PROMPT_KINDS, *(f"answer {kind}" for kind in ANSWER_KINDS if reads_answers)]
     names = ["form", *(["checks"] if reads_answers else [])]
+    names += ["signals"] if reads_answers and contents.has(f"{prefix}.signals.center") else []
     names += ["hidden"] if contents.has(f"{prefix}.hidden.center") else []
     weights: dict[str, NDArray[np.float64]] = {}
     texts = {name: _text(contents, f"{prefix}.{name}", num_models, weights, name) for name in kinds}

@@ -53,7 +53,7 @@ def calibrate(trained: Trained, rows: Labelled, goal: Goal, mode: str, hidden: M
     else:
         if rows.answers is None or trained.check is None:
             raise InvalidRequest("a cascade is calibrated on rows with the first model's answers; these have none")
-        p_right = trained.p_right(rows.prompts, rows.answers, hidden)
+        p_right = trained.p_right(rows.prompts, rows.answers, hidden, rows.signals)
         outcome = cascade_outcome(rows, p_right, trained.check.next_quality)
     prices = trained.prices[mode]
     found = prove(goal, prices, outcome)
@@ -63,7 +63,7 @@ def calibrate(trained: Trained, rows: Labelled, goal: Goal, mode: str, hidden: M
 
 def _learn_check(rows: Labelled, seed: int, hidden: Matrix | None) -> tuple[Check, Matrix]:
     assert rows.answers is not None, "only called where there are some"
-    encoded = encode_answers(rows.prompts, rows.answers, hidden)
+    encoded = encode_answers(rows.prompts, rows.answers, hidden, rows.signals)
     learned = learn(encoded, rows.quality[:, :1], AFTER_ANSWER, seed)
     scores = learned.left_out[:, 0]
     platt = fit_platt(scores, rows.quality[learned.rows, 0])

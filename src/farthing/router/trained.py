@@ -17,6 +17,7 @@ from farthing.router.origin import Origin
 from farthing.router.policy import choose, escalates
 from farthing.router.probability import Platt
 from farthing.router.scorers import Scorer
+from farthing.router.signals import SIGNAL_NAMES
 from farthing.router.structure import NAMES
 
 __all__ = ["MODES", "Check", "Decision", "Trained"]
@@ -69,8 +70,11 @@ class Trained:
 
     def decide(self, prompt: str, hidden: Matrix | None = None) -> Decision:
         """Which model is asked, and why. `hidden` [d] where the router was trained with it."""
-        price = self.price("route")
         encoded = encode_prompts([prompt], None if hidden is None else hidden[None])
+        return self.decision(encoded, self.price("route"))
+
+    def decision(self, encoded: Encoded, price: float) -> Decision:
+        """The same at a given price, of one prompt that is encoded already."""
         parts = self.before.parts(encoded)
         quality = self.before.means + sum(part[0] for part in parts.values())
         chosen = int(choose(quality[None], np.array(self.costs), price)[0])
@@ -84,16 +88,28 @@ class Trained:
             self.topic_words[topic],
         )
 
-    def p_right(self, prompts: Sequence[str], answers: Sequence[str], hidden: Matrix | None = None) -> Matrix:
-        """How likely the first model's answers are right. Raises InvalidRequest where none were there to train on."""
+    def p_right(
+        self,
+        prompts: Sequence[str],
+        answers: Sequence[str],
+        hidden: Matrix | None = None,
+        signals: Matrix | None = None,
+    ) -> Matrix:
+        """How likely the first model's answers are right. `signals` count where it was trained with them, and are then
+        taken to be as usual where they are not given. Raises InvalidRequest where none were there to train on."""
         if self.check is None:
             raise InvalidRequest("this router was trained without the first model's answers: it cannot check any")
-        return self.check.platt(self.check.scorer.quality(encode_answers(prompts, answers, hidden))[:, 0])
+        if signals is None and "signals" in self.check.scorer.forms:
+            signals = np.full((len(prompts), len(SIGNAL_NAMES)), np.nan)
+        encoded = encode_answers(prompts, answers, hidden, signals)
+        return self.check.platt(self.check.scorer.quality(encoded)[:, 0])
 
-    def escalates(self, p_right: Matrix) -> NDArray[np.bool_]:
+    def escalates(self, p_right: Matrix, price: float | None = None) -> NDArray[np.bool_]:
         """Whether each answer's expected loss exceeds the price of the second model's."""
         assert self.check is not None, "p_right came from a check"
-        return escalates(p_right, self.check.next_quality, self.costs[1], self.price("cascade"))
+        return escalates(
+            p_right, self.check.next_quality, self.costs[1], self.price("cascade") if price is None else price
+        )
 
     def signals(self, encoded: Encoded) -> dict[str, Matrix]:
         """What the drift alarm watches, of live prompts."""

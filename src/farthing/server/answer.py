@@ -7,7 +7,7 @@ A client that goes away cuts the work off wherever it is; the row is written all
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 
 from farthing.ledger import Key
@@ -60,8 +60,8 @@ class Answerer:
                 chunks.append(chunk)
         document = renderer.whole(chunks, Ending(call.receipts, tally))
         asking.outcome.status = 200
-        headers = answer_headers(call, tally, is_ended=True, has_cache=self._service.has_cache)
-        await send_json(asking.send, 200, document, [*asking.headers, *headers])
+        headers = [*asking.headers, *answer_headers(call, tally, is_ended=True, has_cache=self._service.has_cache)]
+        await self._deliver(send_json(asking.send, 200, document, headers))
 
     async def _stream(self, asking: Asking, upstream: Upstream, call: Call, renderer: Renderer) -> None:
         tally = asking.outcome.tally
@@ -76,7 +76,7 @@ class Answerer:
             async with self._cut(asking), self._pieces(asking, upstream, call, tally) as pieces:
                 await stream.run(pieces, tally)
             asking.outcome.status = 200
-            await stream.finish(Ending(call.receipts, tally))
+            await self._deliver(stream.finish(Ending(call.receipts, tally)))
         except (ClientGone, asyncio.CancelledError):
             stream.stop()
             raise
@@ -100,6 +100,15 @@ class Answerer:
             if isinstance(pieces, AsyncGenerator):
                 await pieces.aclose()
             asking.outcome.upstream_s = time.perf_counter() - started_s
+
+    async def _deliver(self, sending: Awaitable[None]) -> None:
+        """The rest of an answer that is computed. A client that does not read has as long for it as the answer had, and
+        then no place any more. Raises ClientGone."""
+        try:
+            async with asyncio.timeout(self._service.config.request_timeout_s):
+                await sending
+        except TimeoutError:
+            raise ClientGone from None
 
     async def _farewell(self, stream: EventStream, error: UpstreamError) -> None:
         try:

@@ -21,6 +21,8 @@ def answer_headers(call: Call, tally: Tally, *, is_ended: bool, has_cache: bool 
         (b"x-farthing-model", _value(tally.model or call.model)),
         (b"x-farthing-upstream", _value(tally.upstream)),
     ]
+    if tally.route is not None:
+        headers.append((b"x-farthing-route", _value(tally.route)))
     for name, value in tally.headers.items():
         shown = f"x-farthing-upstream-{name}" if name in OURS else name
         headers.append((shown.encode("latin-1", "replace"), _value(value)))

@@ -4,11 +4,14 @@ import importlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from inspect import signature
 
 from farthing.economics.cost import HostCost
 from farthing.errors import FarthingError, InvalidRequest
 from farthing.ledger import Books
+from farthing.ledger.metered import Metered
+from farthing.router.config import RouterConfig
 from farthing.server.catalog import Served
 from farthing.server.config import ModelEntry, UpstreamEntry
 from farthing.upstreams import Upstream, UpstreamError
@@ -23,7 +26,7 @@ log = logging.getLogger("farthing.server")
 @dataclass(frozen=True, slots=True)
 class Built:
     leaf: Upstream
-    metered: Upstream
+    metered: Metered
 
 
 def make_upstream(entry: UpstreamEntry, host: HostCost, source: str) -> Upstream:
@@ -64,11 +67,11 @@ def metered(books: Books, upstream: Upstream, kind: str) -> Built:
     return Built(upstream, books.metered(upstream, provider=provider, is_local=is_local))
 
 
-async def all_served(models: Sequence[ModelEntry], upstreams: Mapping[str, Built]) -> list[Served]:
+async def all_served(models: Sequence[ModelEntry], upstreams: Mapping[str, Built], source: str) -> list[Served]:
     """What clients may ask for: the [[model]]s; without any, what every upstream says it has, under its own name and as
     "upstream/model"."""
     if models:
-        return [_served(model, upstreams) for model in models]
+        return [_served(model, upstreams, source) for model in models]
     found: list[Served] = []
     for name, built in upstreams.items():
         try:
@@ -82,11 +85,26 @@ async def all_served(models: Sequence[ModelEntry], upstreams: Mapping[str, Built
     return found
 
 
-def _served(model: ModelEntry, upstreams: Mapping[str, Built]) -> Served:
+def _served(model: ModelEntry, upstreams: Mapping[str, Built], source: str) -> Served:
     first = model.upstreams[0]
     built = upstreams[first.upstream]
-    upstream = built.metered
-    if len(model.upstreams) > 1:
+    upstream: Upstream = built.metered
+    if model.router is not None:
+        upstream = _router(model, model.router, upstreams, source)
+    elif len(model.upstreams) > 1:
         members = [(upstreams[route.upstream].metered, route.model) for route in model.upstreams]
         upstream = Fallback(model.name, members)
     return Served(model.name, upstream, built.leaf, first.model, first.upstream, model.public)
+
+
+def _router(model: ModelEntry, config: RouterConfig, upstreams: Mapping[str, Built], source: str) -> Upstream:
+    from farthing.router.router import RoutedMember, Router  # NumPy, which a server without a router need not load
+
+    members = []
+    for route in model.upstreams:
+        metered = upstreams[route.upstream].metered
+        members.append(RoutedMember(metered, route.model, partial(metered.price, route.model), metered.is_local))
+    try:
+        return Router(model.name, members, config)
+    except FarthingError as error:
+        raise InvalidRequest(f"{source}: [[model]] {model.name!r}: {error}") from None

@@ -10,6 +10,7 @@ from typing import Any
 
 from farthing.economics.cost import HostCost
 from farthing.errors import InvalidRequest
+from farthing.router.config import RouterConfig
 
 __all__ = ["EconomicsConfig", "ModelEntry", "RouteEntry", "ServerConfig", "UpstreamEntry", "is_loopback"]
 
@@ -109,7 +110,10 @@ class ModelEntry:
     name: str
     upstreams: tuple[RouteEntry, ...]
     public: bool = True  # off: only for keys that name it
+    router: RouterConfig | None = None  # the upstreams are in order of cost then, and the cheapest that will do answers
 
     def __post_init__(self) -> None:
         if not self.name or not self.upstreams:
             raise InvalidRequest("a [[model]] needs a name and at least one of upstreams")
+        if self.router is not None and len(self.upstreams) < 2:
+            raise InvalidRequest(f"[[model]] {self.name!r}: a router needs two upstreams or more, in order of cost")

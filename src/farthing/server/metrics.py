@@ -4,7 +4,7 @@ Labels are few and bounded: never a key, a user or a tag, and models above MAX_M
 belongs to the event loop, so nothing is locked and a finished request costs a few microseconds.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
@@ -16,9 +16,11 @@ from farthing.server.metrics_families import (
     CacheStats,
     EngineSource,
     LedgerStats,
+    RouterSource,
     cache_families,
     engine_families,
     ledger_families,
+    router_families,
 )
 from farthing.upstreams import Receipt
 
@@ -53,15 +55,16 @@ class _Model:
 
 
 class Metrics:
-    """engines, ledger and cache are asked when Prometheus asks."""
+    """engines, ledger, cache and routers are asked when Prometheus asks."""
 
     def __init__(
         self,
         engines: Sequence[EngineSource] = (),
         ledger: Callable[[], LedgerStats] | None = None,
         cache: Callable[[], CacheStats] | None = None,
+        routers: Mapping[str, RouterSource] | None = None,
     ) -> None:
-        self._engines, self._ledger, self._cache = engines, ledger, cache
+        self._engines, self._ledger, self._cache, self._routers = engines, ledger, cache, routers
         self._models: dict[str, _Model] = {}
         self._requests: dict[tuple[str, int], int] = {}
         self._overhead_s = Histogram(OVERHEAD_S)
@@ -130,6 +133,8 @@ class Metrics:
             yield from ledger_families(self._ledger())
         if self._cache is not None:
             yield from cache_families(self._cache())
+        if self._routers:
+            yield from router_families(self._routers)
 
     def _model(self, name: str) -> _Model:
         model = self._models.get(name)
@@ -150,7 +155,8 @@ class Metrics:
         if receipt.cost_pico is None:
             model.num_unpriced += 1
         model.cost_pico += receipt.cost_pico or 0
-        model.baseline_pico += receipt.baseline_pico or 0
+        if receipt.status != "discarded":  # without farthing nobody would have asked for it
+            model.baseline_pico += receipt.baseline_pico or 0
 
     def _collect_models(self) -> Iterator[Metric]:
         models = self._models.items()

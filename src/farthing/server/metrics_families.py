@@ -62,6 +62,31 @@ class CacheStats(Protocol):
     def num_bytes(self) -> int: ...
 
 
+class DriftFound(Protocol):
+    """How far live prompts are from those that a router was trained on."""
+
+    @property
+    def psi(self) -> Mapping[str, float]: ...
+    @property
+    def alarms(self) -> tuple[str, ...]: ...
+
+
+class RouterStats(Protocol):
+    """What a router has done (router.RouterStats)."""
+
+    @property
+    def requests(self) -> Mapping[tuple[str, str], int]: ...
+    @property
+    def num_escalated(self) -> int: ...
+    @property
+    def num_drafts(self) -> int: ...
+    @property
+    def drift(self) -> DriftFound | None: ...
+    @property
+    def num_sessions(self) -> int: ...
+
+
+RouterSource = Callable[[], RouterStats]
 EngineSource = Callable[[], Mapping[str, tuple[EngineLoad, EngineStats]]]  # by model: LocalUpstream.stats
 
 
@@ -102,3 +127,33 @@ def ledger_families(stats: LedgerStats) -> Iterator[Metric]:
     yield CounterMetricFamily("farthing_ledger_refused", "Calls not made while it was away", stats.num_refused)
     yield CounterMetricFamily("farthing_over_budget", "Calls that a budget or limit refused", stats.num_over_budget)
     yield CounterMetricFamily("farthing_ledger_lost_rows", "Rows that no place was left for", stats.num_lost)
+
+
+def router_families(sources: Mapping[str, RouterSource]) -> Iterator[Metric]:
+    """sources: by the name that clients ask for."""
+    found = {name: source() for name, source in sources.items()}
+    requests = CounterMetricFamily(
+        "farthing_router_requests", "Calls answered, by model and kind of route", labels=["router", "model", "route"]
+    )
+    for name, stats in found.items():
+        for (model, route), count in stats.requests.items():
+            requests.add_metric([name, model, route], count)
+    yield requests
+    for metric, text, attribute in (
+        ("farthing_router_drafts", "First answers of a cascade", "num_drafts"),
+        ("farthing_router_escalations", "Those of them that were not kept", "num_escalated"),
+    ):
+        counter = CounterMetricFamily(metric, text, labels=["router"])
+        for name, stats in found.items():
+            counter.add_metric([name], getattr(stats, attribute))
+        yield counter
+    sessions = GaugeMetricFamily("farthing_router_sessions", "Conversations remembered", labels=["router"])
+    labels = ["router", "signal"]
+    psi = GaugeMetricFamily("farthing_router_drift_psi", "Distance of live prompts to the trained ones", labels=labels)
+    alarm = GaugeMetricFamily("farthing_router_drift_alarm", "1 where that is too far to be chance", labels=labels)
+    for name, stats in found.items():
+        sessions.add_metric([name], stats.num_sessions)
+        for signal, value in (stats.drift.psi if stats.drift else {}).items():
+            psi.add_metric([name, signal], value)
+            alarm.add_metric([name, signal], int(stats.drift is not None and signal in stats.drift.alarms))
+    yield from (sessions, psi, alarm)

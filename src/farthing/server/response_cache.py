@@ -19,10 +19,11 @@ from typing import Protocol, cast
 
 from farthing.economics.charge import Pricer
 from farthing.economics.usage import Usage
+from farthing.ledger.attempt import Attempt, receipt_of
 from farthing.ledger.row import Row
 from farthing.server.messages import CountsTokens
 from farthing.server.response_flight import Flight
-from farthing.server.response_row import Given, receipt_of
+from farthing.server.response_row import given_row
 from farthing.server.response_store import (
     ResponseCacheConfig,
     ResponseStore,
@@ -129,30 +130,30 @@ class CachedUpstream:
         """The pieces that another request's computation gives or gave; then a row, committed before the end."""
         ledger = self._cache.ledger
         ledger.check_available()
-        given, is_first, is_normal, is_written = Given(len(call.receipts)), True, False, True
+        attempt, is_first, is_normal, is_written = Attempt.begin(call), True, False, True
         try:
             async with _closing(pieces) as closing:
                 async for piece in closing:
                     if is_first:
                         is_first = False
                         _take(tally, source)
-                    given.note(piece)
+                    attempt.note(piece)
                     yield piece
             is_normal = True
         except (GeneratorExit, asyncio.CancelledError):
-            given.status = "aborted"
+            attempt.status = "aborted"
             raise
         except Exception as error:
             if is_first and isinstance(error, UpstreamError) and error.status < 500:
                 is_written = False
                 raise _AnothersFailure from None
-            given.status = "error"
-            given.error = error.code if isinstance(error, UpstreamError) else "internal_error"
+            attempt.status = "error"
+            attempt.error = error.code if isinstance(error, UpstreamError) else "internal_error"
             raise
         finally:
             if is_written:
                 _take(tally, source)
-                row = given.row(call, tally, ledger.pricer)
+                row = given_row(attempt, call, tally, ledger.pricer)
                 call.receipts.append(receipt_of(row, tally))
                 try:
                     await ledger.append(row)

@@ -17,6 +17,7 @@ from typing import Any
 
 import uvicorn
 
+from farthing.errors import InvalidRequest
 from farthing.server.app import create_app
 from farthing.server.config import ServerConfig
 from farthing.server.config_file import Config
@@ -34,7 +35,7 @@ GOODBYE_S = 3.0  # for connections to close
 
 async def serve(config: Config, announce: Callable[[str], None]) -> None:
     """Returns when the server has stopped. announce is called with its address once it answers. Raises FarthingError
-    where it cannot start, OSError where the address is taken."""
+    where it cannot start."""
     sys.setswitchinterval(SWITCH_S)
     with _bound(config.server) as listener:
         async with open_service(config) as service:
@@ -115,11 +116,19 @@ def uvicorn_config(app: Any, config: ServerConfig, **more: Any) -> uvicorn.Confi
 @contextmanager
 def _bound(config: ServerConfig) -> Iterator[socket.socket]:
     """Bound before the models are loaded, so that a taken port is told at once; nobody can connect yet."""
-    found = socket.getaddrinfo(config.host.strip("[]"), config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    host, port = config.host.strip("[]"), config.port
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise InvalidRequest(f"host {config.host!r} has no address here: {error.strerror}") from None
     family, kind, number, _, address = sorted(found, key=lambda entry: entry[0] != socket.AF_INET)[0]
     with socket.socket(family, kind, number) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
+        try:
+            listener.bind(address)
+        except OSError as error:
+            hint = "give another port with --port, or 0 for any free one"
+            raise InvalidRequest(f"cannot listen on {host} port {port}: {error.strerror}; {hint}") from None
         listener.setblocking(False)
         yield listener
 

@@ -59,14 +59,15 @@ async def open_service(config: Config) -> AsyncIterator[Service]:
             if hasattr(leaf, "engine_figures"):
                 engines.append(leaf.engine_figures)
             upstreams[entry.name] = metered(books, leaf, entry.kind)
-        served = await all_served(config.models, upstreams)
+        served = await all_served(config.models, upstreams, config.source)
+        routers = {e.name: e.upstream.router_stats for e in served if hasattr(e.upstream, "router_stats")}
         cache = _response_cache(config, books)
         if cache is not None:
             stack.push_async_callback(cache.aclose)
             served = [replace(entry, upstream=cache.wrap(entry.upstream)) for entry in served]
         if config.server.stored_prompts:
             served = [replace(entry, upstream=_keeping(entry.upstream, config.server, books)) for entry in served]
-        metrics = Metrics(engines, books.stats, None if cache is None else cache.stats)
+        metrics = Metrics(engines, books.stats, None if cache is None else cache.stats, routers)
         catalog, gate, started_s = Catalog(served), Gate(config.server), int(time.time())
         yield Service(config.server, books, catalog, gate, metrics, Spans(), started_s, cache is not None)
 

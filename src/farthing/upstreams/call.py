@@ -120,6 +120,8 @@ class Tally:
     headers: dict[str, str] = field(default_factory=dict)  # of the provider, to hand on (retry-after, request ids)
     queue_s: float = 0.0  # before the first step
     is_cut: bool = False  # ended at its reservation: a budget, not the model, ended it
+    route: str | None = None  # why this upstream: a kind and details, "fallback: upstream_unreachable"
+    is_discarded: bool = False  # answered, and somebody else's answer is given: what it cost is no saving
 
 
 class Upstream(Protocol):

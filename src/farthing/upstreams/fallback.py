@@ -12,11 +12,11 @@ from farthing.upstreams.breaker import Breaker
 from farthing.upstreams.call import Call, Chunk, Tally, Upstream
 from farthing.upstreams.errors import UpstreamError
 
-__all__ = ["Fallback"]
+__all__ = ["Fallback", "Member", "attempt", "largest_usage"]
 
 
 @dataclass(frozen=True, slots=True)
-class _Member:
+class Member:
     upstream: Upstream
     model: str
     breaker: Breaker
@@ -31,7 +31,7 @@ class Fallback:
     ) -> None:
         assert members
         self.name = name
-        self._members = [_Member(upstream, model, Breaker(clock)) for upstream, model in members]
+        self._members = [Member(upstream, model, Breaker(clock)) for upstream, model in members]
 
     async def stream(self, call: Call, tally: Tally) -> AsyncIterator[Chunk]:
         last: UpstreamError | None = None
@@ -39,7 +39,7 @@ class Fallback:
             is_preferred = member is self._members[0]
             route = call.route if is_preferred else f"fallback: {last.code if last else 'unavailable'}"
             is_begun = False
-            chunks = _attempt(member, replace(call, model=member.model, route=route), tally)
+            chunks = attempt(member, replace(call, model=member.model, route=route), tally)
             try:
                 async for chunk in chunks:
                     is_begun = True
@@ -54,7 +54,7 @@ class Fallback:
         assert last is not None
         raise last
 
-    def _candidates(self) -> Iterator["_Member"]:
+    def _candidates(self) -> Iterator[Member]:
         """Who is to be tried, asked for one by one, since a half-open breaker lets one call through."""
         is_any = False
         for member in self._members:
@@ -66,19 +66,7 @@ class Fallback:
 
     def max_usage(self, call: Call) -> Usage:
         """The most of any member, class by class. Raises UpstreamError where all refuse."""
-        most: Usage | None = None
-        refusal: UpstreamError | None = None
-        for member in self._members:
-            try:
-                usage = member.upstream.max_usage(replace(call, model=member.model))
-            except UpstreamError as error:
-                refusal = refusal or error
-                continue
-            most = usage if most is None else _larger(most, usage)
-        if most is None:
-            assert refusal is not None
-            raise refusal
-        return most
+        return largest_usage(self._members, call)
 
     async def models(self) -> list[str]:
         return [self.name]
@@ -87,7 +75,24 @@ class Fallback:
         """The members are closed by whoever made them: another fallback may use them."""
 
 
-async def _attempt(member: _Member, call: Call, tally: Tally) -> AsyncGenerator[Chunk, None]:
+def largest_usage(members: Sequence[Member], call: Call) -> Usage:
+    """The most of any member, class by class. Raises UpstreamError where all refuse."""
+    most: Usage | None = None
+    refusal: UpstreamError | None = None
+    for member in members:
+        try:
+            usage = member.upstream.max_usage(replace(call, model=member.model))
+        except UpstreamError as error:
+            refusal = refusal or error
+            continue
+        most = usage if most is None else _larger(most, usage)
+    if most is None:
+        assert refusal is not None
+        raise refusal
+    return most
+
+
+async def attempt(member: Member, call: Call, tally: Tally) -> AsyncGenerator[Chunk, None]:
     """One member's answer; its breaker learns from how it goes."""
     _reset(tally)
     chunks = member.upstream.stream(call, tally)

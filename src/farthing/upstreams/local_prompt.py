@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from farthing.economics.usage import Usage
-from farthing.errors import CorruptModel, InvalidRequest
+from farthing.errors import CapacityError, CorruptModel, InvalidRequest
 from farthing.request import Constraint, Request
 from farthing.upstreams.asked import Asked
 from farthing.upstreams.body import refuse
@@ -100,12 +100,10 @@ def _room(asked: Asked, num_tokens: int, max_len: int) -> int:
     """How long an answer may become. What is asked for ends where the context does, but no answer can be longer than
     the context itself: who asks for that is told."""
     if num_tokens >= max_len:
-        raise UpstreamError(
+        raise _too_long(
             f"the prompt has {num_tokens} tokens; this model holds {max_len}, one of them for the answer at least: "
             "shorten it",
-            status=400,
-            code="context_length_exceeded",
-            param="messages" if asked.messages else "prompt",
+            asked,
         )
     if asked.max_tokens is not None and asked.max_tokens > max_len:
         refuse(
@@ -114,6 +112,11 @@ def _room(asked: Asked, num_tokens: int, max_len: int) -> int:
         )
     room = max_len - num_tokens
     return room if asked.max_tokens is None else min(room, asked.max_tokens)
+
+
+def _too_long(message: str, asked: Asked) -> UpstreamError:
+    param = "messages" if asked.messages else "prompt"
+    return UpstreamError(message, status=400, code="context_length_exceeded", param=param)
 
 
 def encode(
@@ -133,10 +136,17 @@ def encode(
 def _prompts(model: "Model", call: Call, asked: Asked) -> list[tuple[tuple[int, ...], int]]:
     """Token ids of each prompt, and how many of the first are public."""
     from farthing.engine.prompt import num_common
-    from farthing.models.template import encode_chat
+    from farthing.models.template import check_length, encode_chat
 
     tokenizer, vocab_size = model.tokenizer, model.config.vocab_size
+    max_len = model.config.max_position_embeddings
     if not asked.messages:
+        try:
+            for text in asked.prompts:
+                if isinstance(text, str):
+                    check_length(tokenizer, text, max_len)
+        except CapacityError as error:
+            raise _too_long(str(error), asked) from None
         ids = [tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt) for prompt in asked.prompts]
         for prompt in ids:
             if not prompt or max(prompt) >= vocab_size:
@@ -146,7 +156,9 @@ def _prompts(model: "Model", call: Call, asked: Asked) -> list[tuple[tuple[int, 
     tools = list(asked.tools.values()) or None
     messages = _known_roles(asked.messages, tokenizer.chat_template or "")
     try:
-        token_ids = encode_chat(tokenizer, messages, tools=tools)
+        token_ids = encode_chat(tokenizer, messages, tools=tools, max_tokens=max_len)
+    except CapacityError as error:
+        raise _too_long(str(error), asked) from None
     except InvalidRequest as error:
         raise UpstreamError(str(error), status=400, code="invalid_value", param="messages") from None
     except CorruptModel as error:
