@@ -36,6 +36,7 @@ COMMANDS = (
     "serve",
     "keys",
     "bill",
+    "compare",
     "route",
 )
 
