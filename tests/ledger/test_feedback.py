@@ -48,6 +48,8 @@ def test_it_is_about_the_attempt_whose_answer_was_given_and_the_last_word_counts
     async def tour() -> None:
         async with books_of(config) as books:
             await books.append(asked(1, attempt=0, served_model="small", key_id=None))
+            sample: Any = "discarded"  # of a cascade, after the answer that is given
+            await books.append(replace(asked(3, attempt=2, status=sample, key_id=None), request_id="r1"))
             await books.append(replace(asked(2, attempt=1, served_model="large", key_id=None), request_id="r1"))
             for score in (0.0, 1.0, 0.5):
                 assert await books.feedback("r1", None, Feedback(score=score)) == "large"

@@ -48,12 +48,13 @@ class Reader:
         return [room for budget in list_budgets(self._database) for room in rooms_of(self._database, [budget])]
 
     def request_attempts(self, request_ids: Sequence[str]) -> dict[str, Row]:
-        """Of each request the last attempt, whose answer was given."""
+        """Of each request the last attempt that was not discarded: whose answer was given."""
         found: dict[str, Row] = {}
         for start in range(0, len(request_ids), PAGE_ROWS):
             part = request_ids[start : start + PAGE_ROWS]
             marks = ", ".join("?" * len(part))
-            sql = f"SELECT {', '.join(COLUMNS)} FROM attempts WHERE request_id IN ({marks}) ORDER BY attempt"
+            order = "CASE WHEN status = 'discarded' THEN 0 ELSE 1 END, attempt"
+            sql = f"SELECT {', '.join(COLUMNS)} FROM attempts WHERE request_id IN ({marks}) ORDER BY {order}"
             rows = [row_from_values(values) for values in self._database.execute(sql, part).fetchall()]
             found |= {row.request_id: row for row in rows}
         return found
