@@ -28,6 +28,8 @@ class Label:
     score: float | None
     answer: str | None = None
     cost_pico: int | None = None
+    logprob_mean: float | None = None  # of the answer's tokens, as local models tell
+    logprob_least: float | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,8 @@ def _preference(row: Mapping[str, Any]) -> dict[str, Label]:
 
 
 def _label(entry: Mapping[str, Any]) -> Label:
-    return Label(_score(entry), _answer(entry), _cost_pico(entry))
+    logprobs = (_logprob(entry, name) for name in ("logprob_mean", "logprob_least"))
+    return Label(_score(entry), _answer(entry), _cost_pico(entry), *logprobs)
 
 
 def _score(entry: Mapping[str, Any]) -> float | None:
@@ -137,6 +140,15 @@ def _answer(entry: Mapping[str, Any]) -> str | None:
     if answer is not None and not isinstance(answer, str):
         raise InvalidRequest(f"answer is {type(answer).__name__}; allowed: a string")
     return answer
+
+
+def _logprob(entry: Mapping[str, Any], name: str) -> float | None:
+    value = entry.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | Decimal) or not (isfinite(value) and value <= 0):
+        raise InvalidRequest(f"{name} is {str(value)[:40]!r}; allowed: a logarithm of a probability, 0 or below")
+    return float(value)
 
 
 def _cost_pico(entry: Mapping[str, Any]) -> int | None:
