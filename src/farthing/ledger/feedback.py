@@ -36,7 +36,8 @@ def insert_feedback(database: Database, request_id: str, key_id: str | None, fee
     are returned, 404 for a request that this key did not make, 409 where there is more than enough of it."""
     found = database.execute(
         "SELECT key_id, served_model FROM attempts WHERE request_id = ?"
-        " ORDER BY CASE WHEN status = 'discarded' THEN 1 ELSE 0 END, attempt DESC LIMIT 1",  # a cascade's drafts, samples
+        # not a cascade's drafts and samples
+        " ORDER BY CASE WHEN status = 'discarded' THEN 1 ELSE 0 END, attempt DESC LIMIT 1",
         (request_id,),
     ).fetchone()
     if found is None or found[0] != key_id:  # the same words for both: whose requests there are is nobody's business
