@@ -3,9 +3,10 @@
 import pytest
 
 from farthing.report.route_terminal import sampled
-from farthing.report.route_words import cost, factor, held, promise
+from farthing.report.route_words import cost, factor, headline, held, promise
 from farthing.router.calibrate import Goal, Proven
 from farthing.router.curve import Point
+from farthing.router.evaluate import Evaluation, ModeResult, Policy
 
 POINT = Point(price=0.1, share=0.4, cost=5.0, quality=0.80, low=0.76, high=0.84, random=0.7)
 
@@ -52,3 +53,14 @@ def test_a_long_curve_is_shown_with_both_ends() -> None:
     points = [Point(float(i), 0, 0, 0, 0, 0, 0) for i in range(41)]
     assert [point.price for point in sampled(points)] == [0, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40]
     assert sampled(points[:3]) == points[:3]
+
+
+@pytest.mark.parametrize(
+    ("large_cost", "said"), [(10.0, "2.00× cheaper than always b"), (4.0, "1.25× DEARER than always b")]
+)
+def test_a_headline_does_not_call_dear_what_is_cheap(large_cost: float, said: str) -> None:
+    small, large = Policy("a", 1.0, 0.5, 0.4, 0.6), Policy("b", large_cost, 0.85, 0.8, 0.9)
+    mode = ModeResult("cascade", (POINT,), proven(Goal("share", 0.9)), POINT, None, None, None)
+    found = Evaluation(("a", "b"), "USD per request", 100, (small, large), large, large, (mode,), None)
+    assert said in headline(found)
+    assert "94.1% of its quality; 10.0 points above lot" in headline(found)

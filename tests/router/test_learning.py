@@ -135,6 +135,27 @@ def test_advice_where_nothing_is_proven(trained: Trained) -> None:
     assert "proven on 40 rows; about 52 like these should do" in made.told[-1]
 
 
+def test_a_cascade_that_always_asks_both_is_told_of(trained: Trained) -> None:
+    made = calibrate_on(trained, labels_of(40, seed=18), Goal("share", 0.99, 0.01), "cascade", 1.0)
+    assert made.trained.proven["cascade"].price == float("-inf")
+    assert "pays for both" in made.told[-1]
+    [cascade] = [mode for mode in evaluate_on(made.trained, labels_of(60, seed=19))[0].modes if mode.mode == "cascade"]
+    assert cascade.chosen is not None
+    assert cascade.chosen.share == 1.0
+
+
+def test_always_the_cheapest_needs_no_advice(trained: Trained) -> None:
+    made = calibrate_on(trained, labels_of(300, seed=20), Goal("share", 0.2), "route", 1.0)
+    assert made.trained.proven["route"].price == float("inf")
+    assert made.told == ()
+
+
+def test_a_large_model_that_is_no_better_is_told_of() -> None:
+    same = {prompt: {name: replace(row["model-0"], cost_pico=row[name].cost_pico) for name in row}
+            for prompt, row in labels_of(60, seed=18).items()}  # fmt: skip
+    assert "model-1 is no better than model-0 on these rows" in train_on(same, 1.0).told[-1]
+
+
 def test_costs_of_another_unit_are_refused(trained: Trained, labels: Any) -> None:
     with pytest.raises(InvalidRequest, match="give the same"):
         evaluate_on(trained, labels, Costs({"model-0": 1.0, "model-1": 2.0}, "USD per million tokens"))

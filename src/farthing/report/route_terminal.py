@@ -17,6 +17,7 @@ from farthing.router.trained import Trained
 __all__ = ["print_drift", "print_evaluation", "print_explanation", "print_promises", "print_trained", "sampled"]
 
 NUM_POINTS = 11
+WIDTH = 170  # where there is less, lines are long rather than cut
 NAME = 60  # of a model, in columns
 
 
@@ -34,7 +35,7 @@ def print_promises(trained: Trained, console: Console) -> None:
 
 
 def print_evaluation(found: Evaluation, console: Console) -> None:
-    console.width = max(console.width, 110)
+    console.width = max(console.width, WIDTH)
     console.print(f"{found.num_rows:,} rows that the router has not seen")
     console.print(headline(found))
     console.print()

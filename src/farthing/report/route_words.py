@@ -2,6 +2,7 @@
 
 from math import isfinite
 
+from farthing.report.bill_words import shown
 from farthing.router.calibrate import Proven
 from farthing.router.curve import Point
 from farthing.router.evaluate import Evaluation, ModeResult
@@ -70,8 +71,12 @@ def headline(found: Evaluation) -> str:
     dearest = found.singles[-1]
     kept = f"{share(point.quality / dearest.quality)} of its quality" if dearest.quality > 0 else "its quality is 0"
     against = point.quality - point.random
+    is_cheaper = point.cost <= dearest.cost
+    against_large = (
+        f"{factor(dearest.cost, point.cost)} cheaper" if is_cheaper else f"{factor(point.cost, dearest.cost)} DEARER"
+    )
     return (
-        f"{MODE_NAMES[mode.mode]}: {factor(dearest.cost, point.cost)} cheaper than always {dearest.name}, {kept}; "
+        f"{MODE_NAMES[mode.mode]}: {against_large} than always {shown(dearest.name, 60)}, {kept}; "
         f"{abs(against) * 100:.1f} points {'above' if against >= 0 else 'BELOW'} lot at the same cost."
     )
 

@@ -19,6 +19,7 @@ from farthing.router.evaluate import Evaluation
 
 __all__ = ["PanelRow", "RoutingPanel", "panel_html", "panel_json", "print_panel", "routing_panel"]
 
+WIDTH = 150  # where there is less, lines are long rather than cut
 HEAD = ("policy", "quality", "95 %", "of the large", "cheaper", "lot at that cost", "escalated")
 LABEL_PX, CHART_PX, VALUE_PX, BAR_PX, GAP_PX = 250, 400, 250, 24, 12
 
@@ -79,6 +80,7 @@ def panel_json(panel: RoutingPanel) -> dict[str, Any]:
 
 
 def print_panel(panel: RoutingPanel, console: Console) -> None:
+    console.width = max(console.width, WIDTH)
     console.print(panel.title)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(HEAD[0], no_wrap=True)

@@ -50,12 +50,15 @@ def train_on(
             f"{len(chosen)} of {len(rows)} labelled prompts are for training (--part {part:g}); at least {MIN_ROWS} "
             f"are needed, so about {MIN_ROWS / part:.0f} in the file; 1,500 are worth having"
         )
-    lines = list(told.lines)
+    lines = [*told.lines, *_no_gap(chosen)]
     if has_partial:
         complete = set(rows.prompts)
         partial = {prompt: row for prompt, row in labels.items() if prompt not in complete}
         trained, others = train_with_partial(chosen, partial, part)
-        lines = [f"learned from {len(others):,} prompts with some of the labels, beside {len(chosen):,} with all"]
+        lines = [
+            *_no_gap(chosen),
+            f"learned from {len(others):,} prompts with some of the labels, beside {len(chosen):,} with all",
+        ]
     else:
         trained, others = train(chosen), ()
     num_rows = len(chosen) + len(others)
@@ -125,16 +128,25 @@ def _margin(goal: Goal, found: Outcome) -> NDArray[np.float64]:
 def _advice(found: Trained, rows: Labelled, goal: Goal, mode: str) -> list[str]:
     """Where nothing was proven, or only what needs no proof."""
     price = found.proven[mode].price
-    if price is not None and np.isfinite(price):
+    if price is not None and (price > float("-inf") or goal.kind == "cost"):
         return []
-    if price is not None and goal.kind == "cost":
-        return []
-    needed = rows_needed(found, rows, goal, mode)
     what = "no threshold" if price is None else "nothing cheaper than always the dearest model"
+    both = "a cascade that always asks the dearer model pays for both: until more is proven, ask that model alone"
+    more = [both] if mode == "cascade" and price is not None else []
+    needed = rows_needed(found, rows, goal, mode)
     if needed is None:
-        return [f"{what} is proven: on these rows no threshold that saves keeps the goal; ask for less"]
+        return [f"{what} is proven: on these rows no threshold that saves keeps the goal; ask for less", *more]
     needed = max(needed, round(1.3 * len(rows)))  # these were not enough, whatever the normal distribution says
-    return [f"{what} is proven on {len(rows):,} rows; about {needed:,} like these should do, or ask for less"]
+    return [f"{what} is proven on {len(rows):,} rows; about {needed:,} like these should do, or ask for less", *more]
+
+
+def _no_gap(rows: Labelled) -> list[str]:
+    """A word where a router cannot help, whatever it learns."""
+    cheap, dear = float(rows.quality[:, 0].mean()), float(rows.quality[:, -1].mean())
+    if dear > cheap:
+        return []
+    small, large = rows.models[0], rows.models[-1]
+    return [f"{large} is no better than {small} on these rows ({dear:.1%} and {cheap:.1%}): always {small} is cheapest"]
 
 
 def _unseen(
