@@ -15,7 +15,7 @@ from typing import Any
 
 from farthing.errors import InvalidRequest
 
-__all__ = ["Label", "Line", "call_text", "read_line", "read_prompt"]
+__all__ = ["Label", "Line", "call_text", "read_line", "read_prompt", "user_text"]
 
 TIE = "tie"
 MAX_USD = Decimal(10**6)  # of one request
@@ -63,11 +63,12 @@ def call_text(body: Mapping[str, Any]) -> str:
     if not isinstance(messages, list):
         prompt = body.get("prompt")
         return prompt if isinstance(prompt, str) else ""
-    said = (_user_text(message) for message in reversed(messages))
+    said = (user_text(message) for message in reversed(messages))
     return next((text for text in said if text), "")
 
 
-def _user_text(message: Any) -> str:
+def user_text(message: Any) -> str:
+    """Empty for what is no user's message, or has no text in it (the results of tools, as Anthropic sends them)."""
     content = message.get("content") if isinstance(message, dict) and message.get("role") == "user" else None
     parts = content if isinstance(content, list) else []
     texts = [part.get("text") for part in parts if isinstance(part, dict)]
