@@ -28,7 +28,7 @@ def test_prompts_messages_and_the_requests_own_fields(tmp_path):
     one, two = read_task(write(tmp_path / "task.jsonl", first, "", second))
     assert (one.id, one.answers, one.match) == ("a", ("Lima",), "normalized")
     assert one.body == {"messages": [{"role": "user", "content": "Capital of Peru?"}], "max_tokens": 9}
-    assert (two.id, two.answers, two.prompt) == ("line 3", ("42",), "Short.\n\n6 · 7?")
+    assert (two.id, two.answers, two.prompt) == ("line 3", ("42",), "6 · 7?")
     assert set(two.body) == {"messages"}
 
 

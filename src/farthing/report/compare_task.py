@@ -14,6 +14,7 @@ from typing import Any
 
 from farthing.errors import InvalidRequest
 from farthing.report.compare_match import MATCHES, Match, check_answer, normalized
+from farthing.router.label import call_text
 
 __all__ = ["TaskRow", "read_task"]
 
@@ -32,7 +33,9 @@ class TaskRow:
 
     @property
     def prompt(self) -> str:
-        """The text of all messages: what a router would read."""
+        """What a server's router reads: the last thing the user said; where no user says a word, all there is."""
+        if said := call_text(self.body):
+            return said
         texts = (_text(message.get("content")) for message in self.body["messages"])
         return "\n\n".join(text for text in texts if text)
 
