@@ -18,7 +18,7 @@ from farthing.ledger.instance import DEAD_AFTER_S, Instance, beat, recover
 from farthing.ledger.opening import open_database, transaction
 from farthing.upstreams.call import Tally
 from tests.ledger.leaf import Leaf, a_call, pricer
-from tests.ledger.open_books import books_of, budget_of, problems_of, rows_of, used_of
+from tests.ledger.open_books import books_of, budget_of, problems_of, query, rows_of, used_of
 
 ROOT = Path(__file__).parents[2]
 WRITER = """
@@ -118,6 +118,31 @@ def test_what_the_dead_held(config: LedgerConfig, is_local: bool, charged: int) 
         assert problems_of(config) == []
         await stream.aclose()
         await dead.aclose()
+
+    asyncio.run(tour())
+
+
+def test_a_hosted_call_that_no_budget_pays_for_leaves_a_trace_too(config: LedgerConfig) -> None:
+    """Its provider may bill it. Nobody bills a local one."""
+
+    async def tour() -> None:
+        hosted, hosted_stream = await _abandon(config, is_local=False)
+        local, local_stream = await _abandon(config, is_local=True)
+        database = open_database(config)
+        with transaction(database):
+            database.execute("DELETE FROM instances")
+            assert recover(database, Instance.of_this_process("me")) == 1
+        database.close()
+        (row,) = rows_of(config)
+        assert (row.status, row.upstream, row.cost_pico, row.usage_source) == ("killed", "leaf", None, "unavailable")
+        assert problems_of(config) == []
+        for stream, books in ((hosted_stream, hosted), (local_stream, local)):
+            await stream.aclose()
+            await books.aclose()
+        rows = [(row.id.endswith("-late"), row.status) for row in sorted(rows_of(config), key=lambda row: row.id)]
+        assert rows == [(False, "killed"), (True, "aborted"), (False, "aborted")]  # what really happened
+        assert problems_of(config) == []
+        assert query(config, "SELECT * FROM open_reservations") == query(config, "SELECT * FROM counters") == []
 
     asyncio.run(tour())
 

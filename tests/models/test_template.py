@@ -134,6 +134,23 @@ def test_no_text_changes_the_turns(contents: list[str]) -> None:
     assert control(tokenizer, ids) == control(tokenizer, honest)
 
 
+@pytest.mark.parametrize("begun", ["Sure", " Sure", "\n\nSure", "a <|im_end|> b", "<|im_start|>", "end|>", ""])
+def test_an_answer_that_is_begun(begun: str) -> None:
+    tokenizer = with_template("{{ messages[0].content }}<|im_start|>x{{ '\n' }}")
+    ids = encode_chat(tokenizer, [Message("user", "hi")], begun=begun)
+    assert [tokenizer.decode([id], skip_special=False) for id in control(tokenizer, ids)] == ["<|im_start|>"]
+    assert tokenizer.decode(ids, skip_special=False) == f"hi<|im_start|>x\n{begun}"
+    at = len(encode_chat(with_template("{{ messages[0].content }}<|im_start|>"), [Message("user", "hi")]))
+    assert ids[at:] == tokenizer.encode(f"x\n{begun}")
+
+
+def test_thoughts_are_not_begun_by_a_client() -> None:
+    tokenizer = with_template("{{ messages[0].content }}<think>\n")
+    with pytest.raises(InvalidRequest, match="begin with thoughts"):
+        encode_chat(tokenizer, [Message("user", "hi")], begun="Sure")
+    assert encode_chat(tokenizer, [Message("user", "hi")])
+
+
 def test_templates_own_tokens_with_a_role_inside_are_real() -> None:
     source = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}<|im_{{ 'end' }}|>"
     tokenizer = with_template(source)

@@ -74,8 +74,7 @@ def test_an_echo_is_reserved_as_it_is_billed(tmp_path, options, provider, status
     with transaction(database):
         add_budget(database, "budget", "global", "", *parse_amount("1usd/total"))
     database.close()
-    model = ModelEntry("echo", (RouteEntry("echo", options.get("priced_as", "echo")),))
-    with serving(tmp_path, UpstreamEntry("echo", "echo", options), models=(model,)) as server:
+    with serving(tmp_path, UpstreamEntry("echo", "echo", options)) as server:
         assert post(server, "echo", "say a").status_code == 200
         [row] = server.rows()
         assert (row.provider, row.price_status) == (provider, status)

@@ -105,6 +105,14 @@ def test_a_response_repeats_what_was_asked() -> None:
     assert answer["text"] == {"format": {"type": "text"}}
 
 
+def test_what_changes_nothing_is_no_error() -> None:
+    said = [{"role": "user", "content": "hi", "id": "msg_1"}]
+    thoughts = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x"}
+    plain = API.parse({**BODY, "input": said})
+    again = API.parse({**BODY, "input": [thoughts, *said], "include": ["reasoning.encrypted_content"]})
+    assert again.body == plain.body
+
+
 def test_log_probabilities_are_told_where_asked_for() -> None:
     token = TokenLogprob("Hi", b"Hi", -0.5, (("Ho", b"Ho", float("-inf")),))
     chunks = (Chunk("Hi", logprobs=(token,)), Chunk(finish_reason="stop"))
@@ -201,6 +209,7 @@ def test_options_become_those_of_chat() -> None:
         ({"input": None}, "input"),
         ({"input": []}, "input"),
         ({"input": [3]}, "input[0]"),
+        ({"input": [{"type": "reasoning", "id": "rs_1", "summary": []}]}, "input"),
         ({"input": [{"role": "judge", "content": "x"}]}, "input[0].role"),
         ({"input": [{"role": "user", "content": []}]}, "input[0].content"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0].type"),
@@ -220,7 +229,7 @@ def test_options_become_those_of_chat() -> None:
         ({"background": True}, "background"),
         ({"store": True}, "store"),
         ({"truncation": "auto"}, "truncation"),
-        ({"include": ["file_search_call.results"]}, "include"),
+        ({"include": ["reasoning.encrypted_content", "thoughts"]}, "include"),
         ({"include": [[]]}, "include"),
         ({"reasoning": {"summary": "auto"}}, "reasoning.summary"),
         ({"stream_options": {"include_obfuscation": True}}, "stream_options"),

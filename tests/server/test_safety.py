@@ -65,11 +65,34 @@ def test_a_key_is_asked_for_where_one_is_required(tmp_path, caplog):
         assert httpx2.get(server.url + "/metrics").status_code == 401
         assert httpx2.get(server.url + "/health").status_code == 200
         for headers in ({"authorization": f"Bearer {secret}"}, {"x_api_key": secret}):
-            assert post(server.url, ask(), x_farthing_project="sun", **headers).status_code == 200
+            assert post(server.url, ask(), **headers).status_code == 200
         rows = server.rows()
         assert [(row.key_id, row.project) for row in rows] == [(key.id, "moon")] * 2
         assert [call.salt for call in server.play.calls] == [key.id] * 2
     assert secret not in caplog.text
+
+
+@pytest.mark.parametrize(("own", "named"), [("moon", "sun"), (None, "sun"), ("moon", "mo"), ("moon", "\u20ac" * 99)])
+def test_nobody_spends_the_budget_of_anothers_project(tmp_path, own, named):
+    _, secret = make_key(tmp_path, project=own)
+    with serving(tmp_path) as server:
+        auth = {"authorization": f"Bearer {secret}"}
+        refused = post(server.url, ask(), x_farthing_project=named.encode(), **auth)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "project_not_allowed")
+        assert "--project" in refused.json()["error"]["message"]
+        assert server.play.calls == []
+        assert post(server.url, ask(), x_farthing_project=own or "", **auth).status_code == 200
+        assert post(server.url, ask(), x_farthing_project="sun").status_code == 200  # who has no key names one freely
+        assert [row.project for row in server.rows()] == [own, "sun"]
+
+
+def test_a_slash_at_the_end_of_a_path_changes_nothing(server):
+    for path in (CHAT, "/v1/completions", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens"):
+        body = ask(prompt="say a", input="say a", max_tokens=5)
+        one, other = post(server.url, body, path), post(server.url, body, path + "/")
+        assert (one.status_code, list(one.json())) == (other.status_code, list(other.json()))
+        assert one.status_code != 404
+    assert post(server.url, ask(), CHAT + "//").status_code == 404
 
 
 def test_a_key_may_be_for_some_models_only(tmp_path):
@@ -311,6 +334,20 @@ def test_what_cannot_be_listened_on_is_named(tmp_path):
             config = Config(ServerConfig(host=host, port=port), upstreams=upstreams, ledger=ledger)
             with pytest.raises(InvalidRequest, match=words):
                 asyncio.run(serve(config, lambda _: None))
+
+
+@pytest.mark.parametrize("options", [{}, {"response_cache": {"enabled": True}}])
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_an_answer_that_never_waits_and_is_not_read_keeps_nobody_waiting(tmp_path, is_stream, options):
+    body = json.dumps({"model": "echo", "messages": ask()["messages"], "stream": is_stream, "temperature": 0}).encode()
+    head = b"POST %s HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % (CHAT.encode(), len(body))
+    echo = UpstreamEntry("echo", "echo", {"bytes": 2 << 20})
+    with serving(tmp_path, echo, **options) as server, talking(server.url) as line:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        line.sendall(head + body)
+        wait_for(lambda: server.service.gate.num_running == 1)
+        assert httpx2.get(server.url + "/health", timeout=5).status_code == 200
+        assert server.service.gate.num_running == 1  # it is not over
 
 
 def test_settings_out_of_range():

@@ -1,6 +1,7 @@
 """Events of a stream: few, in order, the first at once, nothing kept back for longer than the interval."""
 
 import asyncio
+import re
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from farthing.server.api import Ending
 from farthing.server.chat import Chat
-from farthing.server.stream import EventStream, joined
+from farthing.server.stream import BREATHE_EVERY, MAX_PENDING_BYTES, EventStream, joined
 from farthing.upstreams import Chunk, Tally, TokenLogprob, ToolDelta, UpstreamError
 
 PIECES = st.one_of(
@@ -141,3 +142,68 @@ def test_interval_zero_sends_each_alone():
         return wire.bodies
 
     assert len(asyncio.run(run())) == 5
+
+
+@pytest.mark.parametrize("interval_s", [0.0, 0.001, 3600.0])
+def test_a_client_that_does_not_read_is_not_written_for(interval_s):
+    """The upstream is asked for no more than a bound, and goes on where the client does."""
+
+    class Slow(Wire):
+        def __init__(self):
+            super().__init__()
+            self.reads = asyncio.Event()
+
+        async def send(self, message):
+            await super().send(message)
+            if len(self.bodies) > 2:
+                await self.reads.wait()
+
+    async def run():
+        wire, num_asked = Slow(), 0
+        stream = stream_of(wire, interval_s)
+
+        async def pieces():
+            nonlocal num_asked
+            for number in range(1000):
+                num_asked += 1
+                yield Chunk(f"<{number}>" + "x" * 1000)
+
+        task = asyncio.create_task(stream.run(pieces(), Tally()))
+        most = -1
+        while most < num_asked or num_asked < 2:
+            most = num_asked
+            await asyncio.sleep(0.02)
+        assert num_asked * 1000 < 2 * MAX_PENDING_BYTES + 2000
+        assert not task.done()
+        wire.reads.set()
+        await task
+        await stream.finish(Ending([], Tally()))
+        return b"".join(wire.bodies)
+
+    data = asyncio.run(run())
+    assert [int(number) for number in re.findall(rb"<(\d+)>", data)] == list(range(1000))
+    assert data.endswith(b"data: [DONE]\n\n")
+
+
+def test_an_upstream_that_never_waits_leaves_the_loop_to_others():
+    async def run():
+        wire, num_turns = Wire(), 0
+        stream = stream_of(wire, 3600.0)
+
+        async def pieces():
+            for _ in range(50 * BREATHE_EVERY):
+                yield Chunk("x")
+
+        async def other():
+            nonlocal num_turns
+            while True:
+                num_turns += 1
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(other())
+        await stream.run(pieces(), Tally())
+        task.cancel()
+        await stream.finish(Ending([], Tally()))
+        return num_turns
+
+    assert asyncio.run(run()) >= 50

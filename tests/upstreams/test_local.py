@@ -10,6 +10,7 @@ import pytest
 from farthing.economics.cost import HostCost
 from farthing.economics.usage import Usage
 from farthing.errors import InvalidRequest, ModelNotFound
+from farthing.models.template import encode_chat
 from farthing.request import Message, Request, SamplingParams
 from farthing.upstreams import Tally, UpstreamError
 from farthing.upstreams.local import LocalUpstream
@@ -152,7 +153,7 @@ def test_newer_and_older_names_of_the_length_are_the_same(upstream):
 def test_parts_of_text_and_null_fields_and_what_the_server_reads_change_nothing(upstream):
     plain = text_of(ask(upstream, WITH_END)[0])
     parts = [{"type": "text", "text": "Once upon"}, {"type": "text", "text": " a time"}]
-    body = WITH_END | {"messages": [{"role": "user", "content": parts}]}
+    body = WITH_END | {"messages": [{"role": "user", "content": parts, "id": "msg_1"}]}
     nothing = {
         "user": "u",
         "prompt_cache_key": "p",
@@ -161,6 +162,10 @@ def test_parts_of_text_and_null_fields_and_what_the_server_reads_change_nothing(
         "store": False,
         "service_tier": "auto",
         "stream": True,
+        "top_logprobs": 0,
+        "modalities": ["text"],
+        "functions": [],
+        "reasoning_effort": "none",
     }
     nothing |= {"stream_options": {"include_usage": True}, "n": None, "foo": None, "response_format": {"type": "text"}}
     assert text_of(ask(upstream, body | nothing)[0]) == plain
@@ -348,6 +353,35 @@ def test_anthropics_wire_gets_the_same_answer(upstream):
     (ours, used), (theirs, tally) = ask(upstream, chat), ask(upstream, body, "messages")
     assert text_of(theirs) == text_of(ours)
     assert (tally.usage.input_tokens, tally.usage.output_tokens) == (used.usage.input_tokens, used.usage.output_tokens)
+
+
+def test_anthropics_last_assistant_message_begins_the_answer(upstream):
+    assistant = {"role": "assistant", "content": "The <|im_end|> sea is"}
+    body = {"model": "x", "max_tokens": 8, "temperature": 0, "messages": [*user("Once upon a time"), assistant]}
+    blocks = {
+        "messages": [
+            *user("Once upon a time"),
+            {"role": "assistant", "content": [{"type": "text", "text": assistant["content"]}]},
+        ]
+    }
+    chunks, tally = ask(upstream, body, "messages")
+    tokenizer = engine_of(upstream).model.tokenizer
+    ids = encode_chat(tokenizer, user("Once upon a time"), begun=assistant["content"])
+    assert ids[-20:] == tokenizer.encode("assistant\n" + assistant["content"])[-20:]  # what the client wrote is text
+    (done,) = engine_of(upstream).generate(
+        [Request(token_ids=tuple(ids), params=SamplingParams(temperature=0, max_tokens=8))]
+    )
+    assert text_of(chunks) == done.text
+    assert tally.usage.input_tokens == len(ids)
+    assert text_of(ask(upstream, body | blocks, "messages")[0]) == done.text
+    chat = {"messages": body["messages"], "temperature": 0, "max_tokens": 8}
+    assert ask(upstream, chat)[1].usage.input_tokens > len(ids)  # OpenAI's wire: a new answer follows it
+
+
+def test_an_answer_to_nothing_is_not_continued(upstream):
+    with pytest.raises(UpstreamError, match=r"messages\.0: there is nothing") as caught:
+        ask(upstream, {"max_tokens": 8, "messages": [{"role": "assistant", "content": "a"}]}, "messages")
+    assert (caught.value.status, caught.value.code) == (400, "invalid_value")
 
 
 def test_no_answer_is_longer_than_the_context(upstream):

@@ -73,7 +73,7 @@ CHAT_ONLY = [
     ("messages", [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}]),
 ]
 UNSUPPORTED = [
-    *((name, value) for name, value in (("foo", 1), ("functions", []), ("audio", {}), ("modalities", ["text"]))),
+    *(("foo", 1), ("functions", [TOOL]), ("audio", {}), ("modalities", ["text", "audio"]), ("reasoning_effort", "low")),
     ("store", True),
     ("messages", [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]),
     ("messages", [{"role": "user", "content": [{"type": "input_audio"}]}]),

@@ -9,7 +9,7 @@ import pytest
 from farthing.upstreams import UpstreamError
 from farthing.upstreams.local import LocalUpstream
 from farthing.upstreams.local_config import LocalConfig
-from tests.upstreams.tool_model import LLAMA_TEMPLATE, answer, reason_of, text_of, user, write_model
+from tests.upstreams.tool_model import LLAMA_TEMPLATE, TEMPLATE, answer, reason_of, text_of, user, write_model
 
 SCHEMA = {
     "type": "object",
@@ -21,6 +21,7 @@ WEATHER = {"type": "function", "function": {"name": "weather", "description": "i
 CLOCK = {"type": "function", "function": {"name": "clock"}}
 MARKS = ("</tool_call>", "<tool_call>")
 KINDS = {"plain": {}, "control": {"control": MARKS}, "llama3": {"template": LLAMA_TEMPLATE}, "none": {"template": None}}
+KINDS["thinks"] = {"template": TEMPLATE + "{# <think> #}"}
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,20 @@ def outcome(upstream, **body):
         return ask(upstream, **body)[0], None
     except UpstreamError as error:
         return [], error
+
+
+def test_thoughts_cannot_be_switched_off(upstreams):
+    _, error = outcome(upstreams["thinks"], reasoning_effort="none", max_tokens=2)
+    assert error is not None
+    assert (error.status, error.code, error.param) == (400, "unsupported_parameter", "reasoning_effort")
+    assert outcome(upstreams["plain"], reasoning_effort="none", max_tokens=2)[1] is None
+
+
+def test_a_call_at_the_end_is_not_continued(upstreams):
+    call = {"role": "assistant", "content": [{"type": "tool_use", "id": "1", "name": "weather", "input": {}}]}
+    body = {"max_tokens": 5, "messages": [*user("hi"), call]}
+    with pytest.raises(UpstreamError, match=r"messages\.1: a call of a tool cannot be continued"):
+        asyncio.run(answer(upstreams["plain"], body, "messages"))
 
 
 def form(schema, **more):
@@ -100,7 +115,7 @@ BAD = [
     ({"type": "foo"}, "Invalid type"),
     ({"type": "string", "pattern": "(a"}, "regex"),
     ({"type": "string", "pattern": "(?=a)b"}, "look-around"),
-    ({"$ref": "#"}, "no answer"),
+    ({"$ref": "#"}, "no answer can satisfy it$"),
     ({"$ref": "http://example.com/x"}, "cannot be used"),
     ({"type": "object", "unevaluatedProperties": False}, "Unimplemented"),
     ({"type": "object", "properties": {f"k{i}": {"type": "string"} for i in range(9000)}}, "bytes"),

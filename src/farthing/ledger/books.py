@@ -176,7 +176,7 @@ class Books:
         budgets = [budget for budget in found if budget.unit != "requests"]
         self._check_available(budgets)
         if not budgets:
-            return None, call
+            return None if tally.is_local else await self._trace(attempt, call, tally), call
         # A local prompt is counted by its tokenizer, its model perhaps loaded for that: not on the event loop.
         usage = await asyncio.to_thread(max_usage, call) if tally.is_local else max_usage(call)
         tranche = 0
@@ -186,7 +186,7 @@ class Books:
         hold = await self._reserve(ask)
         if isinstance(hold, Refusal):
             self._num_over_budget += 1
-            raise refusal_error(hold, call.model)
+            raise refusal_error(hold, tally.model)
         asked = replace(call, max_output_tokens=hold.max_output_tokens) if hold.is_lowered else call
         granted = [amount for room, amount in hold.amounts if room.budget.unit == "usd"]
         if granted and tally.is_local:
@@ -236,6 +236,19 @@ class Books:
         if self._writer.is_away and (self._config.when_away == "refuse" or self._waiting.is_full or budgets):
             self._num_refused += 1
             raise LedgerAway(self._writer.why_away)
+
+    async def _trace(self, attempt: Attempt, call: Call, tally: Tally) -> Hold | None:
+        """A reservation of nothing, so that a hosted call has its row though this process is killed. None where the
+        database is away and rows are spooled: then a call goes out without."""
+        ask = make_ask(attempt, self._instance.id, (), call, tally, Usage(), self.pricer, 0)
+        try:
+            hold = None if self._writer.is_away else await self._reserve(ask)
+        except LedgerAway:
+            if self._config.when_away == "refuse":
+                raise
+            hold = None
+        assert not isinstance(hold, Refusal), "no budget can refuse it"
+        return hold
 
     async def _reserve(self, ask: Ask) -> Hold | Refusal:
         future = self._writer.submit(lambda database: reserve(database, ask))

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from farthing.ledger.database import Database
+from farthing.ledger.events import NO_BUDGET
 
 __all__ = ["check", "rebuild"]
 
 _USED = """SELECT budget_id, window_us, SUM(CASE WHEN event IN ('settle', 'release') THEN amount ELSE 0 END)
-    FROM reservations GROUP BY budget_id, window_us"""
+    FROM reservations WHERE budget_id <> '' GROUP BY budget_id, window_us"""
 _OPEN = """SELECT r.reservation_id, r.budget_id, r.window_us, SUM(r.amount), MIN(r.instance_id),
     MAX(r.is_local) FROM reservations r
     WHERE r.event IN ('reserve', 'extend') AND NOT EXISTS (SELECT 1 FROM reservations c
@@ -68,6 +69,8 @@ def _derived(
     }
     reserved: dict[tuple[str, int], int] = {}
     for (_, budget), (window_us, amount, _, _) in open_now.items():
+        if budget == NO_BUDGET:
+            continue
         reserved[budget, window_us] = reserved.get((budget, window_us), 0) + amount
     counters = {
         (str(budget), int(window_us)): (int(used), reserved.get((budget, window_us), 0))

@@ -48,13 +48,13 @@ def settle(database: Database, settlement: Settlement) -> None:
     """
     charges, name = dict(settlement.charges), settlement.reservation_id
     held = database.execute(
-        "SELECT budget_id, window_us, instance_id, is_local, reserved FROM open_reservations WHERE reservation_id = ?",
+        "DELETE FROM open_reservations WHERE reservation_id = ?"
+        " RETURNING budget_id, window_us, instance_id, is_local, reserved",
         (name,),
     ).fetchall()
     if held:
         amounts = [charges.get(budget_id, reserved) for budget_id, _, _, _, reserved in held]
         _close(database, settlement, held, amounts)
-        database.execute("DELETE FROM open_reservations WHERE reservation_id = ?", (name,))
         return
     closed = database.execute(
         "SELECT budget_id, window_us, MIN(instance_id), MAX(is_local), SUM(amount) FROM reservations"

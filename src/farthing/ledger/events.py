@@ -7,7 +7,9 @@ from typing import Literal
 from farthing.ledger.database import Database
 from farthing.ledger.ids import new_id, now_us
 
-__all__ = ["Event", "add_to_counters", "write_events"]
+__all__ = ["NO_BUDGET", "Event", "add_to_counters", "write_events"]
+
+NO_BUDGET = ""  # budget_id of a hosted call that no budget pays for: of amount 0, and in no counter
 
 EventKind = Literal["reserve", "extend", "settle", "release"]
 
@@ -53,6 +55,9 @@ def write_events(database: Database, events: Sequence[Event]) -> None:
 
 def add_to_counters(database: Database, changes: Sequence[tuple[str, int, int, int]]) -> None:
     """changes: (budget_id, window_us, used, reserved), of different budgets."""
+    changes = [change for change in changes if change[0] != NO_BUDGET]
+    if not changes:
+        return
     database.execute(
         "INSERT INTO counters (budget_id, window_us, used, reserved) VALUES "
         + ", ".join(["(?, ?, ?, ?)"] * len(changes))

@@ -38,7 +38,7 @@ def make_ask(
         instance_id=instance_id,
         budgets=budgets,
         usage=usage,
-        cost_pico=lambda used: hosted_charge(pricer, call.model, tally.provider, used, at).total_pico,
+        cost_pico=lambda used: hosted_charge(pricer, tally.model, tally.provider, used, at).total_pico,
         is_local=tally.is_local,
         tranche_pico=tranche,
         attempt=row_document(killed),

@@ -2,6 +2,7 @@
 
     reserve -> the leaf's pieces, handed on -> whatever ends it: the tally is final -> row COMMITTED -> end
 
+A hosted call reserves also where no budget applies, nothing then, so that it has a row though this process is killed.
 The row is committed before the iterator ends, so a client that has read its answer's end finds the row. It is given to
 the writer in one piece with what it settles, before anything is awaited, so no second cancellation can lose it. A call
 that a budget, or max_usage, refuses was no attempt and has no row.
@@ -28,12 +29,14 @@ __all__ = ["Metered"]
 
 
 class Metered:
-    """Wraps a leaf, never something that tries several: one attempt, one row."""
+    """Wraps a leaf, never something that tries several: one attempt, one row. A leaf that is priced as another model
+    than it is asked for says so in `priced_as`, so that it is reserved as it is billed."""
 
     def __init__(self, books: "Books", upstream: Upstream, provider: str, *, is_local: bool) -> None:
         self.name = upstream.name
         self._books, self._upstream = books, upstream
         self._provider, self._is_local = provider, is_local
+        self._priced_as: str | None = getattr(upstream, "priced_as", None)
 
     def max_usage(self, call: Call) -> Usage:
         return self._upstream.max_usage(call)
@@ -59,7 +62,7 @@ class Metered:
         hold, asked = await self._books.hold(attempt, call, tally, self._upstream.max_usage)
         inner: AsyncIterator[Chunk] | None = None
         is_normal = False
-        overrun = None if hold is None or hold.is_local or not call.is_stream else Overrun(hold)
+        overrun = Overrun(hold) if hold is not None and hold.is_bound and call.is_stream else None
         try:
             inner = self._upstream.stream(asked, tally)
             async for chunk in inner:
@@ -90,7 +93,8 @@ class Metered:
 
     def _reset(self, call: Call, tally: Tally) -> None:
         """The tally may have been another attempt's. What is known before the leaf says so itself."""
-        fresh = Tally(upstream=self.name, provider=self._provider, model=call.model, is_local=self._is_local)
+        model = self._priced_as or call.model
+        fresh = Tally(upstream=self.name, provider=self._provider, model=model, is_local=self._is_local)
         for name in Tally.__slots__:
             setattr(tally, name, getattr(fresh, name))
         tally.route = _route(call)

@@ -14,7 +14,7 @@ from typing import Any
 from farthing.economics.usage import Usage
 from farthing.ledger.budget import Budget
 from farthing.ledger.database import Database
-from farthing.ledger.events import Event, add_to_counters, write_events
+from farthing.ledger.events import NO_BUDGET, Event, add_to_counters, write_events
 from farthing.ledger.ids import new_id, now_us
 
 __all__ = ["Ask", "Hold", "Refusal", "Room", "count_request", "extend", "reserve", "rooms_of"]
@@ -67,6 +67,11 @@ class Hold:
     is_lowered: bool  # a budget, not the call, set max_output_tokens
     is_local: bool
 
+    @property
+    def is_bound(self) -> bool:
+        """Whether a budget sets an end to a hosted answer."""
+        return bool(self.amounts) and not self.is_local
+
 
 def rooms_of(database: Database, budgets: Sequence[Budget], windows_us: Sequence[int] | None = None) -> list[Room]:
     """In the same order; in the windows that hold now, or in those given."""
@@ -85,7 +90,11 @@ def rooms_of(database: Database, budgets: Sequence[Budget], windows_us: Sequence
 
 
 def reserve(database: Database, ask: Ask) -> Hold | Refusal:
-    """All budgets together or none. Where the upper bound does not fit, as many output tokens as do."""
+    """All budgets together or none. Where the upper bound does not fit, as many output tokens as do.
+
+    A hosted call leaves a trace also without budgets: should this process be killed, its provider may bill it. A local
+    one needs none.
+    """
     rooms = rooms_of(database, ask.budgets)
     output_tokens = ask.usage.output_tokens
     for room in rooms:
@@ -107,7 +116,7 @@ def reserve(database: Database, ask: Ask) -> Hold | Refusal:
             amount = ask.usage.input_tokens + output_tokens
         if room.budget.unit != "requests":
             amounts.append((room, amount))
-    if amounts:
+    if amounts or not ask.is_local:
         _open(database, ask, amounts)
     is_lowered = output_tokens < ask.usage.output_tokens
     return Hold(ask.reservation_id, tuple(amounts), output_tokens, is_lowered, ask.is_local)
@@ -149,9 +158,10 @@ def count_request(database: Database, budgets: Sequence[Budget], instance_id: st
 
 
 def _open(database: Database, ask: Ask, amounts: Sequence[tuple[Room, int]]) -> None:
+    named = [(room.budget.id, room.window_us, amount) for room, amount in amounts] or [(NO_BUDGET, 0, 0)]
     events = [
-        Event(ask.reservation_id, room.budget.id, room.window_us, "reserve", amount, ask.instance_id, ask.is_local)
-        for room, amount in amounts
+        Event(ask.reservation_id, budget_id, window_us, "reserve", amount, ask.instance_id, ask.is_local)
+        for budget_id, window_us, amount in named
     ]
     events[0] = replace(events[0], attempt=json.dumps(ask.attempt, separators=(",", ":")))
     write_events(database, events)

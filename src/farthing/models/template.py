@@ -73,6 +73,7 @@ def encode_chat(
     add_generation_prompt: bool = True,
     tools: Sequence[Mapping[str, Any]] | None = None,
     max_tokens: int | None = None,
+    begun: str = "",
 ) -> list[int]:
     """Token ids of messages under the tokenizer's chat template: its control tokens are real, those written by users
     are ordinary text. Without such text the ids are exactly those of the rendered string.
@@ -84,10 +85,12 @@ def encode_chat(
         content    hi<|im_end|>          hi<⌁|im_end|>                               hi < | im _end |>      (as text)
         rendered   <|im_start|>user\\nhi<⌁|im_end|><|im_end|>   ->   [im_start] user\\n hi<|im_end|> [im_end]
 
-    Raises as `render_chat` does, and CapacityError for what is certain to have max_tokens or more before it is encoded.
+    begun is what the answer begins with: the model goes on from there. Raises as `render_chat` does, CapacityError for
+    what is certain to have max_tokens or more before it is encoded, and InvalidRequest where the template lets answers
+    begin with thoughts, for begun would become one.
     """
     rows = [_row(number, message) for number, message in enumerate(messages)]
-    used = {*json.dumps([rows, tools], ensure_ascii=False, default=str), *(tokenizer.chat_template or "")}
+    used = {*json.dumps([rows, tools, begun], ensure_ascii=False, default=str), *(tokenizer.chat_template or "")}
     guard = next(chr(code) for code in GUARDS if chr(code) not in used)
     guarder = _Guarder(tuple(tokenizer.control_tokens), guard)
     rendered = render_chat(
@@ -98,6 +101,9 @@ def encode_chat(
         eos_token=tokenizer.eos_token,
         tools=guarder.guard(tools),
     )
+    if begun and rendered.rstrip().endswith("<think>"):
+        raise InvalidRequest("this model's answers begin with thoughts, so their text cannot be begun for it")
+    rendered += guarder.guard(begun)
     if max_tokens is not None:
         check_length(tokenizer, rendered.replace(guard, ""), max_tokens)
     return tokenizer.encode_template(rendered, guard)

@@ -19,7 +19,7 @@ from farthing.server.calls import make_call
 from farthing.server.cut import Cut
 from farthing.server.reply import send_json
 from farthing.server.service import Service
-from farthing.server.stream import EventStream
+from farthing.server.stream import BREATHE_EVERY, EventStream
 from farthing.upstreams import Call, Chunk, Tally, Upstream, UpstreamError
 
 __all__ = ["Answerer"]
@@ -58,6 +58,8 @@ class Answerer:
             async for chunk in pieces:
                 asking.outcome.note(chunk)
                 chunks.append(chunk)
+                if len(chunks) % BREATHE_EVERY == 0:
+                    await asyncio.sleep(0)
         document = renderer.whole(chunks, Ending(call.receipts, tally))
         asking.outcome.status = 200
         headers = [*asking.headers, *answer_headers(call, tally, is_ended=True, has_cache=self._service.has_cache)]

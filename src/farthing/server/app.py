@@ -35,10 +35,12 @@ def create_app(service: Service) -> Starlette:
     """The ASGI application for an opened service (see service.open_service)."""
     apis: Sequence[Api] = (Chat(), Completions(), Responses(), Messages())
     pages = _Pages(service, [*(api.path for api in apis), FEEDBACK_PATH])
+    asked = {api.path: AskEndpoint(api, Answerer(api, service), service) for api in apis}
+    asked[COUNT_PATH] = AskEndpoint(Messages(), TokenCounter(service), service)
+    asked[FEEDBACK_PATH] = AskEndpoint(FeedbackEndpoint(), FeedbackTaker(service), service)
     routes = [
-        *(Route(api.path, AskEndpoint(api, Answerer(api, service), service), methods=["POST"]) for api in apis),
-        Route(COUNT_PATH, AskEndpoint(Messages(), TokenCounter(service), service), methods=["POST"]),
-        Route(FEEDBACK_PATH, AskEndpoint(FeedbackEndpoint(), FeedbackTaker(service), service), methods=["POST"]),
+        # Some clients end a path with a slash; a redirect would cost them the body, or the answer.
+        *(Route(path + end, endpoint, methods=["POST"]) for path, endpoint in asked.items() for end in ("", "/")),
         Route("/v1/models", pages.models),
         Route("/v1/models/{name:path}", pages.model),
         Route("/health", pages.health),

@@ -50,12 +50,17 @@ def tags_of(headers: Mapping[bytes, bytes]) -> tuple[str, ...]:
 
 
 def project_of(headers: Mapping[bytes, bytes], key: Key | None) -> str | None:
-    """The key's; where it has none, what the header x-farthing-project says. Raises UpstreamError (400)."""
-    if key is not None and key.project is not None:
-        return key.project
-    project = headers.get(b"x-farthing-project", b"").decode("utf-8", "replace").strip()
-    _check_label(project, "x-farthing-project")
-    return project or None
+    """The key's; for one who needs no key, what the header x-farthing-project says. A header beside a key may only say
+    the same: it would spend the budget of others. Raises UpstreamError (400, 403)."""
+    named = headers.get(b"x-farthing-project", b"").decode("utf-8", "replace").strip()
+    if key is None:
+        _check_label(named, "x-farthing-project")
+        return named or None
+    if named and named != key.project:
+        has = "of no project" if key.project is None else "of another project"
+        message = f"x-farthing-project: this key is {has}; leave the header out, or make a key with --project"
+        raise UpstreamError(message, status=403, code="project_not_allowed", param="x-farthing-project")
+    return key.project
 
 
 def _check_label(label: str, header: str) -> None:

@@ -23,7 +23,7 @@ def make_call(
     headers: Mapping[bytes, bytes],
     public_texts: Sequence[str],
 ) -> Call:
-    """Raises UpstreamError (400) for tags or a project that are not allowed."""
+    """Raises UpstreamError (400, 403) for tags or a project that are not allowed."""
     return Call(
         id=request_id,
         wire=asked.wire,

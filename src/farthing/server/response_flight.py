@@ -9,6 +9,7 @@ The task ends early only when the last listener has left: the first one's client
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
+from farthing.server.stream import BREATHE_EVERY
 from farthing.upstreams import Call, Chunk, Tally, Upstream, UpstreamError
 
 __all__ = ["Flight"]
@@ -70,6 +71,8 @@ class Flight:
             async for piece in pieces:
                 self.pieces.append(piece)
                 self._wake()
+                if len(self.pieces) % BREATHE_EVERY == 0:
+                    await asyncio.sleep(0)
             self.is_complete = True
         except Exception as error:
             self.error = error

@@ -18,6 +18,15 @@ __all__ = ["Responses"]
 
 Json = dict[str, Any]
 LOGPROBS = "message.output_text.logprobs"
+NEVER_THERE = (  # of items that no answer of ours has, so asking for them changes nothing
+    "reasoning.encrypted_content",
+    "file_search_call.results",
+    "web_search_call.results",
+    "web_search_call.action.sources",
+    "code_interpreter_call.outputs",
+    "computer_call_output.output.image_url",
+    "message.input_image.image_url",
+)
 SAME_IN_CHAT = (
     "temperature",
     "top_p",
@@ -146,9 +155,9 @@ def _reasoning(body: Json) -> Json:
 
 def _logprobs(body: Json) -> Json:
     include = body.get("include") or []
-    if not isinstance(include, list) or any(name != LOGPROBS for name in include):
+    if not isinstance(include, list) or any(name not in (LOGPROBS, *NEVER_THERE) for name in include):
         raise fields.invalid(f"include: allowed is {LOGPROBS}", "include", "unsupported_value")
     num_top = fields.integer(body, "top_logprobs", 0, 20)
-    if not include and not num_top:
+    if LOGPROBS not in include and not num_top:
         return {}
     return {"logprobs": True} if num_top is None else {"logprobs": True, "top_logprobs": num_top}

@@ -28,6 +28,8 @@ def chat_messages(body: Mapping[str, Any]) -> list[Json]:
         raise fields.invalid("input is missing or empty; give a string or a list of items", "input")
     for number, item in enumerate(given):
         _add(messages, item, f"input[{number}]")
+    if not messages:
+        raise fields.invalid("input holds nothing to answer; give a message", "input")
     return messages
 
 
@@ -88,8 +90,8 @@ def _add(messages: list[Json], item: Any, where: str) -> None:
     elif kind == "function_call_output":
         output = _content(item.get("output"), f"{where}.output")
         messages.append({"role": "tool", "tool_call_id": fields.text(item, "call_id", f"{where}."), "content": output})
-    else:
-        raise _unsupported(f"{where}.type", kind, "message, function_call, function_call_output")
+    elif kind != "reasoning":  # thoughts before an earlier answer: chat has no place for them, templates leave them out
+        raise _unsupported(f"{where}.type", kind, "message, function_call, function_call_output, reasoning")
 
 
 def _content(content: Any, where: str) -> str | list[Json]:

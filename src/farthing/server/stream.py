@@ -5,7 +5,8 @@
     event   .. interval ..  event(all three)     row committed, last events
 
 The first piece leaves at once. What comes within interval_s after an event waits for the rest of that time, one timer
-for all of it; pieces of text that waited together leave as one event.
+for all of it; pieces of text that waited together leave as one event. Where the client does not read, the upstream is
+asked for no more than MAX_PENDING_BYTES.
 """
 
 import asyncio
@@ -16,8 +17,11 @@ from typing import Any
 from farthing.server.api import Ending, Renderer
 from farthing.upstreams import Chunk, Tally, UpstreamError
 
-__all__ = ["EventStream", "joined"]
+__all__ = ["BREATHE_EVERY", "MAX_PENDING_BYTES", "EventStream", "joined"]
 
+MAX_PENDING_BYTES = 256 << 10  # of one answer, about: what nobody reads is not asked for
+BREATHE_EVERY = 64  # pieces: an upstream that never waits must not keep the loop from others
+RAW_BYTES = 512  # of a provider's own piece beside its text, about
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
@@ -40,6 +44,7 @@ class EventStream:
         self._interval_s = interval_s
         self._loop = asyncio.get_running_loop()
         self._pending: list[Chunk] = []
+        self._num_pending_bytes = 0
         self._sent_at_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._flusher: asyncio.Task[None] | None = None
@@ -47,13 +52,21 @@ class EventStream:
 
     async def run(self, chunks: AsyncIterator[Chunk], tally: Tally) -> None:
         """All pieces. The last ones may still be waiting when it returns; finish or fail sends them."""
+        num_chunks = 0
         async for chunk in chunks:
+            num_chunks += 1
+            if num_chunks % BREATHE_EVERY == 0:
+                await asyncio.sleep(0)
             self._pending.append(chunk)
+            self._num_pending_bytes += _num_bytes(chunk)
             self._note(chunk)
             if not self.is_started:
                 self.is_started = True
                 await self._start()
                 await self._flush(self._renderer.start(tally))
+            elif self._num_pending_bytes > MAX_PENDING_BYTES:
+                await self._settle()
+                await self._flush()
             elif self._timer is None and self._flusher is None:
                 due_s = self._sent_at_s + self._interval_s
                 if self._loop.time() >= due_s:
@@ -108,12 +121,18 @@ class EventStream:
 
     def _take(self) -> bytes:
         chunks = joined(self._pending)
-        self._pending = []
+        self._pending, self._num_pending_bytes = [], 0
         return b"".join([self._renderer.chunk(chunk) for chunk in chunks])
 
     async def _write(self, data: bytes, is_last: bool = False) -> None:
         await self._send({"type": "http.response.body", "body": data, "more_body": not is_last})
         self._sent_at_s = self._loop.time()
+
+
+def _num_bytes(chunk: Chunk) -> int:
+    """About, as it will be held and sent."""
+    size = len(chunk.text) + len(chunk.reasoning) + sum(len(delta.arguments) for delta in chunk.tool_calls)
+    return 64 + size + 128 * len(chunk.logprobs) + (0 if chunk.raw is None else RAW_BYTES + size)
 
 
 def joined(chunks: Sequence[Chunk]) -> Sequence[Chunk]:

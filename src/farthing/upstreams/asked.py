@@ -38,6 +38,7 @@ class Asked:
     forced: tuple[str, ...] = ()  # one of these tools must be called; () is the model's choice
     length_param: str = "max_tokens"  # the field that max_tokens came by
     is_parallel: bool = True  # whether several calls may come in one answer
+    is_thoughtless: bool = False  # no thoughts are wanted; a model that has them cannot keep from them
 
 
 def sampling(body: Body, logprobs: int | None) -> SamplingParams:

@@ -37,6 +37,7 @@ def _row(at: str, message: Any) -> dict[str, Any]:
     row["content"] = _text(f"{at}.content", content, is_optional=role == "assistant")
     if calls:
         row["tool_calls"] = [_call(f"{at}.tool_calls[{i}]", call) for i, call in enumerate(calls)]
+    body.text("id")  # of an answer that is sent back
     name = body.text("name")
     if name is not None:
         row["name"] = name

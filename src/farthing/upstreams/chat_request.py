@@ -18,6 +18,9 @@ def read_chat(fields: Mapping[str, Any]) -> Asked:
         body.take(name)  # of the call, not of the answer: the server has read them
     body.only("store", False, "answers are not stored here")
     body.choice("service_tier", ("auto", "default"))
+    body.only("modalities", ["text"], "this model answers with text only")
+    body.only("functions", [], "give them as tools")
+    body.only("reasoning_effort", "none", "this model's thoughts cannot be steered")
     tools, forced, is_parallel = _tools(body)
     max_tokens, length_param = _max_tokens(body)
     asked = Asked(
@@ -30,6 +33,7 @@ def read_chat(fields: Mapping[str, Any]) -> Asked:
         forced=forced,
         length_param=length_param,
         is_parallel=is_parallel,
+        is_thoughtless=fields.get("reasoning_effort") == "none",
     )
     body.end()
     return asked
@@ -47,7 +51,7 @@ def _max_tokens(body: Body) -> tuple[int | None, str]:
 def _logprobs(body: Body) -> int | None:
     is_wanted = body.flag("logprobs", False)
     num_top = body.integer("top_logprobs", 0, 20)
-    if num_top is not None and not is_wanted:
+    if num_top and not is_wanted:
         refuse("top_logprobs", "needs logprobs: true")
     return (num_top or 0) if is_wanted else None
 

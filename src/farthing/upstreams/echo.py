@@ -38,11 +38,12 @@ class EchoUpstream:
         self.name = name
         self.config = config or EchoConfig()
         self.provider = self.config.provider
-        self.is_local = self.config.priced_as is None
+        self.priced_as = self.config.priced_as
+        self.is_local = self.priced_as is None
 
     async def stream(self, call: Call, tally: Tally) -> AsyncIterator[Chunk]:
         tally.upstream, tally.provider, tally.is_local = self.name, self.provider, self.is_local
-        tally.model = self.config.priced_as or call.model
+        tally.model = self.priced_as or call.model
         tally.usage_source = "engine" if self.is_local else "provider"
         count = num_choices(call.body)
         words, is_cut_short = self._words(call, count)

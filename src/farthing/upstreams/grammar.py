@@ -90,7 +90,7 @@ class Grammars:
         first = matcher.deep_copy()
         mask = int.from_bytes(first.compute_bitmask(), "little")
         if mask & ~sum(1 << id for id in self._eos_ids) == 0:
-            refuse(param, f"no answer can satisfy it ({first.stop_reason()})")
+            refuse(param, "no answer can satisfy it")
         return matcher
 
 

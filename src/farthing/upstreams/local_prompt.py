@@ -8,7 +8,7 @@ from farthing.economics.usage import Usage
 from farthing.errors import CapacityError, CorruptModel, InvalidRequest
 from farthing.request import Constraint, Request
 from farthing.upstreams.asked import Asked
-from farthing.upstreams.body import refuse
+from farthing.upstreams.body import refuse, unsupported
 from farthing.upstreams.call import Call
 from farthing.upstreams.errors import UpstreamError
 from farthing.upstreams.tool_format import CLOSE, ToolFormat
@@ -153,10 +153,12 @@ def _prompts(model: "Model", call: Call, asked: Asked) -> list[tuple[tuple[int, 
                 what = f"is empty; give one token or more, each from 0 to {vocab_size - 1}"
                 raise UpstreamError(f"prompt: {what}", status=400, code="invalid_value", param="prompt")
         return [(tuple(prompt), 0) for prompt in ids]
+    if asked.is_thoughtless and "<think>" in (tokenizer.chat_template or ""):
+        unsupported("reasoning_effort", "this model thinks, which cannot be switched off here; leave it out")
     tools = list(asked.tools.values()) or None
-    messages = _known_roles(asked.messages, tokenizer.chat_template or "")
+    messages, begun = _begun(call, _known_roles(asked.messages, tokenizer.chat_template or ""))
     try:
-        token_ids = encode_chat(tokenizer, messages, tools=tools, max_tokens=max_len)
+        token_ids = encode_chat(tokenizer, messages, tools=tools, max_tokens=max_len, begun=begun)
     except CapacityError as error:
         raise _too_long(str(error), asked) from None
     except InvalidRequest as error:
@@ -172,6 +174,19 @@ def _prompts(model: "Model", call: Call, asked: Asked) -> list[tuple[tuple[int, 
         except (InvalidRequest, CorruptModel):
             num_public = 0
     return [(tuple(token_ids), num_public)]
+
+
+def _begun(call: Call, messages: tuple[Mapping[str, Any], ...]) -> tuple[tuple[Mapping[str, Any], ...], str]:
+    """(the conversation, what its answer begins with). In Anthropic's API an assistant's message at the end is the
+    beginning of the answer; in OpenAI's it is a message like others, and a new one follows."""
+    if call.wire != "messages" or messages[-1]["role"] != "assistant":
+        return messages, ""
+    last = f"messages.{len(call.body['messages']) - 1}"
+    if messages[-1].get("tool_calls"):
+        refuse(last, "a call of a tool cannot be continued; its tool_result must follow, or leave it out")
+    if len(messages) == 1:
+        refuse(last, "there is nothing that this answers; put a message of the user before it")
+    return messages[:-1], messages[-1]["content"]
 
 
 def _known_roles(messages: tuple[Mapping[str, Any], ...], template: str) -> tuple[Mapping[str, Any], ...]:

@@ -3,6 +3,7 @@
 import difflib
 import math
 import os
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 
@@ -11,6 +12,7 @@ from farthing.errors import InvalidRequest
 __all__ = ["Table"]
 
 SECRET = "is a secret, and none may stand in this file, only in the environment"
+VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 SECRETS = ("api_key", "key", "token", "authorization", "x-api-key")
 
 
@@ -86,15 +88,23 @@ class Table:
         return {header.lower(): content for header, content in value.items()}
 
     def secret(self, key: str) -> str | None:
-        """The value of the environment variable that `key` names. It is in no error, whatever is wrong with it."""
-        variable = self.text(key)
+        """The value of the environment variable that `key` names. It is in no error, whatever is wrong with it, nor is
+        what stands in the file instead of a name."""
+        variable = self._take(key)
         if variable is None:
             return None
+        if not isinstance(variable, str) or not VARIABLE.fullmatch(variable):
+            allowed = "allowed: letters, digits and _, and never the key itself"
+            raise self.error(key, f"is no name of an environment variable; {allowed}")
+        # A name like MY_KEY may be told; anything else may be a secret that was put here by mistake.
+        shown = f"variable {variable}" if variable == variable.upper() else "variable"
         value = os.environ.get(variable, "").strip()
         if not value:
-            raise self.error(key, f"names the environment variable {variable}, which is not set; set it or drop {key}")
+            raise self.error(key, f"names the environment {shown}, which is not set; set it or drop {key}")
         if not _is_plain(value) or " " in value:
-            raise self.error(key, f"names {variable}, whose value is no key: it has spaces or is not plain ASCII")
+            raise self.error(
+                key, f"names the environment {shown}, whose value is no key: it has spaces or is not plain ASCII"
+            )
         return value
 
     def end(self) -> None:
