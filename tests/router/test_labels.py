@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from farthing.errors import InvalidRequest
@@ -40,6 +41,9 @@ def test_what_farthing_compare_writes_is_read() -> None:
     rows, _ = to_rows(again)
     assert (rows.models, rows.quality.tolist(), rows.answers) == (("small", "large"), [[1.0, 0.0]], ("Lima",))
     assert rows.costs == (12e-12, 90e-12)
+    assert rows.signals is not None
+    assert rows.signals[0, :2].tolist() == [-0.1, -0.2]
+    assert np.isnan(rows.signals[0, 2:]).all()
 
 
 def test_an_error_does_not_undo_a_label() -> None:
@@ -81,6 +85,7 @@ def test_of_messages_the_last_thing_the_user_said_is_read() -> None:
         ('{"prompt": "p", "models": {"a": {"score": true}}}', "score is"),
         ('{"prompt": "p", "models": {"a": {"is_right": 1}}}', "is_right is"),
         ('{"prompt": "p", "models": {"a": {"answer": 1}}}', "answer is int"),
+        ('{"prompt": "p", "models": {"a": {"logprob_mean": 0.1}}}', "logprob_mean is"),
         ('{"prompt": "p", "models": {"a": {"cost_usd": -1}}}', "cost_usd is"),
         ('{"prompt": "p", "models": {"a": {"cost_pico": 1.5}}}', "cost_pico is"),
         ('{"prompt": "p", "model": "", "score": 1}', "a model is named"),

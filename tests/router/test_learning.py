@@ -213,3 +213,23 @@ def test_an_uncalibrated_router_still_explains(labels: Any) -> None:
     why = explain(train_on(labels).trained, "Say what the rose has to do with it?")
     assert (why.model, why.threshold) == (None, None)
     assert why.parts
+
+
+def test_log_probabilities_of_the_small_answers_count() -> None:
+    """Answers that look alike, whose model was sure only where it was right."""
+    sure, rng = {}, np.random.default_rng(3)
+    for prompt in labelled(600, seed=17).prompts:
+        is_right = bool(rng.random() < 0.5)
+        small = Label(float(is_right), "It has.", 1, -0.1 if is_right else -2.0, -0.5 if is_right else -6.0)
+        sure[prompt] = {"model-0": small, "model-1": Label(1.0, None, 10)}
+    blind = {
+        prompt: row | {"model-0": replace(row["model-0"], logprob_mean=None, logprob_least=None)}
+        for prompt, row in sure.items()
+    }
+    areas = []
+    for labels in (sure, blind):
+        cascade = evaluate_on(train_on(labels).trained, labels)[0].modes[1]
+        assert cascade.apgr is not None
+        areas.append(cascade.apgr.value)
+    assert areas[0] > areas[1] + 0.2
+    assert areas[1] < 0.6

@@ -10,9 +10,12 @@ from farthing.ledger import open_reader
 from farthing.ledger.config import LedgerConfig
 from farthing.ledger.key import insert_key
 from farthing.ledger.opening import open_database, transaction
+from farthing.report.route_ledger import ledger_lines
+from farthing.router.config import RouterConfig
+from farthing.server.config import ModelEntry, RouteEntry, UpstreamEntry
 from farthing.server.feedback import read_feedback
 from farthing.upstreams import UpstreamError
-from tests.server.serving import serving
+from tests.server.serving import serving, small_local
 
 CHAT = {
     "model": "play",
@@ -118,3 +121,21 @@ def test_prompts_are_stored_where_that_is_switched_on(tmp_path: Path) -> None:
         assert found.keys() == {whole, streamed.headers["x-farthing-request-id"]}
         assert (found[whole].prompt, found[whole].served_model) == ("say a b", "gpt-5-nano")
         assert found[whole].answer == "ab"
+
+
+def test_feedback_on_a_cascade_is_about_the_answer_that_was_given(tmp_path: Path) -> None:
+    echo = UpstreamEntry("echo", "echo", {"provider": "openai", "priced_as": "gpt-5-nano"})
+    members = (RouteEntry("local", "llama"), RouteEntry("echo", "gpt-5-nano"))
+    auto = ModelEntry("auto", members, router=RouterConfig(mode="cascade", min_confidence=1.0))
+    with serving(tmp_path, small_local("llama"), echo, models=(auto,), stored_prompts=True) as server:
+        asked = ask(server.url, model="auto", max_tokens=8)
+        assert say(server.url, request_id=asked, is_right=True) == 200
+        assert {row.status for row in server.rows()} == {"discarded", "ok"}
+    with open_reader(server.ledger) as reader:
+        [line] = ledger_lines(reader)
+        [attempt] = reader.request_attempts([asked]).values()
+    assert line.prompt == "say a b"
+    assert line.labels.keys() == {"gpt-5-nano"}
+    assert line.labels["gpt-5-nano"].score == 1.0
+    assert attempt.status == "ok"
+    assert line.labels["gpt-5-nano"].cost_pico == attempt.cost_pico

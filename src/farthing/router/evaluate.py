@@ -81,7 +81,7 @@ def mode_outcome(trained: Trained, rows: Labelled, mode: str) -> tuple[Callable[
         return route_outcome(rows, quality), quality[:, -1] - quality[:, 0], rows.pair
     assert rows.answers is not None, "a cascade is judged where there are answers"
     assert trained.check is not None, "it has prices for a cascade"
-    p_right = trained.p_right(rows.prompts, rows.answers)
+    p_right = trained.p_right(rows.prompts, rows.answers, signals=rows.signals)
     pair = Pair(rows.quality[:, 0], rows.quality[:, 1])
     return cascade_outcome(rows, p_right, trained.check.next_quality), -p_right, pair
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from farthing.errors import InvalidRequest
 
-__all__ = ["Label", "Line", "call_text", "read_line", "read_prompt"]
+__all__ = ["Label", "Line", "call_text", "read_line", "read_prompt", "user_text"]
 
 TIE = "tie"
 MAX_USD = Decimal(10**6)  # of one request
@@ -28,6 +28,8 @@ class Label:
     score: float | None
     answer: str | None = None
     cost_pico: int | None = None
+    logprob_mean: float | None = None  # of the answer's tokens, as local models tell
+    logprob_least: float | None = None
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,12 @@ def call_text(body: Mapping[str, Any]) -> str:
     if not isinstance(messages, list):
         prompt = body.get("prompt")
         return prompt if isinstance(prompt, str) else ""
-    said = (_user_text(message) for message in reversed(messages))
+    said = (user_text(message) for message in reversed(messages))
     return next((text for text in said if text), "")
 
 
-def _user_text(message: Any) -> str:
+def user_text(message: Any) -> str:
+    """Empty for what is no user's message, or has no text in it (the results of tools, as Anthropic sends them)."""
     content = message.get("content") if isinstance(message, dict) and message.get("role") == "user" else None
     parts = content if isinstance(content, list) else []
     texts = [part.get("text") for part in parts if isinstance(part, dict)]
@@ -117,7 +120,8 @@ def _preference(row: Mapping[str, Any]) -> dict[str, Label]:
 
 
 def _label(entry: Mapping[str, Any]) -> Label:
-    return Label(_score(entry), _answer(entry), _cost_pico(entry))
+    logprobs = (_logprob(entry, name) for name in ("logprob_mean", "logprob_least"))
+    return Label(_score(entry), _answer(entry), _cost_pico(entry), *logprobs)
 
 
 def _score(entry: Mapping[str, Any]) -> float | None:
@@ -137,6 +141,15 @@ def _answer(entry: Mapping[str, Any]) -> str | None:
     if answer is not None and not isinstance(answer, str):
         raise InvalidRequest(f"answer is {type(answer).__name__}; allowed: a string")
     return answer
+
+
+def _logprob(entry: Mapping[str, Any], name: str) -> float | None:
+    value = entry.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | Decimal) or not (isfinite(value) and value <= 0):
+        raise InvalidRequest(f"{name} is {str(value)[:40]!r}; allowed: a logarithm of a probability, 0 or below")
+    return float(value)
 
 
 def _cost_pico(entry: Mapping[str, Any]) -> int | None:

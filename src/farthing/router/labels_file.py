@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from farthing.errors import InvalidRequest
 from farthing.router.label import Label, Line, read_line, read_prompt
 from farthing.router.labelled import Labelled
 from farthing.router.origin import Unit
+from farthing.router.signals import LEAST, SIGNAL_NAMES
 
-__all__ = ["Costs", "Told", "gather", "read_lines", "read_prompts", "to_rows"]
+__all__ = ["Costs", "Told", "gather", "read_lines", "read_prompts", "row_signals", "to_rows"]
 
 T = TypeVar("T")
 MAX_TOLD = 5  # bad lines in one error
@@ -118,8 +120,19 @@ def to_rows(
         tuple(complete),
         quality,
         known if len(known) == len(complete) else None,
+        row_signals([row[names[0]] for row in complete.values()]),
     )
     return rows, Told(tuple(told))
+
+
+def row_signals(labels: Sequence[Label]) -> NDArray[np.float64] | None:
+    """Of the first model's answers, nan where not known; None where nothing is."""
+    found = np.full((len(labels), len(SIGNAL_NAMES)), np.nan)
+    for at, label in enumerate(labels):
+        for name, value in (("mean_logprob", label.logprob_mean), ("min_logprob", label.logprob_least)):
+            if value is not None:
+                found[at, SIGNAL_NAMES.index(name)] = max(value, LEAST)
+    return None if np.isnan(found).all() else found
 
 
 def _has_label(row: Mapping[str, Label], name: str) -> bool:

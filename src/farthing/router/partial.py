@@ -13,6 +13,7 @@ from farthing.router.encode import encode_prompts
 from farthing.router.label import Label
 from farthing.router.labelled import Labelled
 from farthing.router.origin import chosen_part
+from farthing.router.signals import SIGNAL_NAMES
 from farthing.router.train import train
 from farthing.router.trained import Trained
 
@@ -47,6 +48,7 @@ def train_with_partial(rows: Labelled, partial: Labels, part: float) -> tuple[Tr
         (*rows.prompts, *(chosen[at] for at in judged)),
         np.vstack([rows.quality, quality[judged]]),
         (*rows.answers, *(answer for answer in answers if answer is not None)),
+        None if rows.signals is None else np.vstack([rows.signals, np.full((len(judged), len(SIGNAL_NAMES)), np.nan)]),
     )
     of_answers = train(checked)
     prices = {**learned.prices, "cascade": of_answers.prices["cascade"]}

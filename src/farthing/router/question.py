@@ -1,13 +1,14 @@
 """What a router reads of a call: the last thing the user said, and what its conversation is known by."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import orjson
 
+from farthing.router.label import user_text
 from farthing.upstreams.call import Call
 from farthing.upstreams.estimate import num_choices
 
@@ -37,26 +38,14 @@ def read_question(call: Call, *, is_named: bool = True) -> Question:
     messages = body.get("messages")
     if not isinstance(messages, list):
         return Question("", num, has_tools)
-    turns = [at for at, message in enumerate(messages) if _user_text(message)]
+    turns = [at for at, message in enumerate(messages) if user_text(message)]
     if not turns:
         return Question("", num, has_tools)
     names = _names(call, messages, turns) if is_named else []
     found_as = stored_as = names[-1] if names else None
     if turns[-1] == len(messages) - 1:  # a new turn; else results of tools: the same one goes on
         found_as = names[-2] if len(names) > 1 else None
-    return Question(_user_text(messages[turns[-1]]), num, has_tools, found_as, stored_as)
-
-
-def _user_text(message: Any) -> str:
-    """Empty for what is no user's message, or has no text in it (the results of tools, as Anthropic sends them)."""
-    if not isinstance(message, Mapping) or message.get("role") != "user":
-        return ""
-    content = message.get("content")
-    if isinstance(content, str):
-        return content
-    parts = content if isinstance(content, list) else []
-    texts = [part.get("text") for part in parts if isinstance(part, Mapping)]
-    return "\n".join(text for text in texts if isinstance(text, str))
+    return Question(user_text(messages[turns[-1]]), num, has_tools, found_as, stored_as)
 
 
 def _names(call: Call, messages: Sequence[Any], turns: Sequence[int]) -> list[bytes]:
