@@ -33,11 +33,8 @@ class TaskRow:
 
     @property
     def prompt(self) -> str:
-        """What a server's router reads: the last thing the user said; where no user says a word, all there is."""
-        if said := call_text(self.body):
-            return said
-        texts = (_text(message.get("content")) for message in self.body["messages"])
-        return "\n\n".join(text for text in texts if text)
+        """What a router reads of it: the last thing the user said."""
+        return call_text(self.body)
 
 
 def read_task(path: Path, limit: int | None = None) -> list[TaskRow]:
