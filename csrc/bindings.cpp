@@ -176,6 +176,16 @@ NB_MODULE(_native, m) {
       })
       .def("swiglu", [](Program& p, View3 gate, View3 up, View3 dst) { p.swiglu(gate, up, dst); })
       .def("add", [](Program& p, View3 src, View3 dst) { p.add(src, dst); })
+      .def("sigmoid_scale", [](Program& p, View3 buf, View3 by) { p.sigmoid_scale(buf, by); })
+      .def("moe",
+           [](Program& p, View3 src, View3 logits, View3 dst, const std::string& gate, int64_t top_k, bool is_renormalised, float scale,
+              int64_t num_groups, int64_t num_kept_groups, int bias, const std::vector<int>& gates, const std::vector<int>& ups,
+              const std::vector<int>& downs, bool is_int8) {
+             const Gate kind = gate == "softmax" ? Gate::softmax : gate == "top_softmax" ? Gate::top_softmax : Gate::sigmoid;
+             need(kind != Gate::sigmoid || gate == "sigmoid", "a gate is softmax, top_softmax or sigmoid");
+             p.moe(src, logits, dst, {kind, top_k, is_renormalised, scale, num_groups, num_kept_groups}, bias, gates, ups, downs, is_int8);
+           })
+      .def("num_experts_read", &Program::num_experts_read)
       .def("head", [](Program& p, View3 src, int weight, int bias, bool is_int8) { p.head(src, weight, bias, is_int8); })
       .def("set_key_means",
            [](Program& p, In<float, 2> means) {

@@ -62,6 +62,7 @@ struct ActivationBlock {
 struct LinearArgs {
   int64_t num_tokens;
   View src, dst;
+  const int32_t* rows;  // of src that quantize() takes; null: in order
   const PackedMatrix* const* weights;
   const float* const* biases;  // entries may be null
   int num_weights;

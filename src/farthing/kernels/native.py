@@ -18,11 +18,13 @@ from farthing.kernels.plan import (
     Head,
     KVSpec,
     Linear,
+    Moe,
     Op,
     Plan,
     QTensor,
     RmsNorm,
     Rope,
+    SigmoidScale,
     StoreKV,
     SwiGLU,
     View,
@@ -96,6 +98,12 @@ class NativeProgram:
         """Seconds spent in each kind of operation since the program was made."""
         return dict(self._program.seconds())
 
+    @property
+    def num_experts_read(self) -> int:
+        """Experts that were read since the program was made, each layer of each step counting those that its tokens took
+        (of more than 512 tokens, each 512)."""
+        return int(self._program.num_experts_read())
+
     def run(self, batch: Batch) -> npt.NDArray[np.float32]:
         """Logits [L, V] of the batch's logit_rows; the array is overwritten by the next run."""
         logits: npt.NDArray[np.float32] = self._program.run(
@@ -156,5 +164,16 @@ class NativeProgram:
                 p.swiglu(at(op.gate), at(op.up), at(op.dst))
             case Add():
                 p.add(at(op.src), at(op.dst))
+            case SigmoidScale():
+                p.sigmoid_scale(at(op.buf), at(op.by))
+            case Moe():
+                self._append_moe(op)
             case Head():
                 p.head(at(op.src), self._matrix(op.weight), self._vector(op.bias), op.product == "int8")
+
+    def _append_moe(self, op: Moe) -> None:
+        rule, at = op.rule, self._columns
+        gate = (rule.kind, rule.top_k, rule.is_renormalised, rule.scale, rule.num_groups, rule.num_kept_groups)
+        experts = ([self._matrix(name) for name in names] for names in (op.gates, op.ups, op.downs))
+        bias = self._vector(op.selection_bias)
+        self._program.moe(at(op.src), at(op.logits), at(op.dst), *gate, bias, *experts, op.product == "int8")
