@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "memory.h"
 #include "products.h"
 
 namespace farthing {
@@ -146,6 +147,13 @@ class Block {
                           [&](int64_t t) { route(logits_ + t * a_.logits.stride, a_, own_, experts + t * k, weights + t * k); });
     if (worker_.index == 0) sort(experts);
     worker_.barrier();
+    if (a_.is_in_file)  // all are asked for before the first is waited for
+      worker_.for_each(num_active(), [&](int64_t i) {
+        for (const int* ids : {a_.gates, a_.ups, a_.downs}) {
+          const PackedMatrix& m = matrix(ids, active()[i]);
+          will_need(m.data, m.num_bytes());
+        }
+      });
   }
 
   void sort(const int32_t* experts) {

@@ -29,6 +29,7 @@ struct MoeArgs {
   const PackedMatrix* matrices;        // of the program; the next three are places in it
   const int *gates, *ups, *downs;      // [num_experts]
   bool is_int8, has_codes, is_gathered;  // is_gathered: some weight has no integer codes or is not to be read by them
+  bool is_in_file;                     // weights may have to be read from disk
   uint8_t* scratch;                    // moe_scratch() bytes
   int64_t scratch_per_worker;
   int64_t* num_read;                   // += experts that a block of tokens took

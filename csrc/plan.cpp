@@ -43,7 +43,7 @@ Codebook make_codebook(const int8_t* values, int bits, float per_unit) {
   return book;
 }
 
-Program::Program(const Kernels& kernels, int num_threads, const KVSpec& kv, int64_t vocab_size)
+Program::Program(const Kernels& kernels, int num_threads, const KVSpec& kv, int64_t vocab_size, const std::string& experts_folder)
     : kernels_(kernels), team_(num_threads), kv_(kv), vocab_size_(vocab_size) {
   if (kv.num_layers() < 1 || kv.v_codecs.size() != kv.k_codecs.size() || kv.num_pages < 1 || kv.shape.num_kv_heads < 1 || vocab_size < 1) fail("sizes must be 1 or more");
   if (kv.shape.head_dim < 8 || kv.shape.head_dim > kMostHeadDim || kv.shape.head_dim % 8)
@@ -63,6 +63,7 @@ Program::Program(const Kernels& kernels, int num_threads, const KVSpec& kv, int6
     places_.push_back(place);
   }
   pages_ = map_region(kv_bytes());
+  if (!experts_folder.empty()) expert_arena_ = std::make_unique<FileArena>(experts_folder);
 }
 
 size_t Program::kv_bytes() const {
@@ -82,12 +83,16 @@ int Program::add_buffer(int64_t width) {
   return static_cast<int>(widths_.size()) - 1;
 }
 
-int Program::add_matrix(const std::string& format, int64_t rows, int64_t cols, const uint8_t* data, size_t num_bytes) {
+int Program::add_matrix(const std::string& format, int64_t rows, int64_t cols, const uint8_t* data, size_t num_bytes,
+                        bool is_expert) {
   const int64_t expected = row_bytes(format, cols);
   if (expected && num_bytes != static_cast<size_t>(rows * expected))
     fail("a " + format + " matrix of " + std::to_string(rows) + " x " + std::to_string(cols) + " has " +
          std::to_string(rows * expected) + " bytes, not " + std::to_string(num_bytes));
-  matrices_.push_back(pack(format, rows, cols, kernels_.panel_rows, data, arena_, team_));
+  const auto allocate = [&](size_t bytes) {
+    return is_expert && expert_arena_ ? expert_arena_->allocate(bytes) : arena_.allocate(bytes);
+  };
+  matrices_.push_back(pack(format, rows, cols, kernels_.panel_rows, data, allocate, team_));
   return static_cast<int>(matrices_.size()) - 1;
 }
 
@@ -337,6 +342,7 @@ void Program::moe(Columns src, Columns logits, Columns dst, const GateRule& rule
     a.is_gathered = is_gathered;
     a.scratch = r.scratch;
     a.scratch_per_worker = scratch_per_worker();
+    a.is_in_file = expert_arena_ != nullptr;
     a.num_read = &num_experts_read_;
     kernels_.moe(a, w);
   });

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "memory.h"
 #include "moe.h"
 #include "pack.h"
 
@@ -28,10 +29,11 @@ struct KVSpec {
 // Every method throws std::invalid_argument when shapes do not fit; run() also when the batch reaches outside them.
 class Program {
  public:
-  Program(const Kernels& kernels, int num_threads, const KVSpec& kv, int64_t vocab_size);
+  // experts_folder: where matrices of experts are kept in a file; "" keeps them in memory.
+  Program(const Kernels& kernels, int num_threads, const KVSpec& kv, int64_t vocab_size, const std::string& experts_folder);
 
   int add_buffer(int64_t width);
-  int add_matrix(const std::string& format, int64_t rows, int64_t cols, const uint8_t* data, size_t num_bytes);
+  int add_matrix(const std::string& format, int64_t rows, int64_t cols, const uint8_t* data, size_t num_bytes, bool is_expert);
   int add_vector(const float* data, int64_t size);
 
   // What is taken off keys before TurboQuant codes them: means [num_layers, num_kv_heads * head_dim]. Pages that were
@@ -125,6 +127,7 @@ class Program {
   int64_t first_summed_ = 0;
   Region pages_;
   Arena arena_;
+  std::unique_ptr<FileArena> expert_arena_;
   std::vector<PackedMatrix> matrices_;
   std::vector<Vector> vectors_;
   std::vector<int64_t> widths_;
