@@ -149,18 +149,20 @@ NB_MODULE(_native, m) {
       .def("__init__",
            [](Program* self, const std::string& isa, int num_threads, int64_t vocab_size, int64_t num_kv_heads,
               int64_t head_dim, int64_t num_pages, int64_t page_size, const std::vector<std::string>& k_codecs,
-              const std::vector<std::string>& v_codecs, const std::map<std::string, std::pair<std::vector<int>, float>>& codebooks) {
+              const std::vector<std::string>& v_codecs, const std::map<std::string, std::pair<std::vector<int>, float>>& codebooks,
+              const std::string& experts_folder) {
              need(num_threads >= 1 && num_threads <= 256, "num_threads must be 1 to 256");
              new (self) Program(kernels_named(isa), num_threads,
-                                kv_spec({num_kv_heads, head_dim, page_size}, num_pages, k_codecs, v_codecs, codebooks), vocab_size);
+                                kv_spec({num_kv_heads, head_dim, page_size}, num_pages, k_codecs, v_codecs, codebooks), vocab_size,
+                                experts_folder);
            },
            "isa"_a, "num_threads"_a, "vocab_size"_a, "num_kv_heads"_a, "head_dim"_a, "num_pages"_a, "page_size"_a,
-           "k_codecs"_a, "v_codecs"_a, "codebooks"_a)
+           "k_codecs"_a, "v_codecs"_a, "codebooks"_a, "experts_folder"_a)
       .def("add_buffer", &Program::add_buffer)
       .def("add_matrix",
-           [](Program& p, const std::string& format, int64_t rows, int64_t cols, In<uint8_t, 1> data) {
+           [](Program& p, const std::string& format, int64_t rows, int64_t cols, In<uint8_t, 1> data, bool is_expert) {
              nb::gil_scoped_release release;
-             return p.add_matrix(format, rows, cols, data.data(), data.shape(0));
+             return p.add_matrix(format, rows, cols, data.data(), data.shape(0), is_expert);
            })
       .def("add_vector", [](Program& p, In<float, 1> data) { return p.add_vector(data.data(), static_cast<int64_t>(data.shape(0))); })
       .def("embed", [](Program& p, View3 dst, int weight, float scale) { p.embed(dst, weight, scale); })
@@ -176,6 +178,16 @@ NB_MODULE(_native, m) {
       })
       .def("swiglu", [](Program& p, View3 gate, View3 up, View3 dst) { p.swiglu(gate, up, dst); })
       .def("add", [](Program& p, View3 src, View3 dst) { p.add(src, dst); })
+      .def("sigmoid_scale", [](Program& p, View3 buf, View3 by) { p.sigmoid_scale(buf, by); })
+      .def("moe",
+           [](Program& p, View3 src, View3 logits, View3 dst, const std::string& gate, int64_t top_k, bool is_renormalised, float scale,
+              int64_t num_groups, int64_t num_kept_groups, int bias, const std::vector<int>& gates, const std::vector<int>& ups,
+              const std::vector<int>& downs, bool is_int8) {
+             const Gate kind = gate == "softmax" ? Gate::softmax : gate == "top_softmax" ? Gate::top_softmax : Gate::sigmoid;
+             need(kind != Gate::sigmoid || gate == "sigmoid", "a gate is softmax, top_softmax or sigmoid");
+             p.moe(src, logits, dst, {kind, top_k, is_renormalised, scale, num_groups, num_kept_groups}, bias, gates, ups, downs, is_int8);
+           })
+      .def("num_experts_read", &Program::num_experts_read)
       .def("head", [](Program& p, View3 src, int weight, int bias, bool is_int8) { p.head(src, weight, bias, is_int8); })
       .def("set_key_means",
            [](Program& p, In<float, 2> means) {

@@ -187,10 +187,21 @@ void rope(int64_t num_tokens, View buf, int64_t head_dim, const float* table, bo
   });
 }
 
+void swiglu_row(const float* gate, const float* up, float* dst, int64_t n) {
+  map2_wide(gate, up, dst, n, [](f32xw g, f32xw u) { return g / (splatw(1.0f) + expw(-g)) * u; });
+}
+
 void swiglu(int64_t num_tokens, View gate, View up, View dst, Worker& worker) {
   for_columns(num_tokens, dst.width, worker, [&](int64_t t, int64_t c, int64_t end) {
-    map2_wide(gate.data + t * gate.stride + c, up.data + t * up.stride + c, dst.data + t * dst.stride + c, end - c,
-              [](f32xw g, f32xw u) { return g / (splatw(1.0f) + expw(-g)) * u; });
+    swiglu_row(gate.data + t * gate.stride + c, up.data + t * up.stride + c, dst.data + t * dst.stride + c, end - c);
+  });
+}
+
+void sigmoid_scale(int64_t num_tokens, View buf, View by, Worker& worker) {
+  for_columns(num_tokens, buf.width, worker, [&](int64_t t, int64_t c, int64_t end) {
+    const float scale = static_cast<float>(1.0 / (1.0 + std::exp(-static_cast<double>(by.data[t * by.stride]))));
+    float* x = buf.data + t * buf.stride + c;
+    map2_wide(x, x, x, end - c, [&](f32xw v, f32xw) { return v * splatw(scale); });
   });
 }
 

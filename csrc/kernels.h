@@ -119,6 +119,7 @@ struct SampleArgs {
 
 struct PackedMatrix;  // pack.h
 struct LinearArgs;    // pack.h
+struct MoeArgs;       // moe.h
 
 struct Kernels {
   const char* name;
@@ -132,6 +133,8 @@ struct Kernels {
   void (*attention)(const AttentionArgs&, Worker&);
   int64_t (*attention_scratch)(const BatchView&, const KVShape&, int64_t num_heads, int num_threads);
   void (*swiglu)(int64_t num_tokens, View gate, View up, View dst, Worker&);
+  void (*sigmoid_scale)(int64_t num_tokens, View buf, View by, Worker&);  // by [T, 1]
+  void (*moe)(const MoeArgs&, Worker&);
   void (*add)(int64_t num_tokens, View src, View dst, Worker&);
   void (*linear)(const LinearArgs&, Worker&);
   void (*sample)(const SampleArgs&, Worker&);

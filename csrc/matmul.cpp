@@ -3,7 +3,7 @@
 // Cuts go between panels and tokens, never through a sum, so which worker runs a part does not change a bit of it.
 #include <algorithm>
 
-#include "ops.h"
+#include "products.h"
 #if defined(FARTHING_ISA_avx512)
 #include "wide_tiles.h"
 #else
@@ -35,10 +35,6 @@ FARTHING_INLINE void write_row(const LinearArgs& a, const PackedMatrix& m, const
 }
 
 #if defined(FARTHING_ISA_avx512)
-
-constexpr int64_t kTile = 12;  // tokens that a pass holds a multiple of
-// Tokens to a group, in tiles of up to 6.
-inline int group_size(int64_t num_tokens) { return num_tokens > 4 ? 12 : num_tokens > 1 ? 4 : 1; }
 
 // P panels from `p` on for tokens [t0, t1), t0 a multiple of the group.
 template <Packed K, int G, int P>
@@ -97,15 +93,6 @@ void int8_panels(const LinearArgs& a, const PackedMatrix& m, const float* bias, 
 }
 
 #else
-
-// Tokens to a group. Few tokens are multiplied with rows across the lanes, in tiles of up to 6 or 4 of a group of 12; from
-// kManyTokens on it pays to spread the weights out and have 8 tokens across the lanes. Measured on one thread, 4-bit
-// weights: 16 tokens 165 GOP/s by rows, 139 by tokens; 512 tokens 143 and 175.
-constexpr int64_t kManyTokens = 40;
-constexpr int64_t kTile = 3 * kLanes;  // tokens that a pass holds a multiple of
-inline int group_size(int64_t num_tokens) {
-  return num_tokens >= kManyTokens ? 8 : num_tokens > 4 ? 12 : num_tokens > 1 ? 4 : 1;
-}
 
 // Panels [begin, end) for tokens [t0, t1), t0 a multiple of the group, rows across the lanes.
 template <Packed K, int G>
@@ -257,13 +244,15 @@ int64_t total_panels(const LinearArgs& a) {
   return n;
 }
 
-// Blocks [first, end) of the tokens [t0, t1) of one group.
+}  // namespace
+
 void quantize(const LinearArgs& a, uint8_t* x, int64_t t0, int64_t t1, int64_t first, int64_t end) {
   const int64_t cols = a.src.width;
   auto rows = [&](auto size) {
     constexpr int G = decltype(size)::value;
     auto* group = reinterpret_cast<ActivationBlock<G>*>(x) + t0 / G * (cols / kQuantBlock);
-    for (int64_t t = t0; t < t1; ++t) quantize_row(a.src.data + t * a.src.stride, first, end, group, t % G);
+    for (int64_t t = t0; t < t1; ++t)
+      quantize_row(a.src.data + (a.rows ? a.rows[t] : t) * a.src.stride, first, end, group, t % G);
   };
   switch (group_size(a.num_tokens)) {
     case 1: return rows(std::integral_constant<int, 1>());
@@ -273,60 +262,56 @@ void quantize(const LinearArgs& a, uint8_t* x, int64_t t0, int64_t t1, int64_t f
   }
 }
 
-}  // namespace
+void multiply(const LinearArgs& a, const PackedMatrix& m, const float* bias, int64_t first, const uint8_t* x, int64_t begin,
+              int64_t end, int64_t t0, int64_t t1, uint8_t* own) {
+  with_kind(m.kind, [&](auto kind) {
+    constexpr Packed K = decltype(kind)::value;
+    if constexpr (K >= Packed::q4_0) {
+      if (x) return int8_panels<K>(a, m, bias, first, x, begin, end, t0, t1, own);
+    }
+    float* own_f32 = reinterpret_cast<float*>(own);
+    for (int64_t s = t0; s < t1; s += kTokensPerPass) {
+      const int64_t e = std::min(s + kTokensPerPass, t1);
+      int64_t p = begin;
+      for (; p + 2 <= end; p += 2) f32_panels<K, 2>(a, m, bias, first, p, s, e, own_f32);
+      if (p < end) f32_panels<K, 1>(a, m, bias, first, p, s, e, own_f32);
+    }
+  });
+}
 
 void linear(const LinearArgs& a, Worker& worker) {
   const int64_t cols = a.weights[0]->cols, num_tokens = a.num_tokens;
   const LinearScratch sizes = linear_scratch(num_tokens, cols);
   uint8_t* own = a.scratch + sizes.shared + worker.index * a.scratch_per_worker;
   uint8_t* expanded = own + (activation_bytes(kTokensQuantizedByEach, cols) + 63) / 64 * 64;
-  float* own_f32 = reinterpret_cast<float*>(expanded);
   bool has_codes = false;
   for (int i = 0; i < a.num_weights; ++i) has_codes |= a.weights[i]->has_codes();
   const bool is_int8 = a.is_int8 && has_codes;
-  const uint8_t* x = a.scratch;
+  const uint8_t* x = is_int8 ? a.scratch : nullptr;
   if (is_int8) {
     if (num_tokens <= kTokensQuantizedByEach) {
       quantize(a, own, 0, num_tokens, 0, cols / kQuantBlock);
       x = own;
     } else {
-      // A few blocks of a group: the last group may be small, and with few tokens there are few groups.
-      constexpr int64_t kBlocks = 12;
-      const int64_t g = group_size(num_tokens), num_blocks = cols / kQuantBlock, pieces = (num_blocks + kBlocks - 1) / kBlocks;
+      const int64_t g = group_size(num_tokens), num_blocks = cols / kQuantBlock;
+      const int64_t pieces = (num_blocks + kBlocksPerItem - 1) / kBlocksPerItem;
       worker.for_each_near((num_tokens + g - 1) / g * pieces, [&](int64_t i) {
-        const int64_t t = i / pieces * g, first = i % pieces * kBlocks;
-        quantize(a, a.scratch, t, std::min(num_tokens, t + g), first, std::min(num_blocks, first + kBlocks));
+        const int64_t t = i / pieces * g, first = i % pieces * kBlocksPerItem;
+        quantize(a, a.scratch, t, std::min(num_tokens, t + g), first, std::min(num_blocks, first + kBlocksPerItem));
       });
     }
   }
-  // Tokens per pass: what one worker's second-level cache holds beside the weights, in whole tiles.
-  constexpr int64_t kPassBytes = 256 * 1024;
   // Many tokens are shared out first, so that each member multiplies those whose activations it wrote.
-  const int64_t fitting = kPassBytes / (cols * static_cast<int64_t>(sizeof(ActivationBlock<1>)) / kQuantBlock);
   const bool is_shared_out = num_tokens >= 4 * kTile * worker.count;
   const int64_t share_of_tokens = is_shared_out ? (num_tokens + worker.count - 1) / worker.count : num_tokens;
-  const int64_t most = is_int8 ? std::max<int64_t>(kTile, fitting / kTile * kTile) : kTokensPerPass;
-  const int64_t per_pass = std::clamp((share_of_tokens + kTile - 1) / kTile * kTile, kTile, most);
+  const int64_t per_pass = tokens_per_pass(share_of_tokens, cols, is_int8);
   const int64_t passes = (num_tokens + per_pass - 1) / per_pass;
-  // Few tokens: large chunks, in which the next panels are fetched in time. Many: small ones, which leave nobody waiting.
-  const int64_t share = total_panels(a) / (worker.count * (num_tokens > 64 ? 32 : 4)) / 2 * 2;
-  const Chunks chunks{std::min<int64_t>(std::max<int64_t>(share, 2), 64), a};
+  const Chunks chunks{panels_per_chunk(total_panels(a), num_tokens, worker.count), a};
   const int64_t n = chunks.count();
   worker.for_each_near(passes * n, [&](int64_t i) {
     const int64_t t0 = i / n * per_pass, t1 = std::min(t0 + per_pass, num_tokens);
     chunks.with(i % n, [&](const PackedMatrix& m, const float* bias, int64_t first, int64_t begin, int64_t end) {
-      with_kind(m.kind, [&](auto kind) {
-        constexpr Packed K = decltype(kind)::value;
-        if constexpr (K >= Packed::q4_0) {
-          if (is_int8) return int8_panels<K>(a, m, bias, first, x, begin, end, t0, t1, expanded);
-        }
-        for (int64_t s = t0; s < t1; s += kTokensPerPass) {
-          const int64_t e = std::min(s + kTokensPerPass, t1);
-          int64_t p = begin;
-          for (; p + 2 <= end; p += 2) f32_panels<K, 2>(a, m, bias, first, p, s, e, own_f32);
-          if (p < end) f32_panels<K, 1>(a, m, bias, first, p, s, e, own_f32);
-        }
-      });
+      multiply(a, m, bias, first, x, begin, end, t0, t1, expanded);
     });
   });
 }

@@ -1,10 +1,15 @@
 #include "memory.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <stdexcept>
 
 namespace farthing {
 
@@ -71,5 +76,60 @@ uint8_t* Arena::allocate(size_t bytes) {
 }
 
 #endif
+
+namespace {
+
+[[noreturn]] void fail(const std::string& what, int error) { throw std::runtime_error(what + ": " + std::strerror(error)); }
+
+}  // namespace
+
+FileArena::FileArena(const std::string& folder) {
+  std::string name = folder + "/.farthing-experts-XXXXXX";
+  file_ = mkstemp(name.data());
+  if (file_ < 0) fail("a file in " + folder + " cannot be made", errno);
+  unlink(name.c_str());  // it lives as long as it is open
+}
+
+FileArena::~FileArena() {
+  for (const auto& [at, bytes] : regions_) munmap(at, bytes);
+  if (file_ >= 0) close(file_);
+}
+
+uint8_t* FileArena::allocate(size_t bytes) {
+  bytes = rounded(bytes, 64);
+  if (bytes > left_) {
+    write_back();
+    const size_t size = rounded(std::max(bytes, kRegion), size_t{1} << 16);
+    // Room is taken now: a write to a mapped page that the disk has no room for would end the process.
+    if (const int error = posix_fallocate(file_, static_cast<off_t>(file_bytes_), static_cast<off_t>(size)))
+      fail(std::to_string(size) + " bytes for experts cannot be had on disk", error);
+    void* at = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, file_, static_cast<off_t>(file_bytes_));
+    if (at == MAP_FAILED) throw std::bad_alloc();
+    next_ = static_cast<uint8_t*>(at);
+    regions_.emplace_back(next_, size);
+    left_ = size;
+    file_bytes_ += size;
+  }
+  uint8_t* part = next_;
+  next_ += bytes;
+  left_ -= bytes;
+  return part;
+}
+
+// Begins to write the region that is full, so that its pages can be dropped when they have to.
+void FileArena::write_back() {
+#if defined(__linux__)
+  if (!regions_.empty()) {
+    const size_t bytes = regions_.back().second;
+    sync_file_range(file_, static_cast<off_t>(file_bytes_ - bytes), static_cast<off_t>(bytes), SYNC_FILE_RANGE_WRITE);
+  }
+#endif
+}
+
+void will_need(const uint8_t* data, size_t bytes) {
+  constexpr uintptr_t kPage = 4096;
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(data) / kPage * kPage, end = reinterpret_cast<uintptr_t>(data) + bytes;
+  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_WILLNEED);
+}
 
 }  // namespace farthing

@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string>
+#include <utility>
 #include <vector>
 
 namespace farthing {
@@ -26,5 +28,26 @@ class Arena {
   uint8_t* next_ = nullptr;
   size_t left_ = 0;
 };
+
+// The same in a file without a name in `folder`: where memory is short, the system drops parts that were not read lately and
+// reads them again. For weights of which a token touches few.
+class FileArena {
+ public:
+  explicit FileArena(const std::string& folder);  // throws std::runtime_error, as allocate() does where the disk is full
+  ~FileArena();
+  FileArena(const FileArena&) = delete;
+  FileArena& operator=(const FileArena&) = delete;
+  uint8_t* allocate(size_t bytes);
+
+ private:
+  void write_back();
+  int file_ = -1;
+  std::vector<std::pair<uint8_t*, size_t>> regions_;
+  uint8_t* next_ = nullptr;
+  size_t left_ = 0, file_bytes_ = 0;
+};
+
+// Asks the system to read what lies at `data`, if it is in a file and not in memory.
+void will_need(const uint8_t* data, size_t bytes);
 
 }  // namespace farthing

@@ -209,7 +209,7 @@ int64_t row_bytes(const std::string& format, int64_t cols) {
 }
 
 PackedMatrix pack(const std::string& format, int64_t rows, int64_t cols, int64_t panel_rows, const uint8_t* data,
-                  Arena& arena, Team& team) {
+                  const std::function<uint8_t*(size_t)>& allocate, Team& team) {
   const Source* source = find_source(format);
   if (!source) throw std::invalid_argument("unknown weight format " + format);
   if (rows < 1 || cols < 1 || cols % source->block)
@@ -222,7 +222,7 @@ PackedMatrix pack(const std::string& format, int64_t rows, int64_t cols, int64_t
   m.panel_rows = panel_rows;
   const PackedShape shape = packed_shape(m.kind);
   m.panel_bytes = cols / shape.block * panel_rows * shape.row_bytes();
-  m.data = arena.allocate(m.num_bytes());
+  m.data = allocate(m.num_bytes());
   team.run([&](Worker& w) { w.for_each(m.num_panels(), [&](int64_t p) { pack_panel(*source, format, m, data, p); }); });
   return m;
 }

@@ -16,10 +16,10 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "kernels.h"
-#include "memory.h"
 
 namespace farthing {
 
@@ -45,7 +45,7 @@ int64_t row_bytes(const std::string& format, int64_t cols);
 
 // data: rows * row_bytes(format, cols) bytes. Throws std::invalid_argument for an unknown format or a bad size.
 PackedMatrix pack(const std::string& format, int64_t rows, int64_t cols, int64_t panel_rows, const uint8_t* data,
-                  Arena& arena, Team& team);
+                  const std::function<uint8_t*(size_t)>& allocate, Team& team);
 
 // Activations in 8 bits: 32 columns of G tokens side by side, x about scale * code, scale = max|x| / 127. Four columns of
 // a token lie beside the same four of the next, so that a vector holds them of 8 tokens.
@@ -62,6 +62,7 @@ struct ActivationBlock {
 struct LinearArgs {
   int64_t num_tokens;
   View src, dst;
+  const int32_t* rows;  // of src that quantize() takes; null: in order
   const PackedMatrix* const* weights;
   const float* const* biases;  // entries may be null
   int num_weights;

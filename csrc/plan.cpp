@@ -43,7 +43,7 @@ Codebook make_codebook(const int8_t* values, int bits, float per_unit) {
   return book;
 }
 
-Program::Program(const Kernels& kernels, int num_threads, const KVSpec& kv, int64_t vocab_size)
+Program::Program(const Kernels& kernels, int num_threads, const KVSpec& kv, int64_t vocab_size, const std::string& experts_folder)
     : kernels_(kernels), team_(num_threads), kv_(kv), vocab_size_(vocab_size) {
   if (kv.num_layers() < 1 || kv.v_codecs.size() != kv.k_codecs.size() || kv.num_pages < 1 || kv.shape.num_kv_heads < 1 || vocab_size < 1) fail("sizes must be 1 or more");
   if (kv.shape.head_dim < 8 || kv.shape.head_dim > kMostHeadDim || kv.shape.head_dim % 8)
@@ -63,6 +63,7 @@ Program::Program(const Kernels& kernels, int num_threads, const KVSpec& kv, int6
     places_.push_back(place);
   }
   pages_ = map_region(kv_bytes());
+  if (!experts_folder.empty()) expert_arena_ = std::make_unique<FileArena>(experts_folder);
 }
 
 size_t Program::kv_bytes() const {
@@ -82,12 +83,16 @@ int Program::add_buffer(int64_t width) {
   return static_cast<int>(widths_.size()) - 1;
 }
 
-int Program::add_matrix(const std::string& format, int64_t rows, int64_t cols, const uint8_t* data, size_t num_bytes) {
+int Program::add_matrix(const std::string& format, int64_t rows, int64_t cols, const uint8_t* data, size_t num_bytes,
+                        bool is_expert) {
   const int64_t expected = row_bytes(format, cols);
   if (expected && num_bytes != static_cast<size_t>(rows * expected))
     fail("a " + format + " matrix of " + std::to_string(rows) + " x " + std::to_string(cols) + " has " +
          std::to_string(rows * expected) + " bytes, not " + std::to_string(num_bytes));
-  matrices_.push_back(pack(format, rows, cols, kernels_.panel_rows, data, arena_, team_));
+  const auto allocate = [&](size_t bytes) {
+    return is_expert && expert_arena_ ? expert_arena_->allocate(bytes) : arena_.allocate(bytes);
+  };
+  matrices_.push_back(pack(format, rows, cols, kernels_.panel_rows, data, allocate, team_));
   return static_cast<int>(matrices_.size()) - 1;
 }
 
@@ -167,6 +172,10 @@ void Program::rms_norm(Columns src, Columns dst, int weight, float eps, int64_t 
   });
 }
 
+int64_t Program::scratch_per_worker() const {
+  return std::max(linear_scratch(1, max_cols_).per_worker, (moe_route_bytes(most_experts_) + 63) / 64 * 64);
+}
+
 LinearArgs Program::linear_args(const Run& run, int64_t num_tokens, View src, View dst, bool is_added, bool is_int8) const {
   LinearArgs a{};
   a.num_tokens = num_tokens;
@@ -175,7 +184,7 @@ LinearArgs Program::linear_args(const Run& run, int64_t num_tokens, View src, Vi
   a.is_added = is_added;
   a.is_int8 = is_int8;
   a.scratch = run.scratch;
-  a.scratch_per_worker = linear_scratch(1, max_cols_).per_worker;
+  a.scratch_per_worker = scratch_per_worker();
   return a;
 }
 
@@ -277,6 +286,68 @@ void Program::add(Columns src, Columns dst) {
   append("add", [=](const Run& r, Worker& w) { kernels_.add(r.batch.num_tokens, view(src), view(dst), w); });
 }
 
+void Program::sigmoid_scale(Columns buf, Columns by) {
+  check(buf, "sigmoid_scale");
+  check(by, "sigmoid_scale");
+  if (by.width != 1) fail("sigmoid_scale: one number for each token");
+  append("sigmoid_scale", [=](const Run& r, Worker& w) { kernels_.sigmoid_scale(r.batch.num_tokens, view(buf), view(by), w); });
+}
+
+void Program::moe(Columns src, Columns logits, Columns dst, const GateRule& rule, int bias, const std::vector<int>& gates,
+                  const std::vector<int>& ups, const std::vector<int>& downs, bool is_int8) {
+  for (Columns c : {src, logits, dst}) check(c, "moe");
+  const int64_t count = logits.width;
+  for (const std::vector<int>& ids : {gates, ups, downs})
+    if (static_cast<int64_t>(ids.size()) != count) fail("moe: gate, up and down of each expert that logits has a column for");
+  if (rule.top_k < 1 || rule.top_k > count) fail("moe: top_k must be 1 to the number of experts");
+  if (rule.num_groups < 1 || count % rule.num_groups || rule.num_kept_groups < 1 || rule.num_kept_groups > rule.num_groups ||
+      rule.top_k > count / rule.num_groups * rule.num_kept_groups)
+    fail("moe: groups must be equal, and those that are kept hold top_k experts");
+  if (bias >= 0 && vector(bias).size != count) fail("moe: the bias differs from the number of experts");
+  const int64_t size = matrix(gates[0]).rows;
+  bool has_codes = false, is_gathered = !is_int8;
+  for (int64_t e = 0; e < count; ++e) {
+    const size_t i = static_cast<size_t>(e);
+    const PackedMatrix &gate = matrix(gates[i]), &up = matrix(ups[i]), &down = matrix(downs[i]);
+    for (const PackedMatrix* m : {&gate, &up})
+      if (m->rows != size || m->cols != src.width) fail("moe: gate and up must be [expert size, width of src], of all experts alike");
+    if (down.rows != dst.width || down.cols != size) fail("moe: down must be [width of dst, expert size], of all experts alike");
+    has_codes |= gate.has_codes() || up.has_codes() || down.has_codes();
+    is_gathered |= !gate.has_codes() || !up.has_codes();
+  }
+  if (src.width != dst.width || (src.buffer == dst.buffer && src.offset < dst.offset + dst.width && dst.offset < src.offset + src.width))
+    fail("moe: src and dst must be alike and apart");
+  max_cols_ = std::max({max_cols_, src.width, size});
+  most_experts_ = std::max(most_experts_, count);
+  const auto is_same = [&](const MoeSize& s) {
+    return s.num_experts == count && s.top_k == rule.top_k && s.hidden == src.width && s.expert_size == size;
+  };
+  if (std::none_of(moe_sizes_.begin(), moe_sizes_.end(), is_same)) moe_sizes_.push_back({count, rule.top_k, src.width, size});
+  append("moe", [=](const Run& r, Worker& w) {
+    MoeArgs a{};
+    a.num_tokens = r.batch.num_tokens;
+    a.src = view(src);
+    a.logits = view(logits);
+    a.dst = view(dst);
+    a.rule = rule;
+    a.bias = bias >= 0 ? vector(bias).data.get() : nullptr;
+    a.num_experts = count;
+    a.expert_size = size;
+    a.matrices = matrices_.data();
+    a.gates = gates.data();
+    a.ups = ups.data();
+    a.downs = downs.data();
+    a.is_int8 = is_int8;
+    a.has_codes = has_codes;
+    a.is_gathered = is_gathered;
+    a.scratch = r.scratch;
+    a.scratch_per_worker = scratch_per_worker();
+    a.is_in_file = expert_arena_ != nullptr;
+    a.num_read = &num_experts_read_;
+    kernels_.moe(a, w);
+  });
+}
+
 void Program::head(Columns src, int weight, int bias, bool is_int8) {
   check(src, "head");
   const PackedMatrix& m = matrix(weight);
@@ -350,7 +421,10 @@ float* Program::run(const BatchView& batch, const int32_t* logit_rows, int64_t n
   if (!has_head_) fail("the plan has no head");
   check_batch(batch, logit_rows, num_logits);
   const LinearScratch linear = linear_scratch(std::max(batch.num_tokens, num_logits), max_cols_);
-  int64_t scratch_bytes = linear.shared + team_.count() * linear.per_worker;
+  int64_t shared = linear.shared;
+  for (const MoeSize& s : moe_sizes_)
+    shared = std::max(shared, moe_layout(batch.num_tokens, s.num_experts, s.top_k, s.hidden, s.expert_size).total);
+  int64_t scratch_bytes = shared + team_.count() * scratch_per_worker();
   if (num_heads_)
     scratch_bytes = std::max(scratch_bytes, 4 * kernels_.attention_scratch(batch, kv_.shape, num_heads_, team_.count()));
   reserve(batch.num_tokens, num_logits, scratch_bytes);

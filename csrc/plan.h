@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "memory.h"
+#include "moe.h"
 #include "pack.h"
 
 namespace farthing {
@@ -27,10 +29,11 @@ struct KVSpec {
 // Every method throws std::invalid_argument when shapes do not fit; run() also when the batch reaches outside them.
 class Program {
  public:
-  Program(const Kernels& kernels, int num_threads, const KVSpec& kv, int64_t vocab_size);
+  // experts_folder: where matrices of experts are kept in a file; "" keeps them in memory.
+  Program(const Kernels& kernels, int num_threads, const KVSpec& kv, int64_t vocab_size, const std::string& experts_folder);
 
   int add_buffer(int64_t width);
-  int add_matrix(const std::string& format, int64_t rows, int64_t cols, const uint8_t* data, size_t num_bytes);
+  int add_matrix(const std::string& format, int64_t rows, int64_t cols, const uint8_t* data, size_t num_bytes, bool is_expert);
   int add_vector(const float* data, int64_t size);
 
   // What is taken off keys before TurboQuant codes them: means [num_layers, num_kv_heads * head_dim]. Pages that were
@@ -46,6 +49,10 @@ class Program {
   void attention(int64_t layer, Columns q, Columns dst, int64_t num_heads, float scale);
   void swiglu(Columns gate, Columns up, Columns dst);
   void add(Columns src, Columns dst);
+  void sigmoid_scale(Columns buf, Columns by);
+  // gates, ups, downs: a matrix of each expert.
+  void moe(Columns src, Columns logits, Columns dst, const GateRule& rule, int bias, const std::vector<int>& gates,
+           const std::vector<int>& ups, const std::vector<int>& downs, bool is_int8);
   void head(Columns src, int weight, int bias, bool is_int8);
 
   // Returns logits [num_logits, vocab_size], valid until the next call.
@@ -65,6 +72,8 @@ class Program {
   // Page p of all layers is kv_bytes() / num_pages() bytes, one page behind the other.
   uint8_t* pages() const { return pages_.get(); }
   Team& team() { return team_; }
+  // Experts that were read, a layer and a block of tokens each counting their own, since the start.
+  int64_t num_experts_read() const { return num_experts_read_; }
   // Seconds spent in each operation since the start, by kind.
   const std::vector<std::pair<std::string, double>>& seconds() const { return seconds_; }
 
@@ -103,6 +112,7 @@ class Program {
   KVLayer layer(int64_t index) const;
   void check_batch(const BatchView& batch, const int32_t* logit_rows, int64_t num_logits) const;
   void reserve(int64_t num_tokens, int64_t num_logits, int64_t scratch_bytes);
+  int64_t scratch_per_worker() const;
   LinearArgs linear_args(const Run& run, int64_t num_tokens, View src, View dst, bool is_added, bool is_int8) const;
 
   const Kernels& kernels_;
@@ -117,11 +127,18 @@ class Program {
   int64_t first_summed_ = 0;
   Region pages_;
   Arena arena_;
+  std::unique_ptr<FileArena> expert_arena_;
   std::vector<PackedMatrix> matrices_;
   std::vector<Vector> vectors_;
   std::vector<int64_t> widths_;
   std::vector<Op> ops_;
   std::vector<std::pair<std::string, double>> seconds_;
+  int64_t num_experts_read_ = 0;
+  int64_t most_experts_ = 0;
+  struct MoeSize {
+    int64_t num_experts, top_k, hidden, expert_size;
+  };
+  std::vector<MoeSize> moe_sizes_;  // different ones
   int64_t max_cols_ = 0, num_heads_ = 0, head_width_ = 0;
   bool has_head_ = false;
   std::vector<Rotary> rotaries_;

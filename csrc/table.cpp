@@ -20,6 +20,8 @@ const Kernels kTable = {
     attention,
     attention_scratch,
     swiglu,
+    sigmoid_scale,
+    moe,
     add,
     linear,
     sample,

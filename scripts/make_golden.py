@@ -17,7 +17,15 @@ import tokenizers
 import torch
 from gguf.quants import dequantize
 from tokenizers import decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 GOLDEN = Path(__file__).parent.parent / "tests" / "golden"
 VOCAB_SIZE = 300
@@ -91,7 +99,7 @@ PROMPTS = (
     "Gravity is",
     "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
     "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n",
-    "def fibonacci(n):\n    \"\"\"Return the n-th Fibonacci number.\"\"\"\n    if n < 2:\n        return n\n",
+    'def fibonacci(n):\n    """Return the n-th Fibonacci number."""\n    if n < 2:\n        return n\n',
     "Die Würde des Menschen ist unantastbar. 1949, 23. Mai: 你好, мир! 🙂",
     "The ferry left the harbour at 7:45 with 112 passengers and a cargo of apples. " * 16 + "At noon",
 )
@@ -133,13 +141,16 @@ def greedy(model: PreTrainedModel, ids: list[int]) -> tuple[list[int], float]:
     return new, margin
 
 
-def make_small(name: str) -> None:
+Checkpoint = tuple[torch.dtype, PreTrainedConfig]
+
+
+def make_small(name: str, checkpoint: Checkpoint) -> None:
     """Saves the checkpoint of the first seed whose greedy steps are all clear, and its golden numbers."""
     folder = GOLDEN / name
     folder.mkdir(parents=True, exist_ok=True)
     save_tokenizer(folder)
     for seed in range(100):
-        save_checkpoint(name, folder, seed)
+        save_checkpoint(checkpoint, folder, seed)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         rng = np.random.default_rng(seed)
         arrays: dict[str, np.ndarray] = {}
@@ -156,8 +167,8 @@ def make_small(name: str) -> None:
     raise SystemExit(f"{name}: no seed below 100 gives clear greedy steps")
 
 
-def save_checkpoint(name: str, folder: Path, seed: int) -> None:
-    dtype, config = CHECKPOINTS[name]
+def save_checkpoint(checkpoint: Checkpoint, folder: Path, seed: int) -> None:
+    dtype, config = checkpoint
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config).to(dtype)
     for key, tensor in model.named_parameters():
@@ -246,8 +257,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="GGUF of SmolLM2-135M-Instruct; without it only the small ones")
     args = parser.parse_args()
-    for name in CHECKPOINTS:
-        make_small(name)
+    for name, checkpoint in CHECKPOINTS.items():
+        make_small(name, checkpoint)
     if args.model:
         make_real(args.model)
 

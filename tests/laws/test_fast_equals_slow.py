@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from farthing import kernels
 from farthing.kernels.formats import dequantize, format_of, row_bytes
-from farthing.kernels.plan import Batch, Embed, Head, KVSpec, Linear, Plan, QTensor, View
+from farthing.kernels.gates import GateRule
+from farthing.kernels.plan import Batch, Embed, Head, KVSpec, Linear, Moe, Plan, QTensor, SwiGLU, View
 from farthing.kernels.reference import quantize_activations
 
 VOCAB = 64
@@ -52,7 +53,7 @@ def linear_plan(table, weight, bias, product):
 
 
 def batch_of(token_ids):
-    n = len(token_ids)
+    n = len(token_ids)  # up to 256
     positions = np.arange(n, dtype=np.int32)
     pages = np.arange(16, dtype=np.int32)[None]
     return Batch(np.asarray(token_ids, np.int32), positions, np.array([0, n], np.int32), pages, positions)
@@ -98,6 +99,101 @@ def test_products(isa, name, seed, num_blocks, rows, num_tokens, has_bias, produ
     at = int(rng.integers(0, num_tokens))
     alone = kernels.run(program, batch_of(token_ids[at : at + 1]))[:, :rows]
     np.testing.assert_array_equal(alone[0], got[at])
+
+
+def moe_plan(rng, name, product, *, num_experts, top_k, hidden, size):
+    """Router, experts and head on rows of a random table; y begins at zero. Also a plan with a dense feed-forward of
+    expert 0's weights in the place of the experts."""
+    table = rng.normal(0, 1, (VOCAB, hidden)).astype(np.float32)
+    table[:, rng.integers(0, hidden)] *= 20
+    tensors = {"table": f32_tensor(table), "zeros": f32_tensor(np.zeros((VOCAB, hidden)))}
+    tensors |= {"eye": f32_tensor(np.eye(VOCAB, hidden)), "router": f32_tensor(rng.normal(0, 1, (num_experts, hidden)))}
+    for e in range(num_experts):
+        tensors |= {
+            f"gate.{e}": random_weight(rng, name, size, hidden),
+            f"up.{e}": random_weight(rng, name, size, hidden),
+        }
+        tensors[f"down.{e}"] = random_weight(
+            rng, name if size % format_of(name).block_size == 0 else "f16", hidden, size
+        )
+    x, y, logits = View("x", 0, hidden), View("y", 0, hidden), View("logits", 0, num_experts)
+    both, inner = View("both", 0, 2 * size), View("inner", 0, size)
+    names = (tuple(f"{part}.{e}" for e in range(num_experts)) for part in ("gate", "up", "down"))
+    moe = (
+        Linear(x, logits, ("router",), (None,)),
+        Moe(x, logits, y, GateRule("softmax", top_k), *names, None, product),
+    )
+    dense = (
+        Linear(x, both, ("gate.0", "up.0"), (None, None), False, product),
+        SwiGLU(View("both", 0, size), View("both", size, size), inner),
+        Linear(inner, y, ("down.0",), (None,), True, product),
+    )
+    buffers = {"x": hidden, "y": hidden, "logits": num_experts, "both": 2 * size, "inner": size}
+    around = (Embed(x, "table"), Embed(y, "zeros")), (Head(y, "eye"),)
+    return [Plan(buffers, (*around[0], *ops, *around[1]), VOCAB, tensors) for ops in (moe, dense)]
+
+
+@pytest.mark.parametrize("isa", kernels.instruction_sets())
+@pytest.mark.parametrize("name", sorted(kernels.formats()))
+@settings(max_examples=6, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    num_experts=st.sampled_from([1, 3, 5, 8]),
+    top_k=st.integers(1, 4),
+    size=st.sampled_from([8, 40, 64, 256]),
+    num_tokens=st.sampled_from([1, 2, 7, 40, 180]),
+    product=st.sampled_from(["f32", "int8"]),
+    num_threads=st.integers(1, 3),
+)
+def test_experts(isa, name, seed, num_experts, top_k, size, num_tokens, product, num_threads):
+    rng = np.random.default_rng(seed)
+    sizes = {
+        "num_experts": num_experts,
+        "top_k": min(top_k, num_experts),
+        "hidden": max(64, format_of(name).block_size),
+    }
+    plan, dense = moe_plan(rng, name, product, size=size, **sizes)
+    token_ids = rng.integers(0, VOCAB, num_tokens)
+    program = kernels.load(plan, KV, num_threads=num_threads, isa=isa)
+    got = kernels.run(program, batch_of(token_ids)).copy()
+    expected = kernels.run(kernels.load(plan, KV, isa="reference"), batch_of(token_ids))
+    # Rounding between the two products may move an activation to the next of its 8-bit codes.
+    bound = (1e-5 if product == "f32" else 1e-2) * np.abs(expected).max()
+    assert np.abs(got - expected).max() <= bound
+    for at in rng.integers(0, num_tokens, 3):  # the same bits in any company
+        alone = kernels.run(program, batch_of(token_ids[at : at + 1]))
+        np.testing.assert_array_equal(alone[0], got[at])
+    if num_experts == 1:  # a softmax over one is 1: an expert is a dense feed-forward, bit for bit
+        np.testing.assert_array_equal(
+            kernels.run(kernels.load(dense, KV, num_threads=num_threads, isa=isa), batch_of(token_ids)), got
+        )
+
+
+@pytest.mark.parametrize("isa", kernels.instruction_sets())
+def test_experts_of_a_long_batch_are_those_of_its_tokens(isa):
+    """More tokens than a block of them holds, in one expert's rows mostly."""
+    rng = np.random.default_rng(3)
+    plan, _ = moe_plan(rng, "q4_0", "int8", num_experts=5, top_k=2, hidden=64, size=32)
+    token_ids = rng.integers(0, VOCAB, 1100)
+    token_ids[rng.random(1100) < 0.7] = 9
+    program = kernels.load(plan, KVSpec(1, 1, 8, 80), num_threads=2, isa=isa)
+    n, positions = len(token_ids), np.arange(1100, dtype=np.int32)
+    pages = np.arange(80, dtype=np.int32)[None]
+    batch = Batch(token_ids.astype(np.int32), positions, np.array([0, n], np.int32), pages, positions)
+    got = kernels.run(program, batch).copy()
+    one_by_one = {t: kernels.run(program, batch_of([t]))[0].copy() for t in range(VOCAB)}
+    np.testing.assert_array_equal(got, np.stack([one_by_one[t] for t in token_ids]))
+
+
+def test_only_chosen_experts_are_read():
+    plan, _ = moe_plan(np.random.default_rng(3), "q8_0", "int8", num_experts=8, top_k=2, hidden=64, size=32)
+    program = kernels.load(plan, KV)
+    kernels.run(program, batch_of([5]))
+    assert program.num_experts_read == 2
+    kernels.run(program, batch_of([5] * 9))
+    assert program.num_experts_read == 4
+    kernels.run(program, batch_of(np.arange(VOCAB)))
+    assert 8 < program.num_experts_read <= 12
 
 
 @pytest.mark.parametrize("isa", kernels.instruction_sets())

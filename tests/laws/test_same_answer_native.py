@@ -26,6 +26,9 @@ CASES = [
     ("qwen2", "q4_0", "int8"),
     ("qwen3", "q4_1", "int8"),
     ("qwen3", "q4_0", "f32"),
+    ("mixtral", "q4_1", "int8"),
+    ("olmoe", None, "f32"),
+    ("qwen2_moe", "q8_0", "int8"),
 ]
 PAGE = 16
 

@@ -1,6 +1,6 @@
 """The golden checkpoints, and what tests do with them: run prompts, decode greedily, write them as GGUF."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,14 @@ from farthing import kernels
 from farthing.kernels.formats import dequantize
 from farthing.kernels.plan import Batch, KVSpec, Product, QTensor
 from farthing.models import Model, load_model
+from farthing.models.experts import ExpertsConfig
 from farthing.models.safetensors import read_safetensors
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 SMALL = ("llama", "qwen2", "qwen3")
+SPARSE = ("mixtral", "olmoe", "qwen2_moe", "qwen3_moe")
+GGUF_NAMES = {"mixtral": "llama", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe"}  # where it is another name
+INTERLEAVED = ("llama", "mixtral")
 NUM_PROMPTS = 5
 PAGE_SIZE = 16
 I32 = npt.NDArray[np.int32]
@@ -74,15 +78,14 @@ def greedy(program: kernels.Program, prompts: Sequence[I32], num_new: int) -> li
     return new
 
 
-def write_as_gguf(
-    name: str, path: Path, *, without: str = "", rope_factors: F32 | None = None, **changes: Any
-) -> None:
+def write_as_gguf(name: str, path: Path, *, without: str = "", rope_factors: F32 | None = None, **changes: Any) -> None:
     """The golden checkpoint `name` as a float32 GGUF, written by the gguf package under its own names.
 
     `changes` replace metadata (key with __ for each dot; None leaves it out), `without` leaves a tensor out,
     `rope_factors` replace those that the checkpoint's scaling makes.
     """
     config = load_model(GOLDEN / name).config
+    folder, name = name, GGUF_NAMES.get(name, name)
     writer = gguf.GGUFWriter(path, name)
     metadata = {
         f"{name}.context_length": config.max_position_embeddings,
@@ -97,26 +100,27 @@ def write_as_gguf(
         f"{name}.rope.freq_base": config.rope_theta,
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "gpt-2",
+        **(_experts_metadata(name, config.experts) if config.experts else {}),
         **{key.replace("__", "."): value for key, value in changes.items()},
     }
     for key, value in metadata.items():
         if value is not None:
             kinds = {int: gguf.GGUFValueType.UINT32, float: gguf.GGUFValueType.FLOAT32, str: gguf.GGUFValueType.STRING}
             writer.add_key_value(key, value, kinds[type(value)])
-    letters = load_model(GOLDEN / name).tokenizer
+    letters = load_model(GOLDEN / folder).tokenizer
     tokens = [letters.token_text(id) or "" for id in range(letters.vocab_size)]
     writer.add_token_list(tokens)
     writer.add_token_types([3 if letters.is_control(id) else 1 for id in range(len(tokens))])
     writer.add_token_merges(["Ġ t"] if "Ġt" in tokens else [])
     arch = gguf.MODEL_ARCH[name.upper()]
     names = gguf.get_tensor_name_map(arch, config.num_layers)
-    for theirs, tensor in read_safetensors(GOLDEN / name).items():
-        array = as_float32(tensor)
-        if name == "llama" and theirs.endswith(("q_proj.weight", "k_proj.weight")):
+    dense = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_layers)  # of layers that are not sparse
+    for theirs, array in _merged_experts(read_safetensors(GOLDEN / folder)).items():
+        if folder in INTERLEAVED and theirs.endswith(("q_proj.weight", "k_proj.weight")):
             array = interleaved(array, config.head_dim)
-        new_name = names.get_name(theirs, try_suffixes=(".weight", ".bias"))
+        new_name = names.get_name(theirs, try_suffixes=(".weight", ".bias")) or dense.get_name(theirs, (".weight",))
         if new_name != without:
-            writer.add_tensor(new_name, array[0] if tensor.rows == 1 else array)
+            writer.add_tensor(new_name, array[0] if len(array) == 1 else array)
     if config.rope_scaling is not None and rope_factors is None:
         rope_factors = llama3_factors(config.head_dim, config.rope_theta)
     if rope_factors is not None and without != "rope_freqs.weight":
@@ -125,6 +129,32 @@ def write_as_gguf(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def _experts_metadata(name: str, experts: ExpertsConfig) -> dict[str, int]:
+    """As llama.cpp's converter writes it: an expert's size only where there is another beside it."""
+    metadata = {f"{name}.expert_count": experts.num_experts, f"{name}.expert_used_count": experts.rule.top_k}
+    if name in ("qwen2moe", "qwen3moe"):
+        metadata[f"{name}.expert_feed_forward_length"] = experts.intermediate_size
+    if experts.shared_intermediate_size:
+        metadata[f"{name}.expert_shared_feed_forward_length"] = experts.shared_intermediate_size
+    return metadata
+
+
+def _merged_experts(tensors: Mapping[str, QTensor]) -> dict[str, F32]:
+    """All as float32, those of a layer's experts in one array [E, rows, cols] without the expert's number."""
+    arrays: dict[str, F32] = {}
+    parts: dict[str, dict[int, F32]] = {}
+    for name, tensor in tensors.items():
+        layer, is_expert, rest = name.partition(".experts.")
+        if is_expert:
+            expert, _, part = rest.partition(".")
+            merged = layer.replace("model.layers", "layers").replace("block_sparse_moe", "feed_forward")
+            whole = f"{merged if 'block_sparse' in layer else layer}.experts.{part}"
+            parts.setdefault(whole, {})[int(expert)] = as_float32(tensor)
+        else:
+            arrays[name] = as_float32(tensor)
+    return arrays | {name: np.stack([found[i] for i in range(len(found))]) for name, found in parts.items()}
 
 
 def as_float32(tensor: QTensor) -> F32:

@@ -14,7 +14,7 @@ from farthing.models import checkpoint, load_model
 from farthing.models.decoder import tensor_shapes
 from farthing.models.safetensors import read_safetensors
 from farthing.request import Message
-from tests.models.small import GOLDEN, SMALL, as_float32, golden, logits_of, program_of, write_as_gguf
+from tests.models.small import GOLDEN, SMALL, SPARSE, as_float32, golden, logits_of, program_of, write_as_gguf
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def change_config(folder: Path, **changes: Any) -> None:
     path.write_text(json.dumps(raw))
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", SMALL + SPARSE)
 def test_folder(name: str) -> None:
     model = load_model(GOLDEN / name)
     assert (model.name, model.path) == (name, GOLDEN / name)
@@ -112,7 +112,7 @@ def test_config_that_is_no_object(folder: Path, content: str) -> None:
 
 def test_unsupported_architecture_lists_the_supported(folder: Path) -> None:
     change_config(folder, model_type="mamba")
-    with pytest.raises(UnsupportedModel, match="'mamba' is not supported; supported: llama, qwen2, qwen3"):
+    with pytest.raises(UnsupportedModel, match="'mamba' is not supported; supported: llama, mixtral, olmoe, qwen2"):
         load_model(folder)
 
 
@@ -131,6 +131,101 @@ def test_sizes_that_do_not_fit_the_tensors(folder: Path, changes: dict[str, Any]
     change_config(folder, **changes)
     with pytest.raises(CorruptModel, match=words):
         load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        (
+            "mixtral",
+            {"num_local_experts": 6},
+            r"'model\.layers\.0\.block_sparse_moe\.gate\.weight' is \[5, 32\]; .*\[6, 32\]",
+        ),
+        ("mixtral", {"num_local_experts": 2**40}, r"gate\.weight' is \[5, 32\]; .*\[1099511627776, 32\]"),
+        ("mixtral", {"num_local_experts": 0}, r"number of experts is 0; allowed: 1 or more"),
+        ("olmoe", {"num_experts_per_tok": 8}, r"number of experts per token is 8; allowed: 1 to .*\(7\)"),
+        ("olmoe", {"intermediate_size": 64}, r"experts\.0\.gate_proj\.weight' is \[32, 32\]; .*\[64, 32\]"),
+        ("qwen2_moe", {"mlp_only_layers": []}, r"dense"),
+        ("qwen2_moe", {"mlp_only_layers": [1]}, r"'model\.layers\.1\.mlp\.gate_proj\.weight' .* is missing"),
+        ("qwen2_moe", {"decoder_sparse_step": 0}, r"decoder_sparse_step is 0; allowed: 1 or more"),
+        ("qwen2_moe", {"shared_expert_intermediate_size": 32}, r"shared_expert\.gate_proj\.weight' is \[64, 32\]"),
+        ("qwen3_moe", {"mlp_only_layers": "none"}, r"mlp_only_layers is 'none'; allowed: a list of whole numbers"),
+        ("qwen3_moe", {"mlp_only_layers": []}, r"'model\.layers\.1\.mlp\.gate\.weight' .* is missing"),
+    ],
+)
+def test_experts_that_do_not_fit_the_tensors(tmp_path: Path, name: str, changes: dict[str, Any], words: str) -> None:
+    folder = Path(shutil.copytree(GOLDEN / name, tmp_path / name))
+    change_config(folder, **changes)
+    if words == "dense":  # layer 0 is dense by decoder_sparse_step too
+        assert load_model(folder).num_parameters == load_model(GOLDEN / name).num_parameters
+        return
+    with pytest.raises(CorruptModel, match=words):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "words"),
+    [
+        ("mixtral", {"sliding_window": 64}, "sliding_window is 64"),
+        ("olmoe", {"clip_qkv": 8.0}, "clip_qkv is 8.0; supported: no clipping"),
+        ("qwen2_moe", {"use_sliding_window": True}, "use_sliding_window is true"),
+    ],
+)
+def test_what_experts_files_do_not_know_is_named(tmp_path: Path, name: str, config: dict[str, Any], words: str) -> None:
+    folder = Path(shutil.copytree(GOLDEN / name, tmp_path / name))
+    change_config(folder, **config)
+    with pytest.raises(UnsupportedModel, match=words):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("mixtral", "blk.1.ffn_gate_inp.weight"),
+        ("mixtral", "blk.1.ffn_down_exps.weight"),
+        ("olmoe", "blk.0.ffn_up_exps.weight"),
+        ("olmoe", "blk.0.attn_q_norm.weight"),
+        ("qwen2_moe", "blk.1.ffn_gate_inp_shexp.weight"),
+        ("qwen2_moe", "blk.1.ffn_down_shexp.weight"),
+        ("qwen3_moe", "blk.2.ffn_gate_exps.weight"),
+    ],
+)
+def test_gguf_without_a_tensor_of_experts(tmp_path: Path, name: str, tensor: str) -> None:
+    write_as_gguf(name, tmp_path / "m.gguf", without=tensor)
+    with pytest.raises(CorruptModel, match=tensor.replace(".", r"\.") + ".* is missing"):
+        load_model(tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        (
+            "mixtral",
+            {"llama__expert_count": 4},
+            r"'blk\.0\.ffn_(gate|up|down)_exps\.weight' is \[5, .*; allowed: \[4, ",
+        ),
+        ("mixtral", {"llama__expert_used_count": 0}, "experts per token is 0; allowed: 1 to"),
+        ("mixtral", {"llama__expert_used_count": None}, r"llama\.expert_used_count is missing"),
+        (
+            "qwen3_moe",
+            {"qwen3moe__expert_feed_forward_length": 16},
+            r"ffn_gate_exps\.weight\.0' is \[32, 32\]; .*\[16, 32\]",
+        ),
+        ("qwen3_moe", {"qwen3moe__expert_gating_func": 2}, r"expert_gating_func is 2; supported: 1, softmax"),
+    ],
+)
+def test_gguf_experts_that_lie(tmp_path: Path, name: str, changes: dict[str, Any], words: str) -> None:
+    write_as_gguf(name, tmp_path / "m.gguf", **changes)
+    with pytest.raises((CorruptModel, UnsupportedModel), match=words):
+        load_model(tmp_path / "m.gguf")
+
+
+def test_active_parameters_and_routers_that_stay() -> None:
+    model = load_model(GOLDEN / "olmoe", weights="q4_0")
+    assert model.num_parameters - model.num_active_parameters == 2 * (7 - 3) * 3 * 32 * 32
+    assert model.tensors["layers.0.router"].format == "f32"
+    assert model.tensors["layers.0.experts.6.down"].format == "q4_0"
+    assert load_model(GOLDEN / "llama").num_active_parameters == load_model(GOLDEN / "llama").num_parameters
 
 
 def test_norm_that_is_not_finite(folder: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from farthing.errors import CorruptModel, ModelError, UnsupportedModel
 from farthing.models.architectures import architecture_of_gguf, architecture_of_hf, architectures
 from farthing.models.config import ModelConfig, RopeScaling, config_from_gguf, config_from_hf
-from tests.models.small import GOLDEN, SMALL
+from tests.models.small import GOLDEN, SMALL, SPARSE
 
 HF = {name: json.loads((GOLDEN / name / "config.json").read_text()) for name in SMALL}
 GGUF = {
@@ -157,8 +157,11 @@ def test_gguf_unsupported_features_are_named(changes: dict[str, Any], words: str
 
 
 def test_architectures_are_found_by_name() -> None:
-    assert {name for a in architectures() for name in a.model_types} == {"llama", "qwen2", "qwen3"}
-    with pytest.raises(UnsupportedModel, match="'gpt_neox' is not supported; supported: llama, qwen2, qwen3"):
+    assert {name for a in architectures() for name in a.model_types} == {*SMALL, *SPARSE}
+    known = "llama, mixtral, olmoe, qwen2, qwen2_moe, qwen3, qwen3_moe"
+    with pytest.raises(UnsupportedModel, match=f"'gpt_neox' is not supported; supported: {known}"):
         architecture_of_hf("gpt_neox")
-    with pytest.raises(UnsupportedModel, match="'qwen3moe' is not supported; supported: llama, qwen2, qwen3"):
-        architecture_of_gguf("qwen3moe")
+    known = "llama, llama with experts, olmoe with experts, qwen2, qwen2moe with experts, qwen3, qwen3moe with experts"
+    with pytest.raises(UnsupportedModel, match=f"'grok with experts' is not supported; supported: {known}"):
+        architecture_of_gguf("grok", is_sparse=True)
+    assert architecture_of_gguf("llama", is_sparse=True).model_types == ("mixtral",)

@@ -79,11 +79,16 @@ def codecs() -> tuple[str, ...]:
     return tuple(CODECS)
 
 
-def load(plan: Plan, kv: KVSpec, *, num_threads: int = 2, isa: str = "auto") -> Program:
+def load(
+    plan: Plan, kv: KVSpec, *, num_threads: int = 2, isa: str = "auto", experts_folder: Path | None = None
+) -> Program:
     """Packs the plan's tensors and makes the pages.
 
     isa: "auto" (the best this CPU has), one of `instruction_sets()`, or "reference".
-    Raises InvalidRequest for an unknown isa or codec and ValueError when shapes do not fit together.
+    experts_folder: keep experts' weights in a file there instead of memory: of a model that is larger than the memory
+    given, those that are not in use are dropped and read again.
+    Raises InvalidRequest for an unknown isa or codec, or a folder without room for the experts, and ValueError when
+    shapes do not fit together.
     """
     available = instruction_sets()
     if isa == "auto":
@@ -101,7 +106,12 @@ def load(plan: Plan, kv: KVSpec, *, num_threads: int = 2, isa: str = "auto") -> 
     if isa not in available:
         allowed = ", ".join(("auto", *available, "reference"))
         raise InvalidRequest(f"instruction set {isa!r} is not available here; allowed: {allowed}")
-    return NativeProgram(plan, kv, num_threads, isa)
+    try:
+        return NativeProgram(plan, kv, num_threads, isa, experts_folder)
+    except RuntimeError as error:
+        if experts_folder is None:
+            raise
+        raise InvalidRequest(f"{error}; give experts_folder another place, or none to keep experts in memory") from None
 
 
 def run(program: Program, batch: Batch) -> npt.NDArray[np.float32]:

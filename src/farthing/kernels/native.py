@@ -18,11 +18,13 @@ from farthing.kernels.plan import (
     Head,
     KVSpec,
     Linear,
+    Moe,
     Op,
     Plan,
     QTensor,
     RmsNorm,
     Rope,
+    SigmoidScale,
     StoreKV,
     SwiGLU,
     View,
@@ -56,7 +58,7 @@ def probe(isa: str, num_threads: int, num_bytes: int, passes: int) -> tuple[floa
 class NativeProgram:
     """A plan packed for one instruction set. Not safe for concurrent calls."""
 
-    def __init__(self, plan: Plan, kv: KVSpec, num_threads: int, isa: str) -> None:
+    def __init__(self, plan: Plan, kv: KVSpec, num_threads: int, isa: str, experts_folder: Path | None = None) -> None:
         self.plan, self.kv, self.isa, self.num_threads = plan, kv, isa, num_threads
         self._program = _native.Program(
             isa=isa,
@@ -76,6 +78,7 @@ class NativeProgram:
                 for codec in (kv.k_codec, kv.v_codec)
                 if CODECS[codec].is_turboquant
             },
+            experts_folder="" if experts_folder is None else str(experts_folder),
         )
         self.pages: npt.NDArray[np.uint8] = self._program.pages()  # [num_pages, page_bytes], writable
         self._buffers = {name: self._program.add_buffer(width) for name, width in plan.buffers.items()}
@@ -95,6 +98,12 @@ class NativeProgram:
     def op_seconds(self) -> dict[str, float]:
         """Seconds spent in each kind of operation since the program was made."""
         return dict(self._program.seconds())
+
+    @property
+    def num_experts_read(self) -> int:
+        """Experts that were read since the program was made: each layer of each step counts those that its tokens took,
+        of more than 512 tokens those of each 512."""
+        return int(self._program.num_experts_read())
 
     def run(self, batch: Batch) -> npt.NDArray[np.float32]:
         """Logits [L, V] of the batch's logit_rows; the array is overwritten by the next run."""
@@ -116,10 +125,10 @@ class NativeProgram:
     def sample(self, **arrays: npt.NDArray[Any]) -> None:
         self._program.sample(**arrays)
 
-    def _matrix(self, name: str) -> int:
+    def _matrix(self, name: str, *, is_expert: bool = False) -> int:
         if name not in self._matrices:
             t: QTensor = self.plan.tensors[name]
-            self._matrices[name] = self._program.add_matrix(t.format, t.rows, t.cols, t.data)
+            self._matrices[name] = self._program.add_matrix(t.format, t.rows, t.cols, t.data, is_expert)
             forget_mapped(t.data)
         return self._matrices[name]
 
@@ -156,5 +165,16 @@ class NativeProgram:
                 p.swiglu(at(op.gate), at(op.up), at(op.dst))
             case Add():
                 p.add(at(op.src), at(op.dst))
+            case SigmoidScale():
+                p.sigmoid_scale(at(op.buf), at(op.by))
+            case Moe():
+                self._append_moe(op)
             case Head():
                 p.head(at(op.src), self._matrix(op.weight), self._vector(op.bias), op.product == "int8")
+
+    def _append_moe(self, op: Moe) -> None:
+        rule, at = op.rule, self._columns
+        gate = (rule.kind, rule.top_k, rule.is_renormalised, rule.scale, rule.num_groups, rule.num_kept_groups)
+        experts = ([self._matrix(name, is_expert=True) for name in names] for names in (op.gates, op.ups, op.downs))
+        bias = self._vector(op.selection_bias)
+        self._program.moe(at(op.src), at(op.logits), at(op.dst), *gate, bias, *experts, op.product == "int8")

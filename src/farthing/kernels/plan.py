@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from farthing.kernels.codecs import CODECS, EDGE_CODEC, head_bytes
+from farthing.kernels.gates import GateRule
 
 __all__ = [
     "Add",
@@ -23,11 +24,13 @@ __all__ = [
     "Head",
     "KVSpec",
     "Linear",
+    "Moe",
     "Op",
     "Plan",
     "QTensor",
     "RmsNorm",
     "Rope",
+    "SigmoidScale",
     "StoreKV",
     "SwiGLU",
     "View",
@@ -143,6 +146,30 @@ class Add:
 
 
 @dataclass(frozen=True)
+class SigmoidScale:
+    """buf[t] *= sigmoid(by[t]): how much of a shared expert a token takes."""
+
+    buf: View
+    by: View  # [T, 1]
+
+
+@dataclass(frozen=True)
+class Moe:
+    """dst[t] += sum over the experts e that logits[t] chooses: weight * downs[e] @ (silu(gates[e] @ x) * (ups[e] @ x)),
+    x = src[t], from the lowest e to the highest. Nothing is computed for experts that no token chooses."""
+
+    src: View  # [T, hidden_size]
+    logits: View  # [T, E]
+    dst: View  # [T, hidden_size]
+    rule: GateRule
+    gates: tuple[str, ...]  # of each expert [expert size, hidden_size]
+    ups: tuple[str, ...]
+    downs: tuple[str, ...]  # of each expert [hidden_size, expert size]
+    selection_bias: str | None = None  # [E] float32
+    product: Product = "f32"
+
+
+@dataclass(frozen=True)
 class Head:
     """logits[i] = src[logit_rows[i]] @ weight.T: only for the rows that are asked for."""
 
@@ -152,7 +179,7 @@ class Head:
     product: Product = "f32"
 
 
-Op = Embed | RmsNorm | Linear | Rope | StoreKV | Attention | SwiGLU | Add | Head
+Op = Embed | RmsNorm | Linear | Rope | StoreKV | Attention | SwiGLU | Add | SigmoidScale | Moe | Head
 
 
 @dataclass(frozen=True)

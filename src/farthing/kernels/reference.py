@@ -15,6 +15,7 @@ import numpy.typing as npt
 from farthing.errors import InvalidRequest
 from farthing.kernels.codecs import CODECS
 from farthing.kernels.formats import dequantize, format_of
+from farthing.kernels.gates import route
 from farthing.kernels.plan import (
     Add,
     Attention,
@@ -23,12 +24,14 @@ from farthing.kernels.plan import (
     Head,
     KVSpec,
     Linear,
+    Moe,
     Op,
     Plan,
     Product,
     QTensor,
     RmsNorm,
     Rope,
+    SigmoidScale,
     StoreKV,
     SwiGLU,
     View,
@@ -136,11 +139,13 @@ class _Run:
             case Attention():
                 self.attention(op)
             case SwiGLU():
-                gate = self.at(op.gate).astype(np.float64)
-                with np.errstate(over="ignore"):  # exp(-gate) may be inf: the quotient is then 0, as it should be
-                    self.at(op.dst)[:] = gate / (1 + np.exp(-gate)) * self.at(op.up)
+                self.at(op.dst)[:] = _swiglu(self.at(op.gate), self.at(op.up))
             case Add():
                 self.at(op.dst)[:] += self.at(op.src)
+            case SigmoidScale():
+                self.at(op.buf)[:] *= _sigmoid(self.at(op.by)).astype(np.float32)
+            case Moe():
+                self.moe(op)
             case Head():
                 x = self.at(op.src)[self.batch.logit_rows]  # [L, hidden_size]
                 self.logits = self.product(x, op.weight, op.bias, op.product).astype(np.float32)
@@ -172,6 +177,19 @@ class _Run:
         for i in range(0, len(w), WEIGHT_ROWS):
             y[:, i : i + WEIGHT_ROWS] = wide @ w[i : i + WEIGHT_ROWS].T.astype(np.float64)
         return y if bias is None else y + self.program.weight(bias)
+
+    def moe(self, op: Moe) -> None:
+        x, dst = self.at(op.src), self.at(op.dst)
+        bias = None if op.selection_bias is None else self.program.weight(op.selection_bias)[0]
+        experts, weights = route(self.at(op.logits), op.rule, bias)  # [T, top_k] each
+        total = np.zeros(dst.shape)
+        for expert in np.unique(experts):
+            rows, places = np.nonzero(experts == expert)
+            gate, up = (self.product(x[rows], names[expert], None, op.product) for names in (op.gates, op.ups))
+            inner = _swiglu(gate.astype(np.float32), up.astype(np.float32))  # [n, expert size]
+            y = self.product(inner, op.downs[expert], None, op.product).astype(np.float32)
+            total[rows] += weights[rows, places][:, None].astype(np.float64) * y
+        dst[:] += total.astype(np.float32)
 
     def rope(self, op: Rope) -> None:
         buf = self.at(op.buf)
@@ -238,6 +256,17 @@ class _Run:
         if CODECS[v_codec].is_turboquant:
             attended = hadamard(attended)  # its own inverse
         self.at(op.dst)[rows] = attended.transpose(2, 0, 1, 3).reshape(len(positions), -1)
+
+
+def _sigmoid(x: F32) -> F64:
+    with np.errstate(over="ignore"):  # exp(-x) may be inf: the quotient is then 0, as it should be
+        result: F64 = 1 / (1 + np.exp(-x.astype(np.float64)))
+    return result
+
+
+def _swiglu(gate: F32, up: F32) -> F32:
+    result: F32 = (gate * _sigmoid(gate) * up).astype(np.float32)
+    return result
 
 
 def quantize_activations(x: F32) -> F64:

@@ -29,10 +29,14 @@ def architecture_of_hf(model_type: str) -> Architecture:
     raise UnsupportedModel(f"architecture {model_type!r} is not supported; supported: {', '.join(known)}")
 
 
-def architecture_of_gguf(name: str) -> Architecture:
-    """The architecture that answers to `general.architecture` of a GGUF. Raises UnsupportedModel."""
+def architecture_of_gguf(name: str, *, is_sparse: bool = False) -> Architecture:
+    """The architecture that answers to `general.architecture` of a GGUF with or without experts.
+
+    Raises UnsupportedModel.
+    """
     for architecture in architectures():
-        if name in architecture.gguf_names:
+        if name in architecture.gguf_names and architecture.is_sparse == is_sparse:
             return architecture
-    known = sorted(name for a in architectures() for name in a.gguf_names)
+    known = sorted(f"{name}{' with experts' * a.is_sparse}" for a in architectures() for name in a.gguf_names)
+    name += " with experts" * is_sparse
     raise UnsupportedModel(f"architecture {name!r} is not supported; supported: {', '.join(known)}")

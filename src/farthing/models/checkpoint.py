@@ -21,6 +21,7 @@ from farthing.models.config import ModelConfig, config_from_gguf, config_from_hf
 from farthing.models.decoder import build_plan, tensor_shapes
 from farthing.models.fields import Fields
 from farthing.models.gguf import read_gguf
+from farthing.models.gguf_experts import with_single_experts
 from farthing.models.hub import find_model
 from farthing.models.safetensors import read_safetensors
 from farthing.models.template import encode_chat
@@ -52,6 +53,16 @@ class Model:
     @property
     def num_parameters(self) -> int:
         return sum(rows * cols for _, rows, cols in tensor_shapes(self.config))
+
+    @property
+    def num_active_parameters(self) -> int:
+        """Of them, those that one token is multiplied with."""
+        experts = self.config.experts
+        if experts is None:
+            return self.num_parameters
+        num_sparse = sum(experts.is_sparse(layer) for layer in range(self.config.num_layers))
+        one_expert = 3 * experts.intermediate_size * self.config.hidden_size
+        return self.num_parameters - num_sparse * (experts.num_experts - experts.rule.top_k) * one_expert
 
     @property
     def weight_bytes(self) -> int:
@@ -101,7 +112,9 @@ class Tensors(Mapping[str, QTensor]):
     def format_of(self, name: str) -> str:
         """The format that the tensor has when it is asked for."""
         tensor = self._tensors[name]
-        return tensor.format if self._format is None else target_format(tensor, self._format)
+        if self._format is None or name.endswith(".router"):  # a thousandth of the bytes; decides which others are read
+            return tensor.format
+        return target_format(tensor, self._format)
 
     def digest(self) -> bytes:
         """32 bytes that stand for all weights and the formats they run in, from the file's bytes.
@@ -142,9 +155,13 @@ def load_model(path_or_name: str | Path, *, weights: str | None = None) -> Model
 
 def _open_gguf(path: Path) -> tuple[ModelConfig, dict[str, QTensor], Tokenizer]:
     file = read_gguf(path)
-    architecture = architecture_of_gguf(Fields(file.metadata, str(path)).text("general.architecture"))
+    fields = Fields(file.metadata, str(path))
+    name = fields.text("general.architecture")
+    num_experts = fields.integer(f"{name}.expert_count", 0)
+    architecture = architecture_of_gguf(name, is_sparse=num_experts != 0)
     config = config_from_gguf(architecture, file.metadata, file.tensors)
-    tensors = _collect(path, config, file.tensors, architecture.gguf_tensors)
+    theirs = with_single_experts(file, num_experts) if config.experts else file.tensors
+    tensors = _collect(path, config, theirs, architecture.gguf_tensors)
     return config, tensors, load_tokenizer_gguf(file.metadata)
 
 
@@ -184,9 +201,10 @@ def _collect(
 
 
 def _name_in_file(name: str, names: Mapping[str, str]) -> str:
-    """`layers.3.q` -> `blk.3.attn_q.weight`"""
-    layer, _, role = name.rpartition(".")
-    return names[role].format(layer.removeprefix("layers."))
+    """`layers.3.q` -> `blk.3.attn_q.weight`, `layers.3.experts.5.up` -> `blk.3.ffn_up_exps.weight.5`"""
+    numbers = [part for part in name.split(".") if part.isdigit()]
+    role = ".".join(part for part in name.split(".") if not part.isdigit()).removeprefix("layers.")
+    return names[role].format(*numbers)
 
 
 def _checked(path: Path, theirs: Mapping[str, QTensor], name: str, rows: int, cols: int) -> QTensor:

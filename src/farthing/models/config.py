@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from farthing.errors import CorruptModel, UnsupportedModel
+from farthing.models.experts import ExpertsConfig
 from farthing.models.fields import Fields
 
 __all__ = ["Architecture", "ModelConfig", "RopeScaling", "config_from_gguf", "config_from_hf"]
@@ -41,7 +42,7 @@ class RopeScaling:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes and flags of a dense decoder. Raises CorruptModel naming the field that cannot be."""
+    """Sizes and flags of a decoder. Raises CorruptModel naming the field that cannot be."""
 
     architecture: str
     vocab_size: int
@@ -50,7 +51,7 @@ class ModelConfig:
     num_heads: int
     num_kv_heads: int
     head_dim: int
-    intermediate_size: int
+    intermediate_size: int  # of dense layers
     max_position_embeddings: int
     rms_norm_eps: float
     rope_theta: float = 10000.0
@@ -60,7 +61,9 @@ class ModelConfig:
     has_o_bias: bool = False
     has_mlp_bias: bool = False
     has_qk_norm: bool = False
+    is_qk_norm_whole: bool = False  # over all heads together instead of each
     is_tied_head: bool = False
+    experts: ExpertsConfig | None = None  # of layers that are mixtures of experts
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim"):
@@ -81,7 +84,8 @@ class Architecture:
     """What one file of this package knows: its names, its flags, and what its files call the tensors.
 
     `hf_flags(config)` and `gguf_flags(metadata, tensor_names)` return the ModelConfig fields that are this
-    architecture's own. Tensor names map ours (`layers.0.q`) to the file's; `{}` stands for the layer.
+    architecture's own. Tensor names map ours (`layers.0.q`) to the file's; `{}` stands for the layer, a second one for
+    the expert.
     """
 
     model_types: tuple[str, ...]  # `model_type` of config.json
@@ -90,6 +94,7 @@ class Architecture:
     gguf_flags: Callable[[Fields, Collection[str]], Mapping[str, Any]]
     hf_tensors: Mapping[str, str]
     gguf_tensors: Mapping[str, str]
+    is_sparse: bool = False  # a mixture of experts: GGUF calls Mixtral "llama" too
 
 
 def config_from_hf(architecture: Architecture, raw: Mapping[str, Any]) -> ModelConfig:
@@ -123,8 +128,9 @@ def config_from_gguf(architecture: Architecture, metadata: Mapping[str, Any], te
     """The ModelConfig of a GGUF's metadata and tensor names. Raises CorruptModel, UnsupportedModel."""
     name = Fields(metadata, "the GGUF metadata").text("general.architecture")
     fields = Fields(metadata, "the GGUF metadata", prefix=f"{name}.")
-    if fields.integer("expert_count", 0):
-        raise UnsupportedModel(f"{name} with {fields.integer('expert_count')} experts; supported: dense models")
+    num_experts = fields.integer("expert_count", 0)
+    if num_experts and not architecture.is_sparse:
+        raise UnsupportedModel(f"{name} with {num_experts} experts; supported: dense models")
     num_heads = fields.integer("attention.head_count")
     hidden_size = fields.integer("embedding_length")
     head_dim = fields.integer("attention.key_length", _default_head_dim(hidden_size, num_heads))

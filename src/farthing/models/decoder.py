@@ -1,7 +1,8 @@
-"""One description of every dense decoder: which tensors a config needs, and the plan that computes it.
+"""One description of every decoder: which tensors a config needs, and the plan that computes it.
 
 Tensor names here are ours: `embed`, `final_norm`, `head`, and `layers.N.` + attention_norm q k v o mlp_norm gate up
-down, each projection with a `_bias` where the config has one, q_norm and k_norm where heads are normed.
+down, each projection with a `_bias` where the config has one, q_norm and k_norm where q and k are normed. A sparse
+layer has router and experts.E.gate, up, down instead of gate up down, perhaps shared_router shared_gate, up, down.
 """
 
 import math
@@ -15,17 +16,20 @@ from farthing.kernels.plan import (
     Embed,
     Head,
     Linear,
+    Moe,
     Op,
     Plan,
     Product,
     QTensor,
     RmsNorm,
     Rope,
+    SigmoidScale,
     StoreKV,
     SwiGLU,
     View,
 )
 from farthing.models.config import ModelConfig, RopeScaling
+from farthing.models.experts import ExpertsConfig, expert_shapes
 
 __all__ = ["build_plan", "rope_inv_freq", "tensor_shapes"]
 
@@ -46,21 +50,26 @@ def tensor_shapes(config: ModelConfig) -> Iterator[tuple[str, int, int]]:
         ("k", kv_size, hidden, has_qkv),
         ("v", kv_size, hidden, has_qkv),
         ("o", hidden, q_size, has_o),
+    )
+    mlp = (
         ("gate", config.intermediate_size, hidden, has_mlp),
         ("up", config.intermediate_size, hidden, has_mlp),
         ("down", hidden, config.intermediate_size, has_mlp),
     )
     for layer in range(config.num_layers):
         prefix = f"layers.{layer}."
+        experts = config.experts if config.experts and config.experts.is_sparse(layer) else None
         yield prefix + "attention_norm", 1, hidden
         yield prefix + "mlp_norm", 1, hidden
-        for name, rows, cols, has_bias in projections:
+        for name, rows, cols, has_bias in projections if experts else projections + mlp:
             yield prefix + name, rows, cols
             if has_bias:
                 yield f"{prefix}{name}_bias", 1, rows
         if config.has_qk_norm:
-            yield prefix + "q_norm", 1, config.head_dim
-            yield prefix + "k_norm", 1, config.head_dim
+            yield prefix + "q_norm", 1, q_size if config.is_qk_norm_whole else config.head_dim
+            yield prefix + "k_norm", 1, kv_size if config.is_qk_norm_whole else config.head_dim
+        for name, rows, cols in expert_shapes(experts, hidden) if experts else ():
+            yield prefix + name, rows, cols
 
 
 def build_plan(config: ModelConfig, tensors: Mapping[str, QTensor], product: Product = "f32") -> Plan:
@@ -73,21 +82,33 @@ def build_plan(config: ModelConfig, tensors: Mapping[str, QTensor], product: Pro
         radians /= tensors["rope_factors"].data.view(np.float32)
     inv_freq = QTensor("f32", 1, len(radians), radians.view(np.uint8))
     q_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    mlp_size = _mlp_size(config)
     buffers = {
         "hidden": config.hidden_size,  # the residual stream
         "normed": config.hidden_size,
         "qkv": q_size + 2 * kv_size,
         "attended": q_size,
-        "gate_up": 2 * config.intermediate_size,
-        "mlp": config.intermediate_size,
     }
+    if mlp_size:
+        buffers |= {"gate_up": 2 * mlp_size, "mlp": mlp_size}
+    if config.experts:
+        buffers |= {"router": config.experts.num_experts, "shared_router": 1}
     hidden, normed = View("hidden", 0, config.hidden_size), View("normed", 0, config.hidden_size)
     ops: list[Op] = [Embed(hidden, "embed")]
     for layer in range(config.num_layers):
-        ops += _layer(config, layer, product)
+        ops += _Layer(config, layer, product).ops()
     ops.append(RmsNorm(hidden, normed, "final_norm", config.rms_norm_eps, config.hidden_size))
     ops.append(Head(normed, "embed" if config.is_tied_head else "head", product=product))
     return Plan(buffers, tuple(ops), config.vocab_size, _Overlay({"rope_inv_freq": inv_freq}, tensors))
+
+
+def _mlp_size(config: ModelConfig) -> int:
+    """Of the widest feed-forward that every token goes through; 0 where experts are all there is."""
+    experts = config.experts
+    if experts is None:
+        return config.intermediate_size
+    is_dense = not all(experts.is_sparse(layer) for layer in range(config.num_layers))
+    return max(config.intermediate_size if is_dense else 0, experts.shared_intermediate_size)
 
 
 class _Overlay(Mapping[str, QTensor]):
@@ -107,35 +128,76 @@ class _Overlay(Mapping[str, QTensor]):
         return len(self._more) + len(self._tensors)
 
 
-def _layer(config: ModelConfig, layer: int, product: Product) -> Iterator[Op]:
-    p = f"layers.{layer}."
-    d, eps, size = config.head_dim, config.rms_norm_eps, config.hidden_size
-    q_size, kv_size, mlp_size = config.num_heads * d, config.num_kv_heads * d, config.intermediate_size
-    hidden, normed = View("hidden", 0, size), View("normed", 0, size)
-    qkv, attended = View("qkv", 0, q_size + 2 * kv_size), View("attended", 0, q_size)
-    q, k, v = View("qkv", 0, q_size), View("qkv", q_size, kv_size), View("qkv", q_size + kv_size, kv_size)
-    gate_up, mlp = View("gate_up", 0, 2 * mlp_size), View("mlp", 0, mlp_size)
-    gate, up = View("gate_up", 0, mlp_size), View("gate_up", mlp_size, mlp_size)
+class _Layer:
+    """The operations of one layer, and how they name its tensors and columns."""
 
-    def linear(src: View, dst: View, names: str, has_bias: bool, is_added: bool = False) -> Linear:
-        weights = tuple(p + name for name in names.split())
+    def __init__(self, config: ModelConfig, layer: int, product: Product) -> None:
+        self.config, self.layer, self.product = config, layer, product
+        self.prefix = f"layers.{layer}."
+        self.hidden, self.normed = View("hidden", 0, config.hidden_size), View("normed", 0, config.hidden_size)
+
+    def ops(self) -> Iterator[Op]:
+        config, p = self.config, self.prefix
+        yield from self.attention()
+        yield RmsNorm(self.hidden, self.normed, p + "mlp_norm", config.rms_norm_eps, config.hidden_size)
+        if config.experts and config.experts.is_sparse(self.layer):
+            yield from self.sparse(config.experts)
+        else:
+            yield from self.mlp("gate up", "down", config.intermediate_size, config.has_mlp_bias)
+
+    def attention(self) -> Iterator[Op]:
+        config, p, d = self.config, self.prefix, self.config.head_dim
+        q_size, kv_size = config.num_heads * d, config.num_kv_heads * d
+        qkv, attended = View("qkv", 0, q_size + 2 * kv_size), View("attended", 0, q_size)
+        q, k, v = View("qkv", 0, q_size), View("qkv", q_size, kv_size), View("qkv", q_size + kv_size, kv_size)
+        yield RmsNorm(self.hidden, self.normed, p + "attention_norm", config.rms_norm_eps, config.hidden_size)
+        yield self.linear(self.normed, qkv, "q k v", config.has_qkv_bias)
+        if config.has_qk_norm:
+            for view, name in ((q, "q_norm"), (k, "k_norm")):
+                group = view.width if config.is_qk_norm_whole else d
+                yield RmsNorm(view, view, p + name, config.rms_norm_eps, group)
+        yield Rope(q, d, "rope_inv_freq", config.rope_style)
+        yield Rope(k, d, "rope_inv_freq", config.rope_style)
+        yield StoreKV(self.layer, k, v)
+        yield Attention(self.layer, q, attended, config.num_heads, d**-0.5)
+        yield self.linear(attended, self.hidden, "o", config.has_o_bias, is_added=True)
+
+    def mlp(self, gate_and_up: str, down: str, size: int, has_bias: bool, by: View | None = None) -> Iterator[Op]:
+        """A feed-forward of `size` added to the residual stream, scaled by the sigmoid of `by` where that is given."""
+        gate_up, mlp = View("gate_up", 0, 2 * size), View("mlp", 0, size)
+        yield self.linear(self.normed, gate_up, gate_and_up, has_bias)
+        yield SwiGLU(View("gate_up", 0, size), View("gate_up", size, size), mlp)
+        if by is not None:
+            yield SigmoidScale(mlp, by)
+        yield self.linear(mlp, self.hidden, down, has_bias, is_added=True)
+
+    def sparse(self, experts: ExpertsConfig) -> Iterator[Op]:
+        """Routers are never quantized on the way: which experts a token takes hangs on a hair."""
+        logits, shared_logit = View("router", 0, experts.num_experts), View("shared_router", 0, 1)
+        yield self.linear(self.normed, logits, "router", False, product="f32")
+        gates, ups, downs = (
+            tuple(f"{self.prefix}experts.{e}.{part}" for e in range(experts.num_experts))
+            for part in ("gate", "up", "down")
+        )
+        yield Moe(self.normed, logits, self.hidden, experts.rule, gates, ups, downs, None, self.product)
+        if experts.shared_intermediate_size:
+            yield self.linear(self.normed, shared_logit, "shared_router", False, product="f32")
+            size = experts.shared_intermediate_size
+            yield from self.mlp("shared_gate shared_up", "shared_down", size, False, by=shared_logit)
+
+    def linear(
+        self,
+        src: View,
+        dst: View,
+        names: str,
+        has_bias: bool,
+        *,
+        is_added: bool = False,
+        product: Product | None = None,
+    ) -> Linear:
+        weights = tuple(self.prefix + name for name in names.split())
         biases = tuple(f"{weight}_bias" if has_bias else None for weight in weights)
-        return Linear(src, dst, weights, biases, is_added, product)
-
-    yield RmsNorm(hidden, normed, p + "attention_norm", eps, size)
-    yield linear(normed, qkv, "q k v", config.has_qkv_bias)
-    if config.has_qk_norm:
-        yield RmsNorm(q, q, p + "q_norm", eps, d)
-        yield RmsNorm(k, k, p + "k_norm", eps, d)
-    yield Rope(q, d, "rope_inv_freq", config.rope_style)
-    yield Rope(k, d, "rope_inv_freq", config.rope_style)
-    yield StoreKV(layer, k, v)
-    yield Attention(layer, q, attended, config.num_heads, d**-0.5)
-    yield linear(attended, hidden, "o", config.has_o_bias, is_added=True)
-    yield RmsNorm(hidden, normed, p + "mlp_norm", eps, size)
-    yield linear(normed, gate_up, "gate up", config.has_mlp_bias)
-    yield SwiGLU(gate, up, mlp)
-    yield linear(mlp, hidden, "down", config.has_mlp_bias, is_added=True)
+        return Linear(src, dst, weights, biases, is_added, product or self.product)
 
 
 def rope_inv_freq(config: ModelConfig) -> F32:

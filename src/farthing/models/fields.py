@@ -1,6 +1,6 @@
 """Typed reading of keys from a model's description: a wrong type or a missing key is an error that names the key."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from farthing.errors import CorruptModel, UnsupportedModel
@@ -29,6 +29,12 @@ class Fields:
         if isinstance(value, bool) or not isinstance(value, int) or not -MAX_INTEGER <= value <= MAX_INTEGER:
             raise self._wrong(key, value, f"a whole number up to {MAX_INTEGER}")
         return value
+
+    def integers(self, key: str, default: Sequence[int] | None = None) -> list[int]:
+        value = self._get(key, default)
+        if not isinstance(value, list | tuple) or not all(type(item) is int for item in value):
+            raise self._wrong(key, value, "a list of whole numbers")
+        return list(value)
 
     def number(self, key: str, default: float | None = None) -> float:
         value = self._get(key, default)

@@ -1,0 +1,58 @@
+// What linear() and moe() share: 8-bit activations, and panels of a weight times tokens. One set per instruction set.
+#pragma once
+#include <algorithm>
+
+#include "ops.h"
+#include "pack.h"
+#include "simd.h"
+
+namespace farthing {
+namespace FARTHING_ISA {
+
+#if defined(FARTHING_ISA_avx512)
+
+constexpr int64_t kTile = 12;  // tokens that a pass holds a multiple of
+// Tokens to a group, in tiles of up to 6.
+inline int group_size(int64_t num_tokens) { return num_tokens > 4 ? 12 : num_tokens > 1 ? 4 : 1; }
+
+#else
+
+// Tokens to a group. Few tokens are multiplied with rows across the lanes, in tiles of up to 6 or 4 of a group of 12; from
+// kManyTokens on it pays to spread the weights out and have 8 tokens across the lanes. Measured on one thread, 4-bit
+// weights: 16 tokens 165 GOP/s by rows, 139 by tokens; 512 tokens 143 and 175.
+constexpr int64_t kManyTokens = 40;
+constexpr int64_t kTile = 3 * 8;  // tokens that a pass holds a multiple of
+inline int group_size(int64_t num_tokens) {
+  return num_tokens >= kManyTokens ? 8 : num_tokens > 4 ? 12 : num_tokens > 1 ? 4 : 1;
+}
+
+#endif
+
+constexpr int64_t kBlocksPerItem = 12;  // blocks of a group that one item of work quantizes: with few tokens there are few groups
+
+// Tokens per pass: what one worker's second-level cache holds beside the weights, in whole tiles.
+inline int64_t tokens_per_pass(int64_t num_tokens, int64_t cols, bool is_int8) {
+  constexpr int64_t kPassBytes = 256 * 1024;
+  const int64_t fitting = kPassBytes / (cols * static_cast<int64_t>(sizeof(ActivationBlock<1>)) / kQuantBlock);
+  const int64_t most = is_int8 ? std::max<int64_t>(kTile, fitting / kTile * kTile) : kTokensPerPass;
+  return std::clamp((num_tokens + kTile - 1) / kTile * kTile, kTile, most);
+}
+
+// Panels per chunk of work. Few tokens: large chunks, in which the next panels are fetched in time. Many: small ones, which
+// leave nobody waiting.
+inline int64_t panels_per_chunk(int64_t total_panels, int64_t num_tokens, int num_workers) {
+  const int64_t share = total_panels / (num_workers * (num_tokens > 64 ? 32 : 4)) / 2 * 2;
+  return std::min<int64_t>(std::max<int64_t>(share, 2), 64);
+}
+
+// Blocks [first, end) of a.src's tokens [t0, t1), of one group, into x: the blocks of all groups one after the other.
+void quantize(const LinearArgs& a, uint8_t* x, int64_t t0, int64_t t1, int64_t first, int64_t end);
+
+// Panels [begin, end) of a weight times tokens [t0, t1), t0 a multiple of kTile, to a.dst's columns from `first` on. x: the
+// tokens' 8-bit blocks, or null where weights are read as float32. own: linear_scratch().per_worker bytes less those of
+// activations.
+void multiply(const LinearArgs& a, const PackedMatrix& m, const float* bias, int64_t first, const uint8_t* x, int64_t begin,
+              int64_t end, int64_t t0, int64_t t1, uint8_t* own);
+
+}  // namespace FARTHING_ISA
+}  // namespace farthing
