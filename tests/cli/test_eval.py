@@ -111,6 +111,8 @@ def test_reference_perplexity(capsys: pytest.CaptureFixture[str]) -> None:
     except ModelNotFound:
         pytest.skip(f"{DEFAULT_MODEL} has not been pulled")
     exact = ["--product", "f32", "--kv", "f32"]
-    found = document(capsys, "--text", str(text), "--window", "512", "--tokens", "1024", "--model", str(model), *exact)
+    found = document(
+        capsys, "--text", str(text), "--window", "512", "--tokens", "1024", "--model", str(model), *exact
+    )
     assert found["windows"] == 2
     assert found["perplexity"] == pytest.approx(21.3732, rel=3e-4)

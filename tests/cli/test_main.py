@@ -139,11 +139,8 @@ def test_a_full_disk_is_told() -> None:
 
 def test_emit_writes_one_document_of_plain_values(capsys: pytest.CaptureFixture[str]) -> None:
     document = {
-        "usd": Decimal("1E-7"),
-        "path": Path("a/b"),
-        "speed": float("nan"),
-        "text": "a\ud800",
-        "rows": ({"n": 1},),
+        "usd": Decimal("1E-7"), "path": Path("a/b"), "speed": float("nan"),
+        "text": "a\ud800", "rows": ({"n": 1},),
     }
     _output.emit(True, document, lambda: pytest.fail("rendered in JSON mode"))
     assert json.loads(capsys.readouterr().out) == {

@@ -38,7 +38,9 @@ def test_reblocked_model_loads(q8_0: Path) -> None:
     assert {t.format for t in read_gguf(q8_0).tensors.values()} == {"q8_0", "f32"}
     assert model.tokenizer.encode("Hello world") == load_model(DEFAULT_MODEL).tokenizer.encode("Hello world")
     source = read_gguf(find_model(DEFAULT_MODEL)).tensors["blk.7.ffn_up.weight"]
-    np.testing.assert_array_equal(read_gguf(q8_0).tensors["blk.7.ffn_up.weight"].data, requantize(source, "q8_0").data)
+    np.testing.assert_array_equal(
+        read_gguf(q8_0).tensors["blk.7.ffn_up.weight"].data, requantize(source, "q8_0").data
+    )
 
 
 @needs_model

@@ -1,16 +1,16 @@
 """A user's own prices: a TOML file of dated entries, appended to and never rewritten.
 
-[[price]]
-model = "my-model"
-provider = "my-gateway"        # optional: without it the entry answers for every provider
-from = 2026-10-01              # valid from this day on (UTC)
-checked = 2026-11-20           # optional: when you last looked; the price's age counts from here, else from `from`
-input = 0.25                   # USD per million tokens; optional, like output: what is not stated is unknown
-output = 1.00
-cache_read = 0.025             # optional: cache_read, cache_write, cache_write_1h, per_request (USD)
-batch = { input = 0.125, output = 0.50 }                         # optional: the same keys
-tiers = [{ above = 200000, input = 0.50, output = 1.50 }]        # optional: above so many input tokens the WHOLE
-                                                                 # request costs this
+    [[price]]
+    model = "my-model"
+    provider = "my-gateway"        # optional: without it the entry answers for every provider
+    from = 2026-10-01              # valid from this day on (UTC)
+    checked = 2026-11-20           # optional: when you last looked; the price's age counts from here, else from `from`
+    input = 0.25                   # USD per million tokens; optional, like output: what is not stated is unknown
+    output = 1.00
+    cache_read = 0.025             # optional: cache_read, cache_write, cache_write_1h, per_request (USD)
+    batch = { input = 0.125, output = 0.50 }                         # optional: the same keys
+    tiers = [{ above = 200000, input = 0.50, output = 1.50 }]        # optional: above so many input tokens the WHOLE
+                                                                     # request costs this
 """
 
 import os
