@@ -83,7 +83,9 @@ class RandomTensors(Mapping[str, QTensor]):
         blocks = np.empty(rows * cols // 32, format_of("q4_0").block)
         blocks["d"] = np.float16(2.0 / np.sqrt(cols) / 8)
         qs = np.frombuffer(rng.bytes(len(blocks) * 16), np.uint8).reshape(-1, 16)
-        blocks["qs"] = np.maximum(qs & 15, 1) | np.maximum(qs & 240, 16)  # codes 1 to 15: about 8, whose weight is 0
+        # Code 8 is a weight of 0; 0, which has no opposite, becomes one: else all sums would lean to one side, and all
+        # tokens to the same experts.
+        blocks["qs"] = np.where(qs & 15, qs & 15, 8) | np.where(qs & 240, qs & 240, 128)
         return QTensor("q4_0", rows, cols, blocks.view(np.uint8).reshape(-1))
 
 

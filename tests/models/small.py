@@ -82,7 +82,7 @@ def write_as_gguf(name: str, path: Path, *, without: str = "", rope_factors: F32
     """The golden checkpoint `name` as a float32 GGUF, written by the gguf package under its own names.
 
     `changes` replace metadata (key with __ for each dot; None leaves it out), `without` leaves a tensor out,
-    `rope_factors` replace those that the checkpoint's scaling makes.
+    `rope_factors` replace those that the checkpoint's scaling makes, is_one_by_one gives each expert its own tensors.
     """
     config = load_model(GOLDEN / name).config
     folder, name = name, GGUF_NAMES.get(name, name)
@@ -119,7 +119,10 @@ def write_as_gguf(name: str, path: Path, *, without: str = "", rope_factors: F32
         if folder in INTERLEAVED and theirs.endswith(("q_proj.weight", "k_proj.weight")):
             array = interleaved(array, config.head_dim)
         new_name = names.get_name(theirs, try_suffixes=(".weight", ".bias")) or dense.get_name(theirs, (".weight",))
-        if new_name != without:
+        if is_one_by_one and new_name.endswith("_exps.weight"):
+            for expert, single in enumerate(array):
+                writer.add_tensor(new_name.replace("_exps.weight", f".{expert}.weight"), single)
+        elif new_name != without:
             writer.add_tensor(new_name, array[0] if len(array) == 1 else array)
     if config.rope_scaling is not None and rope_factors is None:
         rope_factors = llama3_factors(config.head_dim, config.rope_theta)

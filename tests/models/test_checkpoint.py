@@ -220,6 +220,14 @@ def test_gguf_experts_that_lie(tmp_path: Path, name: str, changes: dict[str, Any
         load_model(tmp_path / "m.gguf")
 
 
+def test_experts_one_by_one_in_old_gguf_files(tmp_path: Path) -> None:
+    """Mixtral's first GGUF files have a tensor for each expert."""
+    expected = golden("mixtral/golden.npz")
+    write_as_gguf("mixtral", tmp_path / "m.gguf", is_one_by_one=True)
+    program = program_of(load_model(tmp_path / "m.gguf"), "auto", num_tokens=32)
+    assert np.abs(logits_of(program, expected["prompt_4"]) - expected["logits_4"]).max() < 1e-3
+
+
 def test_active_parameters_and_routers_that_stay() -> None:
     model = load_model(GOLDEN / "olmoe", weights="q4_0")
     assert model.num_parameters - model.num_active_parameters == 2 * (7 - 3) * 3 * 32 * 32

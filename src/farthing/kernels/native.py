@@ -174,7 +174,22 @@ class NativeProgram:
 
     def _append_moe(self, op: Moe) -> None:
         rule, at = op.rule, self._columns
-        gate = (rule.kind, rule.top_k, rule.is_renormalised, rule.scale, rule.num_groups, rule.num_kept_groups)
-        experts = ([self._matrix(name, is_expert=True) for name in names] for names in (op.gates, op.ups, op.downs))
-        bias = self._vector(op.selection_bias)
-        self._program.moe(at(op.src), at(op.logits), at(op.dst), *gate, bias, *experts, op.product == "int8")
+        gates, ups, downs = (
+            [self._matrix(name, is_expert=True) for name in names] for names in (op.gates, op.ups, op.downs)
+        )
+        self._program.moe(
+            at(op.src),
+            at(op.logits),
+            at(op.dst),
+            rule.kind,
+            rule.top_k,
+            rule.is_renormalised,
+            rule.scale,
+            rule.num_groups,
+            rule.num_kept_groups,
+            self._vector(op.selection_bias),
+            gates,
+            ups,
+            downs,
+            op.product == "int8",
+        )
