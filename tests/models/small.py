@@ -78,7 +78,15 @@ def greedy(program: kernels.Program, prompts: Sequence[I32], num_new: int) -> li
     return new
 
 
-def write_as_gguf(name: str, path: Path, *, without: str = "", rope_factors: F32 | None = None, **changes: Any) -> None:
+def write_as_gguf(
+    name: str,
+    path: Path,
+    *,
+    without: str = "",
+    rope_factors: F32 | None = None,
+    is_one_by_one: bool = False,
+    **changes: Any,
+) -> None:
     """The golden checkpoint `name` as a float32 GGUF, written by the gguf package under its own names.
 
     `changes` replace metadata (key with __ for each dot; None leaves it out), `without` leaves a tensor out,
