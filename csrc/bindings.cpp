@@ -188,6 +188,7 @@ NB_MODULE(_native, m) {
              p.moe(src, logits, dst, {kind, top_k, is_renormalised, scale, num_groups, num_kept_groups}, bias, gates, ups, downs, is_int8);
            })
       .def("num_experts_read", &Program::num_experts_read)
+      .def("num_page_faults", &Program::num_page_faults)
       .def("head", [](Program& p, View3 src, int weight, int bias, bool is_int8) { p.head(src, weight, bias, is_int8); })
       .def("set_key_means",
            [](Program& p, In<float, 2> means) {

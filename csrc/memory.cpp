@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -124,6 +125,11 @@ void FileArena::write_back() {
     sync_file_range(file_, static_cast<off_t>(file_bytes_ - bytes), static_cast<off_t>(bytes), SYNC_FILE_RANGE_WRITE);
   }
 #endif
+}
+
+int64_t num_page_faults() {
+  struct rusage usage;
+  return getrusage(RUSAGE_SELF, &usage) ? 0 : usage.ru_majflt;
 }
 
 void will_need(const uint8_t* data, size_t bytes) {

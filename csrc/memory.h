@@ -47,6 +47,9 @@ class FileArena {
   size_t left_ = 0, file_bytes_ = 0;
 };
 
+// Reads of this process that waited for the disk, since its start.
+int64_t num_page_faults();
+
 // Asks the system to read what lies at `data`, if it is in a file and not in memory.
 void will_need(const uint8_t* data, size_t bytes);
 

@@ -21,6 +21,9 @@ void renew(Region& region, int64_t num_floats) {
   region = map_region((static_cast<size_t>(num_floats) + 16) * sizeof(float));
 }
 
+// Asking for pages that are there costs as much as the product of one row, so it is done while the disk was lately waited for.
+constexpr int kRunsToAsk = 64;
+
 double now_s() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
@@ -342,7 +345,7 @@ void Program::moe(Columns src, Columns logits, Columns dst, const GateRule& rule
     a.is_gathered = is_gathered;
     a.scratch = r.scratch;
     a.scratch_per_worker = scratch_per_worker();
-    a.is_in_file = expert_arena_ != nullptr;
+    a.is_in_file = runs_to_ask_ > 0;
     a.num_read = &num_experts_read_;
     kernels_.moe(a, w);
   });
@@ -429,6 +432,7 @@ float* Program::run(const BatchView& batch, const int32_t* logit_rows, int64_t n
     scratch_bytes = std::max(scratch_bytes, 4 * kernels_.attention_scratch(batch, kv_.shape, num_heads_, team_.count()));
   reserve(batch.num_tokens, num_logits, scratch_bytes);
   const Run run{batch, logit_rows, num_logits, scratch_.get()};
+  const int64_t faults = expert_arena_ ? farthing::num_page_faults() : 0;
   team_.run([&](Worker& w) {
     double start = w.index == 0 ? now_s() : 0.0;
     for (const Op& op : ops_) {
@@ -440,6 +444,11 @@ float* Program::run(const BatchView& batch, const int32_t* logit_rows, int64_t n
       }
     }
   });
+  if (expert_arena_) {
+    const int64_t waited = farthing::num_page_faults() - faults;
+    num_page_faults_ += waited;
+    runs_to_ask_ = waited ? kRunsToAsk : std::max(0, runs_to_ask_ - 1);
+  }
   return floats(logits_);
 }
 

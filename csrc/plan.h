@@ -74,6 +74,8 @@ class Program {
   Team& team() { return team_; }
   // Experts that were read, a layer and a block of tokens each counting their own, since the start.
   int64_t num_experts_read() const { return num_experts_read_; }
+  // Reads of experts that waited for the disk, of the whole process while runs went on; 0 where experts are in memory.
+  int64_t num_page_faults() const { return num_page_faults_; }
   // Seconds spent in each operation since the start, by kind.
   const std::vector<std::pair<std::string, double>>& seconds() const { return seconds_; }
 
@@ -134,6 +136,8 @@ class Program {
   std::vector<Op> ops_;
   std::vector<std::pair<std::string, double>> seconds_;
   int64_t num_experts_read_ = 0;
+  int64_t num_page_faults_ = 0;
+  int runs_to_ask_ = 0;  // in which experts' pages are asked for before they are read
   int64_t most_experts_ = 0;
   struct MoeSize {
     int64_t num_experts, top_k, hidden, expert_size;

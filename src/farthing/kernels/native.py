@@ -105,6 +105,11 @@ class NativeProgram:
         of more than 512 tokens those of each 512."""
         return int(self._program.num_experts_read())
 
+    @property
+    def num_page_faults(self) -> int:
+        """Waits for the disk while steps ran, where experts are kept in a file."""
+        return int(self._program.num_page_faults())
+
     def run(self, batch: Batch) -> npt.NDArray[np.float32]:
         """Logits [L, V] of the batch's logit_rows; the array is overwritten by the next run."""
         logits: npt.NDArray[np.float32] = self._program.run(
