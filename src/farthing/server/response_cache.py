@@ -18,10 +18,8 @@ from contextlib import aclosing
 from typing import Protocol, cast
 
 from farthing.economics.charge import Pricer
-from farthing.economics.usage import Usage
 from farthing.ledger.attempt import Attempt, receipt_of
 from farthing.ledger.row import Row
-from farthing.server.messages import CountsTokens
 from farthing.server.response_flight import Flight
 from farthing.server.response_row import given_row
 from farthing.server.response_store import (
@@ -32,6 +30,7 @@ from farthing.server.response_store import (
     stored_answer,
     without_seconds,
 )
+from farthing.server.wrapping import Wrapping
 from farthing.upstreams import Call, Chunk, Tally, Upstream, UpstreamError
 
 __all__ = ["CachedUpstream", "ResponseCache"]
@@ -70,24 +69,12 @@ class ResponseCache:
             await flight.stop()
 
 
-class CachedUpstream:
+class CachedUpstream(Wrapping):
     """An upstream whose repeated answers come from the cache."""
 
     def __init__(self, cache: ResponseCache, upstream: Upstream) -> None:
-        self.name = upstream.name
+        super().__init__(upstream)
         self._cache = cache
-        self._upstream = upstream
-        if isinstance(upstream, CountsTokens):
-            self.count_tokens = upstream.count_tokens
-
-    def max_usage(self, call: Call) -> Usage:
-        return self._upstream.max_usage(call)
-
-    async def models(self) -> list[str]:
-        return await self._upstream.models()
-
-    async def aclose(self) -> None:
-        await self._upstream.aclose()
 
     async def stream(self, call: Call, tally: Tally) -> AsyncIterator[Chunk]:
         key = request_key(self.name, call, is_sampled=self._cache.config.sampled)
