@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farthing.router.checks import CHECK_NAMES
+from farthing.router.code import CODE_NAMES
 from farthing.router.encode import Encoded, encode_answers, encode_prompts
 from farthing.router.grams import NUM_BUCKETS, grams, words
 from farthing.router.scorers import Scorer
@@ -94,8 +95,10 @@ def explain_answer(trained: Trained, prompt: str, answer: str) -> AnswerReason:
     assert check is not None, "p_right raises where there is none"
     encoded = encode_answers([prompt], [answer])
     reasons = {
-        name.replace("_", " "): _form_part(check.scorer, encoded, "checks", [index], _first)
-        for index, name in enumerate(CHECK_NAMES)
+        name.replace("_", " "): _form_part(check.scorer, encoded, form, [index], _first)
+        for form, names in (("checks", CHECK_NAMES), ("code", CODE_NAMES))
+        if form in check.scorer.forms
+        for index, name in enumerate(names)
     }
     reasons |= {f"“{name}”": amount for name, amount in _word_parts(check.scorer, answer, encoded, "answer ").items()}
     found = trained.proven.get("cascade")
