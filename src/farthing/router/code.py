@@ -85,9 +85,8 @@ def code_checks(prompt: str, answer: str) -> NDArray[np.float64]:
 
 def _asked(prompt: str) -> str | None:
     """The function that the prompt leaves open (its last one), or names in words."""
-    named = _NAMED.findall(prompt)
-    defined = _ASKED.findall(prompt)
-    return (defined or named or [None])[-1]
+    found: list[str] = _ASKED.findall(prompt) or _NAMED.findall(prompt)
+    return found[-1] if found else None
 
 
 def _of_python(prompt: str, blocks: list[Block], asked: str | None) -> dict[str, float]:
@@ -142,7 +141,8 @@ def _parse(prompt: str, texts: list[str]) -> ast.Module | None:
 
 def _unknown(tree: ast.Module) -> set[str]:
     """Names that are read and never bound anywhere in it; none where a star import may have brought them."""
-    bound, read = set(_KNOWN), set()
+    bound: set[str] = set(_KNOWN)
+    read: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names):
             return set()
