@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from farthing.ledger.config import LedgerConfig
 from farthing.ledger.database import Database
 from farthing.ledger.directory import list_budgets
-from farthing.ledger.feedback import FeedbackRow, feedback_rows
+from farthing.ledger.feedback import FeedbackRow, RoutedScore, feedback_rows, routed_scores
 from farthing.ledger.key import Key, list_keys
 from farthing.ledger.opening import open_database
 from farthing.ledger.records import COLUMNS, row_from_values
@@ -62,6 +62,10 @@ class Reader:
     def feedback(self, since_us: int = 0, until_us: int = 2**62) -> list[FeedbackRow]:
         """The last of each request."""
         return feedback_rows(self._database, since_us, until_us)
+
+    def routed_scores(self, since_us: int, until_us: int) -> list[RoutedScore]:
+        """The last of each request whose answer has a route."""
+        return routed_scores(self._database, since_us, until_us)
 
     def traffic(self, since_us: int = 0, until_us: int = 2**62) -> list[Traffic]:
         """What was stored of prompts and answers: nothing, unless the server's configuration says so."""
