@@ -63,7 +63,7 @@ def cascade_outcome(rows: Labelled, checked: Mapping[int, Checked]) -> Callable[
             found = checked[number]
             spreads = {other - number - 1: checked[other].spread for other in checked if other > number}
             after = costs[number + 1 : number + 1 + len(found.next_quality)]
-            step = next_model(found.p_right, worths(found.next_quality, after, spreads, price), price)
+            step = next_model(found.p_right, worths(found.next_quality, after.tolist(), spreads, price), price)
             moves = (at == number) & (step > 0)
             at[moves] += step[moves]
             cost[moves] += costs[at[moves]]
