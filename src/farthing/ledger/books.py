@@ -27,8 +27,9 @@ from farthing.ledger.keeper import Keeper
 from farthing.ledger.key import Key, check_key, find_key, hash_secret
 from farthing.ledger.metered import Metered
 from farthing.ledger.opening import open_database
+from farthing.ledger.purse import Purses
 from farthing.ledger.records import Entry, Settlement
-from farthing.ledger.reservation import Ask, Hold, Refusal, count_request, reserve
+from farthing.ledger.reservation import Ask, Hold, Refusal, count_request, reserve, rooms_of
 from farthing.ledger.row import Row
 from farthing.ledger.traffic import Traffic, insert_traffic
 from farthing.ledger.waiting import Waiting
@@ -71,6 +72,7 @@ class Books:
         database.commit()
         self._writer = Writer(config, database, self._waiting)
         self._keeper = Keeper(config, self._writer, self._waiting, self._instance, self._index, self._news)
+        self._purses = Purses()
         self._keys: OrderedDict[str, tuple[Key, int]] = OrderedDict()  # by hash, with the directory's version
         self._s_per_input_token: dict[str, float] = {}  # of local models
         self._num_refused = self._num_over_budget = self._num_kept = 0
@@ -188,17 +190,32 @@ class Books:
             self._num_over_budget += 1
             raise refusal_error(hold, tally.model)
         asked = replace(call, max_output_tokens=hold.max_output_tokens) if hold.is_lowered else call
-        granted = [amount for room, amount in hold.amounts if room.budget.unit == "usd"]
-        if granted and tally.is_local:
+        if (share := self._purses.share(hold.reservation_id)) is not None:
             local = self.pricer.local
             allowance = LocalAllowance(
-                self._writer, hold, self._instance.id, granted[0], tranche, lambda used: local(used).total_pico or 0
+                self._writer,
+                hold,
+                self._instance.id,
+                self._purses,
+                share,
+                tranche,
+                lambda used: local(used).total_pico or 0,
             )
             asked = replace(asked, allowance=allowance)
         return hold, asked
 
-    def submit(self, entry: Entry) -> "asyncio.Future[Any]":
-        return self._writer.submit_entry(entry)
+    def submit(self, entry: Entry, hold: Hold | None = None) -> "asyncio.Future[Any]":
+        """hold: what the entry settles."""
+        held = () if hold is None else hold.local_dollars
+        if hold is None or not held:
+            return self._writer.submit_entry(entry)
+        reservation_id = hold.reservation_id
+        budgets, windows_us = [room.budget for room, _ in held], [room.window_us for room, _ in held]
+        return self._writer.submit_entry(
+            entry,
+            lambda database: rooms_of(database, budgets, windows_us),
+            lambda rooms, _: self._purses.close(reservation_id, rooms),
+        )
 
     async def committed(self, future: "asyncio.Future[Any]", entry: Entry) -> None:
         """Returns when the row is written for good. Raises LedgerAway where that is not so within the time allowed."""
@@ -251,7 +268,7 @@ class Books:
         return hold
 
     async def _reserve(self, ask: Ask) -> Hold | Refusal:
-        future = self._writer.submit(lambda database: reserve(database, ask))
+        future = self._writer.submit(lambda database: reserve(database, ask), self._reserved)
         cancelled = await wait_through(future, self._config.stall_timeout_s)
         if future.done() and future.exception() is None and cancelled is None:
             result: Hold | Refusal = future.result()
@@ -259,9 +276,17 @@ class Books:
         # It may have been made, or be made yet: what nobody uses must not stay reserved.
         future.add_done_callback(lambda late: late.exception())
         charges = tuple((budget.id, 0) for budget in ask.budgets)
-        release = self._writer.submit_entry(Entry(None, Settlement(ask.reservation_id, charges, "release")))
+        release = self._writer.submit_entry(
+            Entry(None, Settlement(ask.reservation_id, charges, "release")),
+            callback=lambda *_: self._purses.close(ask.reservation_id, None),
+        )
         release.add_done_callback(lambda late: late.exception())
         raise cancelled or _known(future.exception() if future.done() else LedgerAway(self._writer.why_away))
+
+    def _reserved(self, result: Hold | Refusal | None, _: Exception | None) -> None:
+        """In the writer's thread."""
+        if isinstance(result, Hold):
+            self._purses.open(result)
 
     async def _ask(self, run: Callable[[Database], Any]) -> Any:
         future = self._writer.submit(run)
