@@ -1,9 +1,11 @@
-"""A budget of local dollars is overspent by one step of the engine at most, whatever the steps cost."""
+"""A budget of local dollars is overspent by one step of the engine at most, whatever the steps cost; of each engine,
+where several work for it."""
 
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from farthing.economics.charge import pico
 from farthing.economics.usage import Usage
 from farthing.engine import Engine, EngineConfig
 from farthing.ledger import LedgerConfig
+from farthing.ledger.metered import Metered
 from farthing.upstreams.call import Call, Chunk, Tally
 from farthing.upstreams.engine_thread import EngineThread
 from farthing.upstreams.errors import UpstreamError
@@ -84,13 +87,14 @@ budgets = st.tuples(
 )
 
 
-# Three prompts in three steps of three seconds, of a model whose pace nobody has measured; the budget has three seconds.
-@example([3000], [(("global", ""), "day", 30)], [(0, "k1", (), 40, 4)] * 3, 16)
+# Three prompts in three steps of three seconds, of a model whose pace nobody has measured; the budget has three.
+@example([3000], [(("global", ""), "day", 30)], [(0, "k1", (), 40, 4)] * 3, 16, (1, 1))
 @given(
     st.one_of(st.lists(st.sampled_from([0, 100, 4000]), min_size=1, max_size=8), st.just([3000])),
     st.lists(budgets, min_size=1, max_size=4),
     st.lists(calls, min_size=1, max_size=10),
     st.sampled_from([4, 16, 64]),
+    st.sampled_from([(1, 1), (1, 1), (2, 1), (1, 2)]),  # servers on the ledger, engines in each
 )
 @settings(max_examples=60, deadline=None)
 def test_one_step_at_most(
@@ -98,28 +102,38 @@ def test_one_step_at_most(
     allowed: list[tuple[tuple[Any, str], str, int]],
     asked: list[tuple[int, str, tuple[str, ...], int, int]],
     tokens_a_step: int,
+    places: tuple[int, int],
 ) -> None:
+    num_servers, num_engines = places
     with tempfile.TemporaryDirectory() as folder:
         config = LedgerConfig(url=f"sqlite:///{Path(folder) / 'ledger.db'}", spool_folder=folder)
         for (scope, subject), span, tenths in allowed:
             budget_of(config, f"{tenths / 1000}usd/{span}", scope, subject)
-        asyncio.run(_live(config, EngineLeaf(costs_ms, max_num_batched_tokens=tokens_a_step), asked))
+        leaves = [
+            [EngineLeaf(costs_ms, max_num_batched_tokens=tokens_a_step) for _ in range(num_engines)]
+            for _ in range(num_servers)
+        ]
+        asyncio.run(_live(config, leaves, asked))
+        most_over = num_servers * num_engines * max(costs_ms) * SECOND // 1000
         amounts = [tenths * SECOND // 10 for _, _, tenths in allowed]
         for amount, (used, reserved) in zip(amounts, used_of(config), strict=True):
             assert reserved == 0
-            assert used <= amount + max(costs_ms) * SECOND // 1000 + len(asked)  # a call's cost is rounded once
+            assert used <= amount + most_over + len(asked)  # a call's cost is rounded once
         rows = rows_of(config)
         assert all(row.status == "ok" or row.error == "budget_exceeded" for row in rows)
         assert problems_of(config) == []
 
 
 async def _live(
-    config: LedgerConfig, leaf: EngineLeaf, asked: list[tuple[int, str, tuple[str, ...], int, int]]
+    config: LedgerConfig, leaves: list[list[EngineLeaf]], asked: list[tuple[int, str, tuple[str, ...], int, int]]
 ) -> None:
-    async with books_of(config) as books:
-        metered = books.metered(leaf, provider="local", is_local=True)
+    async with AsyncExitStack() as stack:
+        served = []
+        for engines in leaves:
+            books = await stack.enter_async_context(books_of(config))
+            served += [books.metered(leaf, provider="local", is_local=True) for leaf in engines]
 
-        async def one(after_ms: int, key: str, tags: tuple[str, ...], prompt: int, most: int) -> None:
+        async def one(metered: Metered, after_ms: int, key: str, tags: tuple[str, ...], prompt: int, most: int) -> None:
             await asyncio.sleep(after_ms / 1000)
             call = a_call(key_id=key, tags=tags, body={"prompt": prompt, "most": most})
             with suppress(UpstreamError):
@@ -127,6 +141,7 @@ async def _live(
                     pass
 
         try:
-            await asyncio.gather(*(one(*given_) for given_ in asked))
+            await asyncio.gather(*(one(served[at % len(served)], *given_) for at, given_ in enumerate(asked)))
         finally:
-            await leaf.thread.aclose()
+            for leaf in chain(*leaves):
+                await leaf.thread.aclose()

@@ -36,7 +36,7 @@ class Machine:
         """After it the engine asks every call's allowance, in its own thread."""
         self.num_steps += 1
         share = self.step_s / len(self.running)
-        for number, (call, tally) in list(self.running.items()):
+        for call, tally in self.running.values():
             old = tally.usage
             prompt_s = self.prompt_s if old.output_tokens == 0 else 0.0
             tally.usage = Usage(10, 0, old.output_tokens + 1, old.input_s + prompt_s, old.output_s + share)
