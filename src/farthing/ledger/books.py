@@ -36,6 +36,7 @@ from farthing.ledger.waiting import Waiting
 from farthing.ledger.writer import Writer
 from farthing.upstreams.call import Call, Tally, Upstream
 from farthing.upstreams.errors import UpstreamError
+from farthing.upstreams.estimate import num_choices
 
 __all__ = ["Books", "BooksStats"]
 
@@ -184,12 +185,15 @@ class Books:
         tranche = 0
         if tally.is_local:
             tranche = tranche_pico(self.pricer, usage, self._s_per_input_token.get(call.model, 0.0))
-        ask = make_ask(attempt, self._instance.id, budgets, call, tally, usage, self.pricer, tranche)
+        count = num_choices(call.body)
+        ask = make_ask(attempt, self._instance.id, budgets, call, tally, usage, self.pricer, tranche, count)
         hold = await self._reserve(ask)
         if isinstance(hold, Refusal):
             self._num_over_budget += 1
             raise refusal_error(hold, tally.model)
-        asked = replace(call, max_output_tokens=hold.max_output_tokens) if hold.is_lowered else call
+        # Hosted: also a call that fits goes out with its bound, so that it can be relied on.
+        is_limited = hold.is_lowered or hold.is_bound
+        asked = replace(call, max_output_tokens=hold.max_output_tokens) if is_limited else call
         if (share := self._purses.share(hold.reservation_id)) is not None:
             local = self.pricer.local
             allowance = LocalAllowance(

@@ -55,6 +55,7 @@ class Ask:
     is_local: bool
     tranche_pico: int
     attempt: dict[str, Any]  # the row to be written if this process is killed
+    num_choices: int = 1  # each gets the same share of the output tokens, and one of them at least
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +199,8 @@ def _open(database: Database, ask: Ask, amounts: Sequence[tuple[Room, int]]) -> 
 
 
 def _fitting(room: Room, ask: Ask, output_tokens: int) -> int | Refusal:
-    """How many output tokens fit, at least one (or none where none was asked for)."""
-    least = min(1, output_tokens)
+    """How many output tokens fit, at least one for each choice (or none where none was asked for)."""
+    least = min(ask.num_choices, output_tokens)
     if room.budget.unit == "tokens":
         fitting = min(output_tokens, room.left - ask.usage.input_tokens)
         return fitting if fitting >= least else Refusal(room, ask.usage.input_tokens + least)
