@@ -287,6 +287,27 @@ def test_of_many_streams_each_gets_several_tokens_at_a_time_but_the_first_alone(
     asyncio.run(main())
 
 
+def test_a_call_whose_budget_others_used_up_before_its_first_step_is_refused():
+    async def main():
+        async with Made(max_num_seqs=1) as made:
+            with pytest.raises(UpstreamError) as caught:
+                await read(made.thread, Job([asked(*PROMPT)], allowance=Most(0)))
+            assert (caught.value.status, caught.value.code) == (429, "budget_exceeded")
+            assert made.engine.stats().num_steps == 0
+            common = Most(6)
+            first = Job([asked(*PROMPT, max_tokens=30)], allowance=common)
+            waits = Job([asked(1, max_tokens=30)], allowance=common)
+            pieces, error = await asyncio.gather(
+                read(made.thread, first), read(made.thread, waits), return_exceptions=True
+            )
+            assert pieces[-1].finish_reason == "length"
+            assert (first.tally.usage.output_tokens, first.tally.is_cut) == (6, True)
+            assert (error.code, waits.tally.usage, waits.tally.is_cut) == ("budget_exceeded", Usage(), False)
+            assert await read(made.thread, Job([asked(2)]))
+
+    asyncio.run(main())
+
+
 def test_an_allowance_that_fails_fails_only_whom_it_must():
     class Broken(Most):
         def charge(self, usage: Usage) -> None:
