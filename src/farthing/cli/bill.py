@@ -111,7 +111,8 @@ def _bill(reader: "Reader", period: "Period", dimensions: list[str], html: Path 
     from farthing.report.whole_file import whole_file
 
     names, rooms = _key_names(reader), reader.budgets()
-    budgets = budget_lines(rooms, names)
+    over = reader.overshoots(period.since_us, period.until_us)
+    budgets = budget_lines(rooms, names, over)
     with ExitStack() as files:
         out = None if html is None else files.enter_context(whole_file(html, "--html"))
         before = history_us(period)
@@ -127,7 +128,7 @@ def _bill(reader: "Reader", period: "Period", dimensions: list[str], html: Path 
             out.write(to_html(found, dimensions, budgets))
     emit(
         json,
-        to_json(found, budget_documents(rooms), dimensions),
+        to_json(found, budget_documents(rooms, over), dimensions),
         lambda: print_bill(found, dimensions, budgets, console()),
     )
     if html is not None:

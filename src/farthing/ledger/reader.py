@@ -8,6 +8,7 @@ from farthing.ledger.directory import list_budgets
 from farthing.ledger.feedback import FeedbackRow, RoutedScore, feedback_rows, routed_scores
 from farthing.ledger.key import Key, list_keys
 from farthing.ledger.opening import open_database
+from farthing.ledger.overshoot import Overshoot, overshoots
 from farthing.ledger.records import COLUMNS, row_from_values
 from farthing.ledger.reservation import Room, rooms_of
 from farthing.ledger.row import Row
@@ -46,6 +47,10 @@ class Reader:
     def budgets(self) -> list[Room]:
         """Those that hold now, with what was used and is reserved in the window that holds now."""
         return [room for budget in list_budgets(self._database) for room in rooms_of(self._database, [budget])]
+
+    def overshoots(self, since_us: int, until_us: int) -> dict[str, Overshoot]:
+        """By budget id: what hosted calls of that time used beyond what was reserved for them."""
+        return overshoots(self._database, since_us, until_us)
 
     def request_attempts(self, request_ids: Sequence[str]) -> dict[str, Row]:
         """Of each request the last attempt that was not discarded: whose answer was given."""
