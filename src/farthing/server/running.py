@@ -1,5 +1,6 @@
 """Runs the application until a signal says to stop, and then lets what is under way finish.
 
+SIGTERM at the start nothing is served yet: what was opened is closed, and the process ends with 0
 SIGTERM, SIGINT      drain: no new answers (503), running ones have drain_s; then the process ends with 0
 a second one         ends them at once; their rows are written
 """
@@ -37,7 +38,7 @@ async def serve(config: Config, announce: Callable[[str], None]) -> None:
     """Returns when the server has stopped. announce is called with its address once it answers. Raises FarthingError
     where it cannot start."""
     sys.setswitchinterval(SWITCH_S)
-    with _bound(config.server) as listener:
+    with _bound(config.server) as listener, _leaves_at_sigterm():
         async with open_service(config) as service:
             app = create_app(service)
             server = _Server(uvicorn_config(app, config.server))
@@ -52,6 +53,28 @@ async def serve(config: Config, announce: Callable[[str], None]) -> None:
                 await running
                 gc.unfreeze()  # so that what an engine holds is let go of with it
             await service.gate.wait_idle(ROWS_S)
+
+
+@contextmanager
+def _leaves_at_sigterm() -> Iterator[None]:
+    """While models are loaded there is nothing to drain: SIGTERM cancels this task, and the block is left. The first
+    process of a container would not even notice a signal without a handler, and be killed when its time is up."""
+    task, loop, is_told = asyncio.current_task(), asyncio.get_running_loop(), False
+    assert task is not None
+
+    def leave() -> None:
+        nonlocal is_told
+        is_told = True
+        task.cancel()
+
+    loop.add_signal_handler(signal.SIGTERM, leave)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not is_told:
+            raise
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
 
 
 class _Server(uvicorn.Server):
