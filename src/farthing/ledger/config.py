@@ -14,9 +14,16 @@ URL_FORMS = "sqlite:///ledger.db (relative), sqlite:////var/lib/farthing/ledger.
 
 
 def data_folder() -> Path:
-    """$XDG_DATA_HOME/farthing, else ~/.local/share/farthing; a relative XDG_DATA_HOME is invalid and ignored."""
+    """$XDG_DATA_HOME/farthing, else ~/.local/share/farthing; a relative XDG_DATA_HOME is invalid and ignored.
+
+    Raises LedgerError for a user without a home, as a service's may be."""
     base = os.environ.get("XDG_DATA_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".local" / "share") / "farthing"
+    if os.path.isabs(base):
+        return Path(base) / "farthing"
+    try:
+        return Path.home() / ".local" / "share" / "farthing"
+    except RuntimeError:
+        raise LedgerError("this user has no home for the ledger and its spool; set XDG_DATA_HOME to a folder") from None
 
 
 def default_url() -> str:

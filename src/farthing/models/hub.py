@@ -75,13 +75,19 @@ _HUB_NAME = re.compile(
 
 
 def models_folder() -> Path:
-    """The folder that holds all pulled models; it need not exist."""
+    """The folder that holds all pulled models; it need not exist. Raises InvalidRequest for a user without a home, as a
+    service's may be."""
     home = os.environ.get("FARTHING_CACHE")
     if home:
         return Path(home).expanduser().absolute() / "models"
     base = os.environ.get("XDG_CACHE_HOME")
     # The XDG specification: a relative path is invalid and to be ignored.
-    return (Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache") / "farthing" / "models"
+    if base and Path(base).is_absolute():
+        return Path(base) / "farthing" / "models"
+    try:
+        return Path.home() / ".cache" / "farthing" / "models"
+    except RuntimeError:
+        raise InvalidRequest("this user has no home for models; set FARTHING_CACHE to a folder for them") from None
 
 
 def known_models() -> tuple[KnownModel, ...]:

@@ -23,6 +23,7 @@ from farthing.server.app import create_app
 from farthing.server.config import ServerConfig
 from farthing.server.config_file import Config
 from farthing.server.limits import Gate
+from farthing.server.notify import notify
 from farthing.server.protocol import BoundedProtocol
 from farthing.server.service import open_service
 
@@ -50,6 +51,7 @@ async def serve(config: Config, announce: Callable[[str], None]) -> None:
                 while not (server.started or running.done()):
                     await asyncio.sleep(0.005)
                 announce(_address(config.server.host, listener))
+                notify("READY=1")
                 await running
                 gc.unfreeze()  # so that what an engine holds is let go of with it
             await service.gate.wait_idle(ROWS_S)
@@ -110,6 +112,7 @@ class _Stopper:
             self._gate.cut_all()
 
     async def _drain(self) -> None:
+        notify("STOPPING=1")
         await self._gate.drain()
         await self._gate.wait_idle(ROWS_S)
         self._server.should_exit = True
