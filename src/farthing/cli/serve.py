@@ -22,13 +22,21 @@ def serve(
         Path | None,
         typer.Option("--config", metavar="FILE", help="A farthing.toml; none is read that is not named here."),
     ] = None,
-    host: Annotated[str | None, typer.Option("--host", metavar="HOST", help="Default: 127.0.0.1.")] = None,
+    host: Annotated[
+        str | None, typer.Option("--host", metavar="HOST", help="Default: the file's, else 127.0.0.1.")
+    ] = None,
     port: Annotated[
-        int | None, typer.Option("--port", min=0, max=65535, metavar="N", help="0 is any free one. Default: 8000.")
+        int | None,
+        typer.Option("--port", min=0, max=65535, metavar="N", help="0: any free one. Default: the file's, else 8000."),
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", "-m", metavar="MODEL", help="Serve this model of this machine; repeatable."),
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            help="A pulled model's name, a GGUF file or a folder, run on this machine; repeatable.",
+        ),
     ] = None,
     json_mode: JsonOption = False,
 ) -> None:
@@ -43,7 +51,8 @@ def serve(
             emit(True, {"url": address, "openai_base_url": f"{address}/v1"}, lambda: None)
             return
         note(f"farthing serves {address}/v1 (Anthropic's clients: {address}); Ctrl-C stops it")
-        note(f"try: curl {address}/v1/models")
+        key = ' -H "authorization: Bearer KEY"' if settings.server.require_keys else ""
+        note(f"try: curl {address}/v1/models{key}")
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(run(settings, announce))

@@ -67,10 +67,10 @@ class LedgerConfig:
         url, path = self.url, self.sqlite_path
         if path is not None and not path.is_absolute():
             url = f"sqlite:///{folder.absolute() / path}"
-        return replace(self, url=url, spool_folder=str(folder.absolute() / Path(self.spool_folder).expanduser()))
+        return replace(self, url=url, spool_folder=str(folder.absolute() / os.path.expanduser(self.spool_folder)))
 
     @property
     def sqlite_path(self) -> Path | None:
         """The file of a SQLite ledger; None for PostgreSQL."""
         scheme, _, rest = self.url.partition(":///")
-        return Path(rest).expanduser() if scheme == "sqlite" else None
+        return Path(os.path.expanduser(rest)) if scheme == "sqlite" else None

@@ -79,7 +79,7 @@ def models_folder() -> Path:
     service's may be."""
     home = os.environ.get("FARTHING_CACHE")
     if home:
-        return Path(home).expanduser().absolute() / "models"
+        return Path(os.path.expanduser(home)).absolute() / "models"
     base = os.environ.get("XDG_CACHE_HOME")
     # The XDG specification: a relative path is invalid and to be ignored.
     if base and Path(base).is_absolute():
@@ -127,7 +127,7 @@ def find_model(name_or_path: str | Path) -> Path:
         if hub.folder.is_dir() and hub.path.exists():
             return hub.path
         raise ModelNotFound(f"{name} is not in {models_folder()}; get it with: farthing pull {name}")
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # which leaves the ~ of an unknown user as it is
     if name and path.is_file():
         return path
     if name and path.is_dir():
