@@ -2,7 +2,10 @@
 
 import asyncio
 import logging
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -41,21 +44,33 @@ def serve(
     json_mode: JsonOption = False,
 ) -> None:
     """Serve OpenAI's and Anthropic's APIs, the embedded model where nothing else is asked for."""
-    from farthing.server.running import serve as run
+    with _leaves_at_sigterm():
+        from farthing.server.running import serve as run
 
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    settings = _settings(config, host, port, model)
+        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        settings = _settings(config, host, port, model)
 
-    def announce(address: str) -> None:
-        if json_mode:
-            emit(True, {"url": address, "openai_base_url": f"{address}/v1"}, lambda: None)
-            return
-        note(f"farthing serves {address}/v1 (Anthropic's clients: {address}); Ctrl-C stops it")
-        key = ' -H "authorization: Bearer KEY"' if settings.server.require_keys else ""
-        note(f"try: curl {address}/v1/models{key}")
+        def announce(address: str) -> None:
+            if json_mode:
+                emit(True, {"url": address, "openai_base_url": f"{address}/v1"}, lambda: None)
+                return
+            note(f"farthing serves {address}/v1 (Anthropic's clients: {address}); Ctrl-C stops it")
+            key = ' -H "authorization: Bearer KEY"' if settings.server.require_keys else ""
+            note(f"try: curl {address}/v1/models{key}")
 
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(run(settings, announce))
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(run(settings, announce))
+
+
+@contextmanager
+def _leaves_at_sigterm() -> Iterator[None]:
+    """From the first moment, imports and all: as the first process of a container we would otherwise not notice it.
+    The server listens for itself once it can."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _settings(path: Path | None, host: str | None, port: int | None, models: list[str] | None) -> "Config":
