@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from farthing.cli._engine import ExpertsFolderOption
 from farthing.cli._output import JsonOption, emit, note
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def serve(
             help="A pulled model's name, a GGUF file or a folder, run on this machine; repeatable.",
         ),
     ] = None,
+    experts_folder: ExpertsFolderOption = None,
     json_mode: JsonOption = False,
 ) -> None:
     """Serve OpenAI's and Anthropic's APIs, the embedded model where nothing else is asked for."""
@@ -48,7 +50,7 @@ def serve(
         from farthing.server.running import serve as run
 
         logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        settings = _settings(config, host, port, model)
+        settings = _settings(config, host, port, model, experts_folder)
 
         def announce(address: str) -> None:
             if json_mode:
@@ -73,7 +75,9 @@ def _leaves_at_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _settings(path: Path | None, host: str | None, port: int | None, models: list[str] | None) -> "Config":
+def _settings(
+    path: Path | None, host: str | None, port: int | None, models: list[str] | None, experts_folder: Path | None
+) -> "Config":
     """The file's configuration, or the defaults, with what the options say put over it."""
     from farthing.errors import InvalidRequest
     from farthing.server.config import UpstreamEntry
@@ -87,11 +91,16 @@ def _settings(path: Path | None, host: str | None, port: int | None, models: lis
         settings = read_config(path)
     given: dict[str, Any] = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     settings = replace(settings, server=replace(settings.server, **given))
+    if experts_folder is not None and not models:
+        raise InvalidRequest("--experts-folder goes with --model; an upstream of the configuration file has its own")
     if not models:
         return settings
     if settings.upstreams:
         raise InvalidRequest("--model is for serving without upstreams; name models in the configuration file")
-    return replace(settings, upstreams=(UpstreamEntry("local", "local", {"models": list(models)}),))
+    table: dict[str, Any] = {"models": list(models)}
+    if experts_folder is not None:
+        table["experts_folder"] = str(experts_folder)
+    return replace(settings, upstreams=(UpstreamEntry("local", "local", table),))
 
 
 def _loop_factory() -> Any:
