@@ -5,9 +5,11 @@ model of as many parameters, and llama.cpp on the same file.
     python benchmarks/moe.py [--layers 4] [--rounds 5] [--llamacpp FOLDER] [--plot moe.png]
 
 time_over_limit: seconds of a token at batch 1 over active bytes / bandwidth, read from a buffer of that size.
-dense_over_moe: seconds of the dense model's token over this one's, to be compared with bytes_ratio. Both models give no
-sensible text; experts are chosen by a random router, whose rows are equally long (uniform) or not (skewed). Rounds are
-interleaved, figures are medians. Nothing else should run meanwhile. The last line is one JSON document.
+dense_over_moe: seconds of the dense model's token over this one's, to be compared with bytes_ratio. kl_divergence and
+top1_agreement: of the integer products from the same weights in float32, over a prompt. Both models give no sensible
+text; experts are chosen by a random router, whose rows are equally long (uniform) or not (skewed). Rounds are
+interleaved, figures are medians; batches of llama.cpp are one run. Nothing else should run meanwhile. The last line is
+one JSON document.
 """
 
 import argparse
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -29,19 +32,20 @@ from benchmarks.peers.build import Missing, cache_folder, llamacpp_programs
 from benchmarks.peers.llamacpp import parse_bench
 from farthing import kernels
 from farthing.kernels.native import NativeProgram
-from farthing.kernels.plan import Batch, KVSpec
+from farthing.kernels.plan import Batch, KVSpec, Product
 from farthing.models.config import ModelConfig
 from farthing.models.decoder import build_plan
 from farthing.report.machine import commit, this_machine
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
-PREFILL, STEPS, PAGE = 512, 24, 16
+PREFILL, STEPS, PAGE, COMPARED = 512, 24, 16, 128
+PEER_BATCHES = (1, 4, 16, 64)
 SKEW = 1.5
 
 
-def program_of(config: ModelConfig, tensors: RandomTensors, threads: int) -> NativeProgram:
+def program_of(config: ModelConfig, tensors: RandomTensors, threads: int, product: Product = "int8") -> NativeProgram:
     kv = KVSpec(config.num_layers, config.num_kv_heads, config.head_dim, max(BATCHES) * 4, PAGE)
-    program = kernels.load(build_plan(config, tensors, "int8"), kv, num_threads=threads)
+    program = kernels.load(build_plan(config, tensors, product), kv, num_threads=threads)
     assert isinstance(program, NativeProgram)
     return program
 
@@ -67,14 +71,35 @@ class Player:
         read = (self.program.num_experts_read - before) / steps / self.num_layers
         return statistics.median(seconds), read
 
+    def prompt(self, num_tokens: int, *, all_logits: bool = False) -> Batch:
+        ids = self.rng.integers(0, self.program.plan.vocab_size, num_tokens).astype(np.int32)
+        positions, starts = np.arange(num_tokens, dtype=np.int32), np.array([0, num_tokens], np.int32)
+        pages = np.arange(num_tokens // PAGE, dtype=np.int32)[None]
+        return Batch(ids, positions, starts, pages, positions if all_logits else starts[1:] - np.int32(1))
+
     def prefill(self) -> float:
         """Seconds of one prompt."""
-        ids = self.rng.integers(0, self.program.plan.vocab_size, PREFILL).astype(np.int32)
-        positions, starts = np.arange(PREFILL, dtype=np.int32), np.array([0, PREFILL], np.int32)
-        pages = np.arange(PREFILL // PAGE, dtype=np.int32)[None]
+        batch = self.prompt(PREFILL)
         start = time.perf_counter()
-        self.program.run(Batch(ids, positions, starts, pages, starts[1:] - np.int32(1)))
+        self.program.run(batch)
         return time.perf_counter() - start
+
+
+def quality(ours: Player, tensors: RandomTensors, threads: int) -> dict[str, float]:
+    """Of the integer products: how far their distributions are from those of the same weights in float32."""
+    exact = program_of(tensors.config, tensors, threads, "f32")
+    batch = ours.prompt(COMPARED, all_logits=True)
+    found, expected = (_log_softmax(program.run(batch)) for program in (ours.program, exact))  # [COMPARED, V]
+    kl = (np.exp(expected) * (expected - found)).sum(axis=1)
+    agreed = found.argmax(axis=1) == expected.argmax(axis=1)
+    return {"kl_divergence": float(kl.mean()), "top1_agreement": float(agreed.mean())}
+
+
+def _log_softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    wide = logits.astype(np.float64)
+    wide -= wide.max(axis=1, keepdims=True)
+    result: npt.NDArray[np.float64] = wide - np.log(np.exp(wide).sum(axis=1, keepdims=True))
+    return result
 
 
 def llamacpp_once(programs: Path, model: Path, threads: int) -> dict[tuple[str, int], float]:
@@ -82,6 +107,16 @@ def llamacpp_once(programs: Path, model: Path, threads: int) -> dict[tuple[str, 
     options = ["-t", str(threads), "-p", str(PREFILL), "-n", str(STEPS), "-r", "1", "-fa", "on", "-o", "json"]
     command = [programs / "llama-bench", "-m", model, *options]
     return parse_bench(subprocess.run(command, check=True, capture_output=True, text=True, timeout=600).stdout)
+
+
+def llamacpp_batches(programs: Path, model: Path, threads: int) -> list[dict[str, float]]:
+    """Tokens per second of so many sequences that decode at once, one run of each."""
+    options = ["-npl", ",".join(map(str, PEER_BATCHES)), "-npp", str(PAGE), "-ntg", str(STEPS), "-fa", "on"]
+    options += ["-c", str(max(PEER_BATCHES) * 4 * PAGE), "--output-format", "jsonl", "-t", str(threads)]
+    command = [programs / "llama-batched-bench", "-m", model, *options]
+    told = subprocess.run(command, check=True, capture_output=True, text=True, timeout=1200).stdout
+    rows = [json.loads(line) for line in told.splitlines() if line.startswith("{")]
+    return [{"batch": row["pl"], "tok_s": float(row["speed_tg"])} for row in rows]
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -94,7 +129,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     active, total = active_bytes(tensors)
     dense_active, _ = active_bytes(RandomTensors(dense))
     try:
-        programs = llamacpp_programs(cache_folder(), options.llamacpp, ("llama-bench",))
+        programs = llamacpp_programs(cache_folder(), options.llamacpp, ("llama-bench", "llama-batched-bench"))
         write_olmoe(tensors, folder / "olmoe.gguf")
     except Missing as error:
         print(f"llama.cpp is left out: {error}", file=sys.stderr)
@@ -112,6 +147,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     median = {name: statistics.median(values) for name, values in rounds.items() if values}
     batches = {"uniform": sweep(ours)}
     del theirs
+    agreement = quality(ours, tensors, options.threads)
+    peers = llamacpp_batches(programs, folder / "olmoe.gguf", options.threads) if programs else []
     skewed = RandomTensors(config, skew=SKEW)
     batches["skewed"] = sweep(Player(program_of(config, skewed, options.threads), options.layers))
     return {
@@ -120,6 +157,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "bytes_ratio": dense_active / active,
         "prefill_over_llamacpp": median["peer_prefill"] / median["prefill"] if programs else None,
         "decode_over_llamacpp": median["peer"] / median["moe"] if programs else None,
+        **agreement,
+        "llamacpp_batches": peers,
         "parameters": sum(rows * cols for rows, cols in tensors.shapes().values()),
         "active_bytes": active,
         "total_bytes": total,
@@ -145,6 +184,11 @@ def table(document: dict[str, Any]) -> str:
         for p in points:
             speed = p["batch"] / p["step_s"]
             lines.append(f"{p['batch']:5} {1e3 * p['step_s']:8.2f} {speed:8.1f} {p['distinct_experts']:6.1f}")
+    for p in document["llamacpp_batches"]:
+        lines.append(f"llama.cpp, {p['batch']} sequences: {p['tok_s']:.1f} tok/s")
+    lines.append(
+        f"integer products against float32: KL {document['kl_divergence']:.2g}, top-1 {document['top1_agreement']:.1%}"
+    )
     return "\n".join(lines)
 
 

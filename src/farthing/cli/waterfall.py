@@ -68,6 +68,9 @@ def waterfall(
     router: Annotated[
         Path | None, typer.Option("--router", metavar="FILE", help="A second panel: what this router saves …")
     ] = None,
+    moe: Annotated[
+        Path | None, typer.Option("--moe", metavar="FILE", help="A panel of experts: what benchmarks/moe.py measured.")
+    ] = None,
     labelled: Annotated[
         Path | None, typer.Option("--labelled", metavar="DATA.jsonl", help="… and holds, on these labelled rows.")
     ] = None,
@@ -89,6 +92,7 @@ def waterfall(
 
     from farthing.economics.prices import PriceBook
     from farthing.report.measure import measure
+    from farthing.report.moe_panel import read_moe
     from farthing.report.workload import built_in, read_workload
 
     now = datetime.now(UTC)
@@ -96,9 +100,10 @@ def waterfall(
         PriceBook().find(name, at=now)
     work = built_in() if source is None else read_workload(source)
     routing = _routing(router, labelled)
+    experts = None if moe is None else read_moe(moe)
     with _progress() as bar:
         findings = measure(model, work, usable_threads(threads), bar)
-    report = replace(_report(findings, model, work, host, models, now), routing=routing)
+    report = replace(_report(findings, model, work, host, models, now), routing=routing, moe=experts)
     _deliver(report, html, json_out, json_mode)
     if report.is_partial:
         raise KeyboardInterrupt

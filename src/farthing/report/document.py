@@ -7,6 +7,7 @@ from typing import Any, Literal
 from farthing.economics.cost import HostCost, HostedCost, break_even_utilisation
 from farthing.economics.waterfall import Measured, Row, UsdPerMtok, waterfall
 from farthing.report.machine import Machine
+from farthing.report.moe_panel import MoePanel, moe_json
 from farthing.report.routing_panel import RoutingPanel, panel_json
 
 __all__ = ["Hosted", "LeverResult", "Quality", "Report", "Sample", "compare_hosted", "to_json"]
@@ -76,6 +77,7 @@ class Report:
     missing: tuple[str, ...] = ()  # levers not measured, because the run was interrupted
     hosted: tuple[Hosted, ...] = ()
     notes: tuple[str, ...] = ()
+    moe: MoePanel | None = None  # another model, outside of the sum
     routing: RoutingPanel | None = None  # another model pair, outside of the sum
     rows: tuple[Row, ...] = field(init=False)
 
@@ -111,6 +113,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "reference": report.reference,
         "rows": [_row(row, result, report.host) for row, result in zip(report.rows, report.results, strict=True)],
         "hosted": [_hosted(hosted) for hosted in report.hosted],
+        "moe": None if report.moe is None else moe_json(report.moe, report.host),
         "routing": None if report.routing is None else panel_json(report.routing),
         "notes": list(report.notes),
     }

@@ -6,6 +6,7 @@ from html import escape
 
 from farthing.economics.waterfall import Row, bars
 from farthing.report.document import LeverResult, Report, energy_usd_per_mtok, tok_s
+from farthing.report.moe_panel import moe_html
 from farthing.report.routing_panel import panel_html
 from farthing.report.words import headline, hosted_sentence, mib, rate, times, usd
 
@@ -62,6 +63,8 @@ def _body(report: Report) -> Iterable[str]:
         yield "<h2>Quality</h2>"
         cells = [(r.lever, r.detail, str(r.quality), r.quality.text, str(r.quality.tokens)) for r in report.results]
         yield _grid(("lever", "what it is", "quality", "compared on", "tokens"), cells, num_text=4)
+    if report.moe is not None:
+        yield moe_html(report.moe, report.host)
     if report.routing is not None:
         yield panel_html(report.routing)
     if report.hosted:

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from farthing.economics.waterfall import Row
 from farthing.report.document import Report, energy_usd_per_mtok, tok_s
+from farthing.report.moe_panel import print_moe
 from farthing.report.routing_panel import print_panel
 from farthing.report.words import headline, hosted_sentence, mib, rate, times, usd
 
@@ -32,6 +33,9 @@ def print_report(report: Report, console: Console) -> None:
             console.print()
         if any(result.sample for result in report.results):
             console.print("* run on a sample of the requests")
+    if report.moe is not None:
+        print_moe(report.moe, report.host, console)
+        console.print()
     if report.routing is not None:
         print_panel(report.routing, console)
         console.print()
