@@ -1,8 +1,10 @@
 """How numbers and findings read, the same in the terminal and on the page."""
 
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
-from farthing.report.document import Hosted, Report
+if TYPE_CHECKING:
+    from farthing.report.document import Hosted, Report
 
 __all__ = ["headline", "hosted_sentence", "mib", "rate", "times", "usd"]
 
@@ -25,7 +27,7 @@ def mib(num_bytes: int | None) -> str:
     return "not told here" if num_bytes is None else f"{num_bytes / 2**20:,.0f}"
 
 
-def headline(report: Report) -> str:
+def headline(report: "Report") -> str:
     """One sentence: where the cost began, where it ended."""
     if not report.rows:
         return "Interrupted before the first lever was measured."
@@ -37,7 +39,7 @@ def headline(report: Report) -> str:
     return f"{begun}; {ended}."
 
 
-def hosted_sentence(hosted: Hosted) -> str:
+def hosted_sentence(hosted: "Hosted") -> str:
     cost, even = hosted.cost, hosted.break_even
     if even is None:
         verdict = "free there: this machine never breaks even"
