@@ -131,6 +131,21 @@ def test_a_ledger_named_in_farthing_toml(tmp_path: Path, capsys: pytest.CaptureF
     assert "unknown key 'uri'" in refused(capsys, "--config", str(toml))
 
 
+def test_what_a_token_reads_of_a_local_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A mixture of experts that the configuration serves; hosted models and those that are gone are left out."""
+    olmoe = Path(__file__).parents[1] / "golden" / "olmoe"
+    rows = [row(1), local(2, served_model="olmoe"), local(3, served_model="gone")]
+    write(tmp_path / "books.db", rows)
+    toml = tmp_path / "farthing.toml"
+    table = f'[[upstream]]\nname = "here"\nkind = "local"\nmodels = ["{olmoe}"]\n'
+    toml.write_text(f'[ledger]\nurl = "sqlite:///{tmp_path}/books.db"\n{table}')
+    [found] = document(capsys, "--config", str(toml), *MONTH)["local_models"]
+    assert (found["name"], found["num_experts"], found["num_experts_per_token"]) == ("olmoe", 7, 3)
+    assert found["bytes_per_token"] < found["num_bytes"]
+    assert main(["bill", "--config", str(toml), *MONTH]) == 0
+    assert "On this machine: olmoe, 59.5 k parameters, 34.9 k of them active" in capsys.readouterr().out
+
+
 def test_budgets_stand_beside_the_bill(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["keys", "create", "--ledger", url, "--name", "anna", "--budget", "5usd/month", "--json"]) == 0
     key = json.loads(capsys.readouterr().out)["id"]

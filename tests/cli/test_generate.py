@@ -45,6 +45,21 @@ def test_json_has_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["cost_usd"] == pytest.approx(0.0765 / 3600 * usage["compute_s"], abs=1e-12)
 
 
+def test_what_of_the_weights_a_token_costs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    olmoe = ["--model", str(Path(GOLDEN).parent / "olmoe"), "--threads", "1"]
+    options = ["--temperature", "0", "--max-tokens", "5", "--ignore-eos"]
+    in_memory = document(capsys, "generate", "abc", *olmoe, *options)
+    in_file = document(capsys, "generate", "abc", *olmoe, *options, "--experts-folder", str(tmp_path))
+    assert in_file["token_ids"] == in_memory["token_ids"]
+    assert (in_file["weights"]["num_experts"], in_file["weights"]["num_experts_per_token"]) == (7, 3)
+    assert 3 <= in_file["experts"]["per_layer_and_step"] <= 7
+    dense = document(capsys, "generate", "abc", *MODEL, *options)
+    assert dense["experts"] is None
+    assert dense["weights"]["num_active_parameters"] == dense["weights"]["num_parameters"]
+    told = error(capsys, "generate", "abc", *MODEL, "--experts-folder", str(tmp_path))
+    assert "llama has no experts; leave it out" in told
+
+
 def test_streamed_text_equals_the_json_text(capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["generate", "abc", *MODEL, "--seed", "3", "--max-tokens", "20"]
     found = document(capsys, *asked)

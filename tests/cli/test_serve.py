@@ -21,6 +21,7 @@ from farthing.models.hub import find_model
 
 ROOT = Path(__file__).parents[2]
 CHAT = "/v1/chat/completions"
+LLAMA = str(Path(__file__).parents[1] / "golden" / "llama")
 COMMAND = [sys.executable, "-m", "farthing", "serve"]
 
 
@@ -141,6 +142,8 @@ def test_what_does_not_end_in_time_is_ended(tmp_path):
         (["--config", "absent.toml"], "absent.toml: cannot be read"),
         (["--host", "0.0.0.0", "--port", "0"], "require_keys is off"),
         (["--model", "no-such-model", "--port", "0"], "no-such-model"),
+        (["--experts-folder", ".", "--port", "0"], "--experts-folder goes with --model"),
+        (["--model", LLAMA, "--experts-folder", ".", "--port", "0"], "llama has no experts; leave it out"),
     ],
 )
 def test_what_cannot_start_says_why_in_one_line(tmp_path, options, said):
