@@ -1,5 +1,5 @@
-"""Text to train on, out of files and folders: plain text, HTML and Mallard pages, dictd dictionaries, JSON lines, any of
-them gzipped. Paragraphs become single lines, as in WikiText; what a page says beside its text is left out."""
+"""Text to train on, out of files and folders: plain text, HTML and Mallard pages, dictd dictionaries, JSON lines, any
+of them gzipped. Paragraphs become single lines, as in WikiText; what a page says beside its text is left out."""
 
 import gzip
 import json
@@ -23,7 +23,7 @@ class _Text(HTMLParser):
         self.parts: list[str] = []
         self.depth = 0  # of silent elements
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+    def handle_starttag(self, tag: str, _attrs: list[tuple[str, str | None]]) -> None:
         self.depth += tag in _SILENT
         self.parts += ["\n\n"] * (tag in _BLOCKS)
 

@@ -3,11 +3,12 @@
     apt-get download anarchism dict-gcide dict-wn dict-foldoc ... && dpkg -x each into texts/<package>
     python scripts/train_small.py OUTPUT texts/* gsm8k/train.jsonl --minutes 45
 
-Needs torch, transformers and tokenizers (the extra [golden]). A llama of transformers whose widths are multiples of 256, with a
-byte-level BPE made from the same text. Stopped at any time, the same command goes on from the last checkpoint. The
-clock counts training alone, and the learning rate follows it; --clock cpu counts the processor's time over the number
-of threads, for a machine that others use at the same time (with OMP_WAIT_POLICY=passive, so that waiting is not counted). OUTPUT becomes a folder that load_model and transformers
-open, with README.md (what it was trained on) and calibration.txt (held-out text of the same kind, never trained on).
+Needs torch, transformers and tokenizers (the extra [golden]). A llama of transformers whose widths are multiples of
+256, with a byte-level BPE made from the same text. Stopped at any time, the same command goes on from the last
+checkpoint. The clock counts training alone, and the learning rate follows it; --clock cpu counts the processor's time
+over the number of threads, for a machine that others use at the same time (set OMP_WAIT_POLICY=passive, so that waiting
+is not counted). OUTPUT becomes a folder that load_model and transformers open, with README.md (what it was trained on)
+and calibration.txt (held-out text of the same kind, never trained on).
 """
 
 import argparse
