@@ -20,7 +20,10 @@ _VERSION = 3
 _U32 = 4
 _QUANTIZATION_VERSION = 2  # of ggml's block layouts
 # llama.cpp's general.file_type (enum llama_ftype): which format most matrices have.
-_FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "iq4_nl": 25, "bf16": 32}
+_FILE_TYPES = {
+    "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q2_k": 10, "q3_k": 11, "q4_k": 14,
+    "q5_k": 16, "q6_k": 18, "iq4_nl": 25, "iq4_xs": 30, "bf16": 32, "tq2_0": 37,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,9 @@ def reblock_gguf(
     All metadata is copied as it lies; general.file_type and general.quantization_version are set. After each tensor
     on_tensor(done, total) is called. Raises InvalidRequest (format, output exists), UnsupportedModel (part of a model).
     """
-    if format not in quantizable():
-        raise InvalidRequest(f"format is {format!r}; allowed: {', '.join(quantizable())}")
+    allowed = [name for name in quantizable() if name in _FILE_TYPES]
+    if format not in allowed:
+        raise InvalidRequest(f"format is {format!r}; allowed in a GGUF file: {', '.join(allowed)}")
     if source.metadata.get("split.count", 1) not in (0, 1):
         raise UnsupportedModel(f"{source.path}: one part of a model in several files; join them with llama-gguf-split")
     values: dict[str, bytes | memoryview] = dict(source.raw_values)
@@ -142,7 +146,9 @@ def _header(values: Mapping[str, bytes | memoryview], tensors: Sequence[TensorTo
     offset = 0
     for t in tensors:
         dims = struct.pack(f"<I{len(t.shape)}Q", len(t.shape), *reversed(t.shape))
-        pieces += [_text(t.name), dims, struct.pack("<IQ", format_of(t.format).ggml_type, offset)]
+        ggml_type = format_of(t.format).ggml_type
+        assert ggml_type is not None, t
+        pieces += [_text(t.name), dims, struct.pack("<IQ", ggml_type, offset)]
         offset += -(-t.num_bytes // alignment) * alignment
     return b"".join(pieces)
 
