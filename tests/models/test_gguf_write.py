@@ -8,15 +8,17 @@ import pytest
 from gguf import GGMLQuantizationType
 
 from farthing.errors import InvalidRequest, UnsupportedModel
+from farthing.kernels.formats import format_of
 from farthing.models.gguf import read_gguf
 from farthing.models.gguf_write import reblock_gguf
 from farthing.quant import quantizable, requantize
 
 RNG = np.random.default_rng(0)
+FILE_TYPES = {"f32": "ALL_F32"} | {f"q{bits}_k": f"MOSTLY_Q{bits}_K_S" for bits in (3, 4, 5)}
 
 
 def make(path: Path, poison: float = 0.0, num_parts: int = 1) -> Path:
-    """A small file: matrices that fit blocks of 32 and one that does not, vectors in f32 and f16, a cube."""
+    """A small file: matrices that fit blocks of 256, of 32 and of none, vectors in f32 and f16, a cube."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_array("tokenizer.ggml.tokens", ["a", "", "Ġb", "🦙"])
     writer.add_array("test.nested", [[1, 2], [3]])
@@ -31,6 +33,7 @@ def make(path: Path, poison: float = 0.0, num_parts: int = 1) -> Path:
     q8_0 = GGMLQuantizationType.Q8_0
     writer.add_tensor("blk.0.attn_q.weight", gguf.quants.quantize(np.nan_to_num(matrix) * 2, q8_0), raw_dtype=q8_0)
     writer.add_tensor("odd.weight", RNG.normal(size=(3, 10)).astype(np.float16))
+    writer.add_tensor("wide.weight", RNG.normal(size=(2, 512)).astype(np.float32))
     writer.add_tensor("norm.weight", RNG.normal(size=96).astype(np.float32))
     writer.add_tensor("half.bias", RNG.normal(size=7).astype(np.float16))
     writer.add_tensor("cube", RNG.normal(size=(2, 3, 32)).astype(np.float32))
@@ -41,7 +44,7 @@ def make(path: Path, poison: float = 0.0, num_parts: int = 1) -> Path:
     return path
 
 
-@pytest.mark.parametrize("format", quantizable())
+@pytest.mark.parametrize("format", [name for name in quantizable() if format_of(name).ggml_type is not None])
 def test_reblocked_file(tmp_path: Path, format: str) -> None:
     source = read_gguf(make(tmp_path / "in.gguf"))
     seen: list[tuple[int, int]] = []
@@ -50,23 +53,24 @@ def test_reblocked_file(tmp_path: Path, format: str) -> None:
     got = read_gguf(out)
 
     expected = {**source.metadata, "general.quantization_version": 2}
-    expected["general.file_type"] = gguf.LlamaFileType[{"f32": "ALL_F32"}.get(format, f"MOSTLY_{format.upper()}")]
+    expected["general.file_type"] = gguf.LlamaFileType[FILE_TYPES.get(format, f"MOSTLY_{format.upper()}")]
     assert got.metadata == expected
     untouched = set(source.metadata) - {"general.file_type"}
     assert all(got.raw_values[key] == source.raw_values[key] for key in untouched)
     assert got.shapes == source.shapes
     assert list(got.tensors) == list(source.tensors)
-    has_blocks = format not in ("f32", "f16", "bf16")
-    formats = dict.fromkeys(source.tensors, format)
-    formats |= {"norm.weight": "f32", "half.bias": "f32"} | ({"odd.weight": "f16"} if has_blocks else {})
+    size = format_of(format).block_size
+    kept = [n for n, t in source.tensors.items() if t.rows > 1 and t.cols % size]
+    formats = dict.fromkeys(source.tensors, format) | {name: source.tensors[name].format for name in kept}
+    formats |= {"norm.weight": "f32", "half.bias": "f32"}
     for name, tensor in source.tensors.items():
         assert got.tensors[name].format == formats[name]
         np.testing.assert_array_equal(got.tensors[name].data, requantize(tensor, formats[name]).data)
 
-    assert seen == [(i, 6) for i in range(1, 7)]
-    assert result.num_tensors == 6
-    assert result.num_kept == (1 if has_blocks else 0)
-    assert result.num_weights == 5 * 96 * 2 + 30 + 96 + 7 + 192
+    assert seen == [(i, 7) for i in range(1, 8)]
+    assert result.num_tensors == 7
+    assert result.num_kept == len(kept) == {1: 0, 32: 1, 256: 4}[size]
+    assert result.num_weights == 5 * 96 * 2 + 30 + 1024 + 96 + 7 + 192
     assert result.tensor_bytes_after == sum(t.data.nbytes for t in got.tensors.values())
 
 
@@ -123,8 +127,8 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
 
 def test_what_cannot_be_written(tmp_path: Path) -> None:
     source = read_gguf(make(tmp_path / "in.gguf"))
-    with pytest.raises(InvalidRequest, match=r"'q4_k'; allowed: f32.*iq4_nl"):
-        reblock_gguf(source, tmp_path / "out.gguf", "q4_k")
+    with pytest.raises(InvalidRequest, match=r"'q4'; allowed in a GGUF file: f32.*iq4_nl"):
+        reblock_gguf(source, tmp_path / "out.gguf", "q4")
     with pytest.raises(InvalidRequest, match=r"the folder .*absent does not exist"):
         reblock_gguf(source, tmp_path / "absent" / "out.gguf", "q4_1")
     part = read_gguf(make(tmp_path / "part.gguf", num_parts=3))

@@ -30,11 +30,11 @@ _MAX_ITEMS = 1 << 24  # of an array in the metadata; the largest vocabularies ar
 _MAX_DEPTH = 4  # of arrays in arrays
 DEFAULT_ALIGNMENT = 32
 _GGML_NAMES = {
-    9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 21: "IQ3_S",
-    22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0",
-    35: "TQ2_0", 39: "MXFP4", 40: "NVFP4",
+    9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 21: "IQ3_S",
+    22: "IQ2_S", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0",
+    39: "MXFP4", 40: "NVFP4",
 }  # fmt: skip
-_FORMAT_OF_TYPE: dict[int, Format] = {f.ggml_type: f for f in formats().values()}
+_FORMAT_OF_TYPE: dict[int, Format] = {f.ggml_type: f for f in formats().values() if f.ggml_type is not None}
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ def _map_tensors(reader: _Reader, infos: list[_Info], alignment: int) -> dict[st
     for name, shape, ggml_type, offset in infos:
         if ggml_type not in _FORMAT_OF_TYPE:
             kind = _GGML_NAMES.get(ggml_type, f"number {ggml_type}")
-            allowed = ", ".join(f.upper() for f in formats())
+            allowed = ", ".join(f.name.upper() for f in _FORMAT_OF_TYPE.values())
             raise UnsupportedModel(f"{reader.path}: tensor {name!r} has type {kind}; supported: {allowed}")
         if offset % alignment:
             raise reader.corrupt(f"tensor {name!r} starts at {offset}, not a multiple of the alignment {alignment}")

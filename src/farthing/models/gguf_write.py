@@ -19,8 +19,8 @@ _U32 = 4
 _QUANTIZATION_VERSION = 2  # of ggml's block layouts
 # llama.cpp's general.file_type (enum llama_ftype): which format most matrices have.
 _FILE_TYPES = {
-    "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q2_k": 10, "q3_k": 12, "q4_k": 15,
-    "q5_k": 17, "q6_k": 18, "iq4_nl": 25, "iq4_xs": 30, "bf16": 32, "tq2_0": 37,
+    "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q2_k": 10, "q3_k": 11, "q4_k": 14,
+    "q5_k": 16, "q6_k": 18, "iq4_nl": 25, "iq4_xs": 30, "bf16": 32, "tq2_0": 37,
 }  # fmt: skip
 _GUESSED = 1024  # llama.cpp's flag: the type is not that of one format
 
