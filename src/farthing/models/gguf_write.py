@@ -56,7 +56,7 @@ class TensorToWrite:
 
 def gguf_values(values: Mapping[str, bytes | memoryview], format: str | None) -> dict[str, bytes | memoryview]:
     """`values` with general.file_type (None: no format has most of the matrices) and general.quantization_version."""
-    kind = _GUESSED if format is None else _FILE_TYPES[format]
+    kind = _FILE_TYPES.get(format or "", _GUESSED)
     return {
         **values,
         "general.file_type": struct.pack("<II", _U32, kind),

@@ -15,10 +15,10 @@ from farthing.models.gguf import DEFAULT_ALIGNMENT
 from farthing.models.gguf_experts import part_names
 from farthing.models.gguf_write import TensorInfo, gguf_layout, gguf_values, gguf_values_section
 from farthing.models.opening import Checkpoint, read_json
-from farthing.models.output_file import Layout, ModelSink, new_file
+from farthing.models.output_file import Layout, ModelSink, check_free, new_file
 from farthing.models.safetensors_write import safetensors_layout
 
-__all__ = ["OutputKind", "extra_tensors", "open_output", "output_kind", "output_tensors"]
+__all__ = ["OutputKind", "check_output", "extra_tensors", "open_output", "output_kind", "output_tensors"]
 
 OutputKind = Literal["gguf", "safetensors", "folder"]
 
@@ -36,6 +36,16 @@ def output_kind(source: Checkpoint, output: Path) -> OutputKind:
     if source.gguf is not None:
         raise InvalidRequest(f"{output}: a GGUF becomes a .gguf or .safetensors file; give a name that ends so")
     return "folder"
+
+
+def check_output(output: Path, kind: OutputKind, *, is_overwrite: bool = False) -> None:
+    """Raises InvalidRequest where `output` cannot get its name; before the work, for that may take an hour."""
+    if kind != "folder":
+        check_free(output, is_overwrite=is_overwrite)
+    elif output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise InvalidRequest(f"{output} exists; give another name, or remove it first (a folder is not replaced)")
+    elif not output.parent.is_dir():
+        raise InvalidRequest(f"{output}: the folder {output.parent} does not exist; create it first")
 
 
 def extra_tensors(source: Checkpoint) -> dict[str, QTensor]:
@@ -117,10 +127,7 @@ def _file_layout(source: Checkpoint, kind: OutputKind, infos: list[TensorInfo], 
 @contextmanager
 def _new_folder(source: Checkpoint, output: Path, infos: list[TensorInfo]) -> Iterator[Path]:
     """A folder with all of the source's files but its weights; it has its name when the block has ended well."""
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise InvalidRequest(f"{output} exists; give another name, or remove it first (a folder is not replaced)")
-    if not output.parent.is_dir():
-        raise InvalidRequest(f"{output}: the folder {output.parent} does not exist; create it first")
+    check_output(output, "folder")
     part = output.with_name(f".{output.name[:100]}.{os.getpid()}.part")
     try:
         part.mkdir()

@@ -11,7 +11,7 @@ from typing import BinaryIO
 from farthing.errors import InvalidRequest
 from farthing.kernels.plan import QTensor
 
-__all__ = ["Layout", "ModelSink", "new_file"]
+__all__ = ["Layout", "ModelSink", "check_free", "new_file"]
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -32,10 +32,7 @@ def new_file(output: Path, num_bytes: int, *, is_overwrite: bool = False) -> Ite
     Its room is taken at once, so that a full disk is known before the work. Where anything fails (an interrupt too)
     nothing is left behind. Raises InvalidRequest where it cannot be written or exists (unless is_overwrite).
     """
-    if output.is_dir() or (output.exists() and not is_overwrite):
-        raise InvalidRequest(f"{output} exists; give another name, or --force to replace a file")
-    if not output.parent.is_dir():
-        raise InvalidRequest(f"{output}: the folder {output.parent} does not exist; create it first")
+    check_free(output, is_overwrite=is_overwrite)
     part = output.with_name(f".{output.name[:100]}.{os.getpid()}.part")
     try:
         file = part.open("xb")
@@ -55,6 +52,14 @@ def new_file(output: Path, num_bytes: int, *, is_overwrite: bool = False) -> Ite
             wanted = f"{num_bytes / 1e6:,.1f} MB are needed there"
             raise InvalidRequest(f"{output}: cannot be written ({error.strerror}); {wanted}") from None
         raise
+
+
+def check_free(output: Path, *, is_overwrite: bool = False) -> None:
+    """Raises InvalidRequest where a file cannot get this name."""
+    if output.is_dir() or (output.exists() and not is_overwrite):
+        raise InvalidRequest(f"{output} exists; give another name, or --force to replace a file")
+    if not output.parent.is_dir():
+        raise InvalidRequest(f"{output}: the folder {output.parent} does not exist; create it first")
 
 
 def _take_room(file: BinaryIO, num_bytes: int) -> None:
