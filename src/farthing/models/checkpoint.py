@@ -1,4 +1,4 @@
-"""Opens a model from disk: a GGUF file, a Hugging Face folder, or a known name in the user's cache folder.
+"""Opens a model from disk: a file, a Hugging Face folder, or a known name in the user's cache folder.
 
 Nothing is copied that can stay where it is: matrices are views of the mapped file until a program packs them.
 """
@@ -131,7 +131,8 @@ class Tensors(Mapping[str, QTensor]):
 
 
 def load_model(path_or_name: str | Path, *, weights: str | None = None) -> Model:
-    """Open a .gguf file, a .safetensors file that `farthing quantize` wrote, a folder with config.json, or a name that `farthing pull` has put in the cache folder.
+    """Open a .gguf file, a .safetensors file that `farthing quantize` wrote, a folder with config.json, or a name that
+    `farthing pull` has put in the cache folder.
 
     weights: re-block every matrix to this format (one of `quant.quantizable()`); None keeps the file's formats.
     Raises ModelNotFound, UnsupportedModel, CorruptModel, and InvalidRequest for an unknown `weights`.

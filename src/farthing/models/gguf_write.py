@@ -80,7 +80,9 @@ def gguf_layout(
         kind = format_of(t.format).ggml_type
         if kind is None:
             allowed = ", ".join(f.name for f in formats().values() if f.ggml_type is not None)
-            raise InvalidRequest(f"a GGUF file has no type for {t.format}; its types: {allowed}, or write a .safetensors")
+            raise InvalidRequest(
+                f"a GGUF file has no type for {t.format}; its types: {allowed}, or write a .safetensors"
+            )
         dims = struct.pack(f"<I{len(t.shape)}Q", len(t.shape), *reversed(t.shape))
         pieces += [_text(t.name), dims, struct.pack("<IQ", kind, offset)]
         for i, part in enumerate(t.parts):

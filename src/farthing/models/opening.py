@@ -58,7 +58,9 @@ def _read_safetensors_gguf(path: Path) -> GGUFFile:
     if section is None:
         raise ModelNotFound(f"{path} holds weights alone; give the folder in which it lies with its config.json")
     metadata, raw_values = read_gguf_values(path, section)
-    shapes = {name: (t.rows, t.cols) if t.rows > 1 else (t.cols,) for name, t in file.tensors.items()}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, t in file.tensors.items():
+        shapes[name] = (t.rows, t.cols) if t.rows > 1 else (t.cols,)
     return GGUFFile(path, 3, metadata, raw_values, file.tensors, shapes)
 
 

@@ -31,7 +31,9 @@ def output_kind(source: Checkpoint, output: Path) -> OutputKind:
     """What `output` is to be, by its suffix. Raises InvalidRequest where the source cannot become that."""
     if output.suffix in (".gguf", ".safetensors"):
         if source.gguf is None:
-            raise InvalidRequest(f"{output}: a Hugging Face folder becomes a folder; give a name without {output.suffix}")
+            raise InvalidRequest(
+                f"{output}: a Hugging Face folder becomes a folder; give a name without {output.suffix}"
+            )
         return "gguf" if output.suffix == ".gguf" else "safetensors"
     if source.gguf is not None:
         raise InvalidRequest(f"{output}: a GGUF becomes a .gguf or .safetensors file; give a name that ends so")

@@ -43,6 +43,8 @@ def safetensors_layout(tensors: Sequence[TensorInfo], gguf_section: bytes | None
     raw = json.dumps({"__metadata__": metadata, **header}, separators=(",", ":")).encode()
     raw += b" " * (-(len(raw) + 8) % _ALIGNMENT)
     if len(raw) > _MOST_HEADER_BYTES:
-        raise InvalidRequest(f"the header takes {len(raw)} bytes; safetensors allows {_MOST_HEADER_BYTES}: write a GGUF")
+        raise InvalidRequest(
+            f"the header takes {len(raw)} bytes; safetensors allows {_MOST_HEADER_BYTES}: write a GGUF"
+        )
     head = struct.pack("<Q", len(raw)) + raw
     return Layout(head, {part: len(head) + place for part, place in places.items()}, len(head) + at)

@@ -55,10 +55,7 @@ def mixed_formats(
     fixed_bytes = extra_bytes + sum(tensors[n].rows * row_bytes(f, tensors[n].cols) for n, f in fixed.items())
     num_weights = sum(t.rows * t.cols for t in tensors.values())
     errors = _Errors(tensors, units, fitting)
-    if windows:
-        losses = _measured(plan, units, errors, windows, tick)
-    else:
-        losses = errors.without_statistics(tick)
+    losses = _measured(plan, units, errors, windows, tick) if windows else errors.without_statistics(tick)
     options = {
         unit.name: [Option(f, _num_bytes(unit, f), losses[unit.name][f]) for f in fitting[unit.name]] for unit in units
     }
@@ -71,9 +68,7 @@ def _num_bytes(unit: Unit, format: str) -> int:
     return unit.num_weights // unit.cols * row_bytes(format, unit.cols)
 
 
-def _check_budget(
-    options: Mapping[str, Sequence[Option]], fixed_bytes: int, budget: float, num_weights: int
-) -> None:
+def _check_budget(options: Mapping[str, Sequence[Option]], fixed_bytes: int, budget: float, num_weights: int) -> None:
     least = fixed_bytes + sum(min(o.num_bytes for o in some) for some in options.values())
     if 8 * least > budget * num_weights:
         bits = 8 * least / num_weights
@@ -158,9 +153,7 @@ def _measured(
     total, done = forward.num_layers + len(units), iter(range(1, 1 << 62))
     del forward
     some = [windows[i] for i in np.linspace(0, len(windows) - 1, min(PROBED_WINDOWS, len(windows))).astype(int)]
-    kl = measure_sensitivity(
-        plan, units, errors.probes, some, lambda: tick("measuring sensitivity", next(done), total)
-    )
+    kl = measure_sensitivity(plan, units, errors.probes, some, lambda: tick("measuring sensitivity", next(done), total))
     return {
         unit.name: {f: kl[unit.name] * e / max(errors.of_probe[unit.name], 1e-30) for f, e in found[unit.name].items()}
         for unit in units

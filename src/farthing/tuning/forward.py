@@ -44,6 +44,7 @@ I32 = npt.NDArray[np.int32]
 # before the layer ends.
 Tap = Callable[[tuple[str, ...], F32, bool], None]
 
+
 def no_tap(_weights: tuple[str, ...], _rows: F32, _is_all: bool) -> None:
     """Looks at nothing."""
 
@@ -287,7 +288,7 @@ class _Chunk:
 
 def _sigmoid(x: F32) -> F32:
     with np.errstate(over="ignore"):  # the quotient is then 0, as it should be
-        result: F32 = 1 / (1 + np.exp(-x))
+        result: F32 = np.float32(1) / (np.float32(1) + np.exp(-x))
     return result
 
 

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from farthing.kernels.formats import format_of
 from farthing.kernels.plan import Plan, QTensor
-from farthing.quant import quantize
 from farthing.report.quality import kl_divergences
 from farthing.tuning.forward import Forward
 from farthing.tuning.quantize import Overlay, quantize_tensor
