@@ -58,8 +58,8 @@ def test_document_and_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "exists; give another name, or --force" in capsys.readouterr().err
     assert main([*command, "--force"]) == 0
     assert "5.01 bits per weight" in capsys.readouterr().out
-    assert main(["quantize", DEFAULT_MODEL, "--format", "q4", "-o", str(tmp_path / "x.gguf")]) == 1
-    assert "format is 'q4'; allowed: f32" in capsys.readouterr().err
+    assert main(["quantize", DEFAULT_MODEL, "--format", "q7", "-o", str(tmp_path / "x.gguf")]) == 1
+    assert "format is 'q7'; allowed in a GGUF file: f32" in capsys.readouterr().err
 
 
 def test_bad_sources(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
