@@ -4,11 +4,11 @@
     python scripts/train_small.py scratch TEXTS... && python scripts/small_gguf.py scratch scratch-17m.gguf
     python -m benchmarks.ladder --models smollm2-135m-instruct scratch-17m.gguf --calibrate scratch/calibration.txt
 
-Two models: the embedded one, whose weights were 4-bit before (its own q4_1 is lossless by construction), and one in full
-precision whose widths are multiples of 256, as llama.cpp's k- and i-types want them (SmolLM2's are not: most of its
-tensors fall back to larger types there, so look at its real bits per weight). Quality: perplexity, KL divergence from
-the same model in float32 and top-1 agreement on windows of wiki.test.raw; ours with integer products and keys and values
-in f16, as llama.cpp's. llama.cpp's types are made and measured by its own programs, with and without its importance
+Two models: the embedded one, whose weights were 4-bit before (its own q4_1 is lossless by construction), and one in
+full precision whose widths are multiples of 256, as llama.cpp wants them for its k- and i-types (of SmolLM2 most
+tensors fall back to larger types there: look at its real bits per weight). Quality: perplexity, KL divergence from
+the same model in float32 and top-1 agreement on windows of wiki.test.raw, ours with integer products and keys and
+values in f16, as llama.cpp: its types are made and measured by its own programs, with and without its importance
 matrix, from the same calibration text. Speeds: prefill of 512 tokens and decode of one sequence, interleaved rounds,
 medians; dollars by the machine's price, blended over the waterfall's workload. Files of rungs are made once, into the
 cache folder of benchmarks.peers (the first run takes that much longer); llama.cpp is built there once. Nothing else
