@@ -34,7 +34,7 @@ def hqq(grid: Grid, weights: F32) -> Chosen:
             chosen.set_units(first // grid.blocks, units)
         for block, pair in zip(blocks, pairs, strict=True):
             part = chosen.columns(block)
-            stored = grid.scales.nearest(*pair, chosen.units(block))
+            stored = chosen.scales(block).nearest(*pair)
             chosen.scale[block], chosen.offset[block] = stored
             chosen.levels[part] = round_block(grid, weights[part].copy(), *stored, _flat(grid)).levels
     return chosen
