@@ -45,7 +45,8 @@ class Chosen:
 
     def values(self, block: int) -> F32:
         """The block's weights [block, n]."""
-        return self.levels[self.columns(block)] * self.scale[block] + self.offset[block]
+        values: F32 = self.levels[self.columns(block)] * self.scale[block] + self.offset[block]
+        return values
 
     def blocks(self) -> npt.NDArray[np.void]:
         """The rows as the format's blocks, one row after the other."""

@@ -21,7 +21,7 @@ _TABLE_HALVES = 260  # a table's midpoints are whole halves; beyond +-130 every 
 
 @dataclass(frozen=True)
 class Grid:
-    """A weight is `scale * level + offset`. `block` weights share the pair, `blocks` blocks the units of their scales."""
+    """A weight is `scale * level + offset`. `block` weights share the pair, `blocks` blocks units of their scales."""
 
     format: str
     block: int

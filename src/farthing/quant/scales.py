@@ -14,7 +14,7 @@ import numpy.typing as npt
 from farthing.kernels.formats import scale8
 from farthing.quant.pack_own import encode_scale8
 
-__all__ = ["ByteScales", "HalfScales", "NestedScales", "Scales", "Units", "UnitScales"]
+__all__ = ["ByteScales", "HalfScales", "NestedScales", "Scales", "UnitScales", "Units"]
 
 F32 = npt.NDArray[np.float32]
 Pair = tuple[F32, F32]  # scale, offset
