@@ -97,7 +97,7 @@ def check(folder: Path, output: Path) -> None:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         theirs = model(torch.from_numpy(ids)[None]).logits[0].numpy()
     loaded = load_model(str(output))
-    ours = np.concatenate([logits for _, logits in Scorer(loaded, len(ids)).logits(ids.tolist())])
+    ours = np.concatenate([logits.copy() for _, logits in Scorer(loaded, len(ids)).logits(ids.tolist())])
     worst = float(np.abs(ours - theirs).max())
     text = (folder / "calibration.txt").read_text()[:20000]
     from transformers import AutoTokenizer
