@@ -10,7 +10,7 @@ from farthing.quant.grid import Grid
 from farthing.quant.pack_ggml import store_codes
 from farthing.quant.pack_k import pack_k
 from farthing.quant.pack_own import encode_scale8, nearest_zeros, pack_codes
-from farthing.quant.scales import ByteScales, NestedScales, Units
+from farthing.quant.scales import ByteScales, NestedScales, Scales, Units, UnitScales
 
 __all__ = ["Chosen", "empty_choice"]
 
@@ -29,12 +29,12 @@ class Chosen:
     unit: F32  # [cols / super_block, n], of scales; 1 where the format has no shared units
     unit_of_minima: F32
 
-    def units(self, block: int) -> Units | None:
-        """The units of the super-block that a block is in."""
+    def scales(self, block: int) -> Scales:
+        """What a block's scales may be, once the units of its super-block are set."""
         if not isinstance(self.grid.scales, NestedScales):
-            return None
+            return self.grid.scales
         at = block // self.grid.blocks
-        return self.unit[at], self.unit_of_minima[at]
+        return UnitScales(self.grid.scales, self.unit[at], self.unit_of_minima[at])
 
     def set_units(self, super_block: int, units: Units | None) -> None:
         if units is not None:
@@ -45,15 +45,15 @@ class Chosen:
 
     def values(self, block: int) -> F32:
         """The block's weights [block, n]."""
-        return self.levels[self.columns(block)] * self.scale[block] + self.offset[block]
+        values: F32 = self.levels[self.columns(block)] * self.scale[block] + self.offset[block]
+        return values
 
     def blocks(self) -> npt.NDArray[np.void]:
         """The rows as the format's blocks, one row after the other."""
         format, n = self.grid.format, self.levels.shape[1]
         codes = self.grid.codes(self.levels.T).reshape(-1, format_of(format).block_size)
-        scale, offset, unit, unit_of_minima = (
-            np.ascontiguousarray(part.T).reshape(-1) for part in (self.scale, self.offset, self.unit, self.unit_of_minima)
-        )
+        parts = (self.scale, self.offset, self.unit, self.unit_of_minima)
+        scale, offset, unit, unit_of_minima = (np.ascontiguousarray(part.T).reshape(-1) for part in parts)
         if isinstance(self.grid.scales, ByteScales):
             has_zero = self.grid.scales.has_offset
             zeros = nearest_zeros(format, -offset / scale) if has_zero else None

@@ -76,7 +76,7 @@ def _first_pass(grid: Grid, x: F32, target: Target) -> Chosen:
             chosen.set_units(block // grid.blocks, units)
         part = chosen.columns(block)
         of_block = target.measure.part(part.start, part.stop)
-        pair = fit_block(grid, x[part], of_block, chosen.units(block))
+        pair = fit_block(grid, x[part], of_block, chosen.scales(block))
         rounded = round_block(grid, x[part].copy(), *pair, of_block)
         chosen.scale[block], chosen.offset[block] = pair
         chosen.levels[part] = rounded.levels
@@ -88,12 +88,12 @@ def _descend(chosen: Chosen, x: F32, target: Target, num_sweeps: int) -> None:
     """Sets codes and scales again, a block at a time, `num_sweeps` times over. The loss never grows."""
     grid, gram = chosen.grid, target.gram
     num_blocks = len(x) // grid.block
-    inverses = [np.linalg.inv(gram[p, p].astype(np.float64)).astype(np.float32) for p in map(chosen.columns, range(num_blocks))]
+    parts = [chosen.columns(block) for block in range(num_blocks)]
+    inverses = [np.linalg.inv(gram[part, part].astype(np.float64)).astype(np.float32) for part in parts]
     for _ in range(num_sweeps):
-        errors = np.concatenate([x[chosen.columns(b)] - chosen.values(b) for b in range(num_blocks)])
+        errors = np.concatenate([x[part] - chosen.values(block) for block, part in enumerate(parts)])
         pull = gram @ errors  # [cols, n]: half of minus the gradient
-        for block in range(num_blocks):
-            part = chosen.columns(block)
+        for block, part in enumerate(parts):
             before = chosen.values(block)
             wanted = before + inverses[block] @ pull[part]  # the best for this block, given the others
             _settle_block(chosen, block, wanted, gram[part, part])
@@ -112,7 +112,7 @@ def _settle_block(chosen: Chosen, block: int, wanted: F32, gram: F32) -> None:
         change = (best - levels[j]) * scale
         levels[j] = best
         pull -= gram[:, j : j + 1] * change
-    fitted = grid.scales.nearest(*_fitted_pair(grid, levels, wanted, gram, scale, offset), chosen.units(block))
+    fitted = chosen.scales(block).nearest(*_fitted_pair(grid, levels, wanted, gram, scale, offset))
     old, new = (wanted - (levels * s + o) for s, o in ((scale, offset), fitted))
     is_better = (new * (gram @ new)).sum(axis=0) < (old * (gram @ old)).sum(axis=0)
     chosen.scale[block] = np.where(is_better, fitted[0], scale)

@@ -1,4 +1,4 @@
-"""What a weight format can say, for those who choose: its levels, which weights share a scale, how scales are stored."""
+"""What a weight format can say, for those who choose: its levels, which weights share a scale, how it is stored."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,13 +21,13 @@ _TABLE_HALVES = 260  # a table's midpoints are whole halves; beyond +-130 every 
 
 @dataclass(frozen=True)
 class Grid:
-    """A weight is `scale * level + offset`; `block` weights share the pair, `blocks` blocks the units of their scales."""
+    """A weight is `scale * level + offset`. `block` weights share the pair, `blocks` blocks units of their scales."""
 
     format: str
     block: int
     blocks: int
     levels: F32  # [n] ascending, whole numbers
-    scales: Scales
+    scales: Scales | NestedScales
     _table: F32 | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

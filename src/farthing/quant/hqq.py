@@ -34,7 +34,7 @@ def hqq(grid: Grid, weights: F32) -> Chosen:
             chosen.set_units(first // grid.blocks, units)
         for block, pair in zip(blocks, pairs, strict=True):
             part = chosen.columns(block)
-            stored = grid.scales.nearest(*pair, chosen.units(block))
+            stored = chosen.scales(block).nearest(*pair)
             chosen.scale[block], chosen.offset[block] = stored
             chosen.levels[part] = round_block(grid, weights[part].copy(), *stored, _flat(grid)).levels
     return chosen
@@ -48,15 +48,17 @@ def _pair(grid: Grid, x: F32) -> tuple[F32, F32]:
     """The wanted scale and offset [n] of a block x [m, n]: of those on the way, the one of least |error|^p."""
     scale, offset = best_pair(grid, x, *wanted_pairs(grid, x, _flat(grid).weights), _flat(grid))
     deviation = np.maximum(x.std(axis=0), np.float32(1e-20))
-    price, best = np.float32(FIRST_PRICE), (np.full_like(scale, np.inf), scale, offset)
+    price, least = np.float32(FIRST_PRICE), np.full_like(scale, np.inf)
+    best_scale, best_offset = scale, offset
     for _ in range(NUM_STEPS):
         inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)
         levels = grid.nearest((x - offset) * inverse)
         error = (x - levels * scale - offset) / deviation
         size = np.abs(error)
         loss = (size ** np.float32(EXPONENT)).sum(axis=0)
-        is_best = loss < best[0]
-        best = tuple(np.where(is_best, new, old) for new, old in zip((loss, scale, offset), best, strict=True))
+        is_best = loss < least
+        least = np.where(is_best, loss, least)
+        best_scale, best_offset = np.where(is_best, scale, best_scale), np.where(is_best, offset, best_offset)
         shrunk = np.maximum(size - np.maximum(size, np.float32(1e-6)) ** np.float32(EXPONENT - 1) / price, 0)
         kept = x - np.copysign(shrunk, error) * deviation  # the weights less their slack
         if grid.scales.has_offset:
@@ -65,4 +67,4 @@ def _pair(grid: Grid, x: F32) -> tuple[F32, F32]:
             norm = (levels * levels).sum(axis=0)
             scale = np.divide((levels * kept).sum(axis=0), norm, out=scale.copy(), where=norm > 0)
         price *= np.float32(PRICE_GROWTH)
-    return best[1], best[2]
+    return best_scale, best_offset

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from farthing.errors import InvalidRequest
-from farthing.kernels.formats import dequantize, format_of, row_bytes
+from farthing.kernels.formats import dequantize, row_bytes
 from farthing.kernels.plan import QTensor
 from farthing.quant.chosen import Chosen
 from farthing.quant.convert import quantize
@@ -74,7 +74,7 @@ def _check(statistics: Statistics | None, method: str, cols: int) -> None:
         raise InvalidRequest(f"method {method} needs statistics of the layer's input: give a calibration text")
     if statistics.gram.shape != (cols, cols):
         given = "x".join(map(str, statistics.gram.shape))
-        raise InvalidRequest(f"the statistics are of {given} columns; the matrix has {cols}: they need [{cols}, {cols}]")
+        raise InvalidRequest(f"the statistics are of {given} columns; the matrix has {cols}")
     if not np.isfinite(statistics.gram).all():
         raise InvalidRequest("the statistics hold numbers that are not finite: the model overflows on that text")
 

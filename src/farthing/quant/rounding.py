@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from farthing.quant.grid import Grid
-from farthing.quant.scales import NestedScales, Units
+from farthing.quant.scales import NestedScales, Scales, Units
 
 __all__ = ["Measure", "Rounded", "best_pair", "diagonal", "fit_block", "measure", "round_block", "shared_units"]
 
@@ -132,12 +132,12 @@ def _fitted(grid: Grid, x: F32, scale: F32, offset: F32, weights: F32) -> tuple[
     return fitted, np.where(is_known, np.minimum((values - fitted * levels) / total, 0), offset)
 
 
-def fit_block(grid: Grid, x: F32, measure: Measure, units: Units | None) -> tuple[F32, F32]:
+def fit_block(grid: Grid, x: F32, measure: Measure, scales: Scales) -> tuple[F32, F32]:
     """The stored pair [n] for x [m, n]: the best without shares, then the best of those beside it with them."""
     plain = measure.without_shares()
     wanted = wanted_pairs(grid, x, measure.weights)
-    scale, offset = best_pair(grid, x, *grid.scales.nearest(*wanted, units), plain)
-    beside = [(scale, offset), *grid.scales.beside(scale, offset, units)]
+    scale, offset = best_pair(grid, x, *scales.nearest(*wanted), plain)
+    beside = [(scale, offset), *scales.beside(scale, offset)]
     return best_pair(grid, x, np.stack([s for s, _ in beside]), np.stack([o for _, o in beside]), measure)
 
 

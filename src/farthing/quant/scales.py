@@ -1,7 +1,7 @@
 """The scales that a format can store, and the offsets: what a wanted pair becomes, and what lies beside a stored one.
 
-A weight is `scale * level + offset`, the level being one of the format's few numbers. Scales and offsets stand in arrays
-of one shape [...], a place for each block. Offsets are never above 0 (a format's zero point or minimum).
+A weight is `scale * level + offset`, the level being one of the format's few numbers. Scales and offsets stand in
+arrays of one shape [...], a place for each block. Offsets are never above 0 (a format's zero point or minimum).
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from farthing.kernels.formats import scale8
 from farthing.quant.pack_own import encode_scale8
 
-__all__ = ["ByteScales", "HalfScales", "NestedScales", "Scales", "Units"]
+__all__ = ["ByteScales", "HalfScales", "NestedScales", "Scales", "UnitScales", "Units"]
 
 F32 = npt.NDArray[np.float32]
 Pair = tuple[F32, F32]  # scale, offset
@@ -25,7 +25,7 @@ _SHIFTS = (-0.35, -0.12, 0.12, 0.35)  # of an offset, in steps between levels
 
 
 class Scales(Protocol):
-    """One way to store scales. `units` is None but in formats whose blocks share them (`NestedScales`)."""
+    """One way to store the scales of blocks that have nothing in common."""
 
     @property
     def has_offset(self) -> bool: ...
@@ -34,10 +34,10 @@ class Scales(Protocol):
     def is_signed(self) -> bool:
         """Whether a scale may be below 0, which pays where the levels reach further down than up."""
 
-    def nearest(self, scale: F32, offset: F32, units: Units | None) -> Pair:
+    def nearest(self, scale: F32, offset: F32) -> Pair:
         """The stored pair for a wanted one."""
 
-    def beside(self, scale: F32, offset: F32, units: Units | None) -> Iterator[Pair]:
+    def beside(self, scale: F32, offset: F32) -> Iterator[Pair]:
         """Pairs near a stored one, worth a try."""
 
 
@@ -52,10 +52,10 @@ class HalfScales:
     has_offset: bool
     is_signed: bool = False
 
-    def nearest(self, scale: F32, offset: F32, units: Units | None) -> Pair:
+    def nearest(self, scale: F32, offset: F32) -> Pair:
         return _half(scale), _half(offset) if self.has_offset else np.zeros_like(scale)
 
-    def beside(self, scale: F32, offset: F32, units: Units | None) -> Iterator[Pair]:
+    def beside(self, scale: F32, offset: F32) -> Iterator[Pair]:
         if not self.has_offset:
             for factor in (0.91, 0.95, 0.98, 1.02, 1.05, 1.09):
                 yield _half(scale * np.float32(factor)), offset
@@ -77,7 +77,7 @@ class ByteScales:
     def has_offset(self) -> bool:
         return self.bits is not None
 
-    def nearest(self, scale: F32, offset: F32, units: Units | None) -> Pair:
+    def nearest(self, scale: F32, offset: F32) -> Pair:
         stored = scale8(encode_scale8(scale))
         if self.bits is None:
             return stored, np.zeros_like(stored)
@@ -89,7 +89,7 @@ class ByteScales:
         stored: F32 = np.clip(np.rint(zero / step), 0, 255) * step * -scale
         return stored
 
-    def beside(self, scale: F32, offset: F32, units: Units | None) -> Iterator[Pair]:
+    def beside(self, scale: F32, offset: F32) -> Iterator[Pair]:
         code = encode_scale8(scale).astype(np.int16)
         if self.bits is None:
             for move in (-2, -1, 1, 2):
@@ -114,49 +114,60 @@ class NestedScales:
     def is_signed(self) -> bool:
         return not self.has_offset
 
-    @property
-    def first(self) -> int:
-        return -self.last - 1 if self.is_signed else 0
-
-    def nearest(self, scale: F32, offset: F32, units: Units | None) -> Pair:
-        assert units is not None
-        return self._times(scale, units[0]), -self._times(-offset, units[1]) if self.has_offset else np.zeros_like(scale)
-
-    def _times(self, wanted: F32, unit: F32) -> F32:
-        stored: F32 = unit * self.integers(wanted, unit)
-        return stored
-
-    def integers(self, wanted: F32, unit: F32) -> F32:
-        """The whole number of units nearest to `wanted`, 0 where the unit is 0."""
-        ratio = np.divide(wanted, unit, out=np.zeros(np.broadcast_shapes(wanted.shape, unit.shape), np.float32),
-                          where=unit != 0)  # fmt: skip
-        return np.clip(np.rint(ratio), self.first, self.last)
-
-    def beside(self, scale: F32, offset: F32, units: Units | None) -> Iterator[Pair]:
-        assert units is not None
-        if not self.has_offset:
-            for move in (-3, -2, -1, 1, 2, 3):
-                yield self.nearest(scale + np.float32(move) * units[0], offset, units)
-            return
-        for move in (-1, 0, 1):
-            for shift in (-2, -1, 0, 1, 2):
-                if move or shift:
-                    yield self.nearest(scale + np.float32(move) * units[0], offset + np.float32(shift) * units[1], units)
-
     def units(self, scales: F32, offsets: F32) -> Units:
         """The units [n] under which the wanted scales and offsets [blocks, n] of a super-block are met best."""
         return self._unit(scales), self._unit(-offsets) if self.has_offset else np.zeros_like(scales[0])
 
     def _unit(self, wanted: F32) -> F32:
-        """Of some sizes below and above the one at which the largest is the last integer, the one of least error."""
+        """Of some sizes around the one at which the largest is the last integer, the one of least error."""
         largest = np.take_along_axis(wanted, np.abs(wanted).argmax(axis=0)[None], axis=0)[0]  # [n]
-        ends = (self.first, -self.first) if self.is_signed else (self.last,)
+        ends = (-self.last - 1, self.last + 1) if self.is_signed else (self.last,)
         factors = np.linspace(0.85, 1.3, 16, dtype=np.float32)
         tried = np.concatenate([largest * (factors / np.float32(end))[:, None] for end in ends])  # [trials, n]
         integers = self.integers(wanted[:, None], tried)  # [blocks, trials, n]
         norm = (integers * integers).sum(axis=0)
-        fitted = np.divide((integers * wanted[:, None]).sum(axis=0), norm, out=np.zeros_like(tried), where=norm > 0)
-        fitted = _half(fitted)
+        reached = (integers * wanted[:, None]).sum(axis=0)
+        fitted = _half(np.divide(reached, norm, out=np.zeros_like(tried), where=norm > 0))
         error = ((wanted[:, None] - fitted * self.integers(wanted[:, None], fitted)) ** 2).sum(axis=0)  # [trials, n]
         best: F32 = np.take_along_axis(fitted, error.argmin(axis=0)[None], axis=0)[0]
         return best
+
+    def integers(self, wanted: F32, unit: F32) -> F32:
+        """The whole number of units nearest to `wanted`, 0 where the unit is 0."""
+        shape = np.broadcast_shapes(wanted.shape, unit.shape)
+        ratio = np.divide(wanted, unit, out=np.zeros(shape, np.float32), where=unit != 0)
+        return np.clip(np.rint(ratio, out=ratio), -self.last - 1 if self.is_signed else 0, self.last, out=ratio)
+
+
+@dataclass(frozen=True)
+class UnitScales:
+    """Nested scales whose units are settled."""
+
+    nested: NestedScales
+    unit: F32
+    unit_of_minima: F32
+
+    @property
+    def has_offset(self) -> bool:
+        return self.nested.has_offset
+
+    @property
+    def is_signed(self) -> bool:
+        return self.nested.is_signed
+
+    def nearest(self, scale: F32, offset: F32) -> Pair:
+        stored = self.unit * self.nested.integers(scale, self.unit)
+        if not self.has_offset:
+            return stored, np.zeros_like(stored)
+        return stored, -self.unit_of_minima * self.nested.integers(-offset, self.unit_of_minima)
+
+    def beside(self, scale: F32, offset: F32) -> Iterator[Pair]:
+        if not self.has_offset:
+            for move in (-3, -2, -1, 1, 2, 3):
+                yield self.nearest(scale + np.float32(move) * self.unit, offset)
+            return
+        for move in (-1, 0, 1):
+            for shift in (-2, -1, 0, 1, 2):
+                if move or shift:
+                    moved = scale + np.float32(move) * self.unit
+                    yield self.nearest(moved, offset + np.float32(shift) * self.unit_of_minima)

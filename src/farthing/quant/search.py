@@ -27,7 +27,7 @@ def search(grid: Grid, weights: F32, importance: F32) -> Chosen:
             chosen.set_units(block // grid.blocks, units)
         part = chosen.columns(block)
         of_block = measure.part(part.start, part.stop)
-        pair = fit_block(grid, weights[part], of_block, chosen.units(block))
+        pair = fit_block(grid, weights[part], of_block, chosen.scales(block))
         chosen.scale[block], chosen.offset[block] = pair
         chosen.levels[part] = round_block(grid, weights[part].copy(), *pair, of_block).levels
     return chosen
