@@ -46,7 +46,7 @@ def test_calibrated_folder(tmp_path: Path, name: str, options: dict[str, object]
         expected = ["calibrating", "measuring sensitivity", *expected]
     assert list(dict.fromkeys(stages)) == expected
     kinds = {t.format for n, t in written.tensors.items() if t.rows > 1 and not n.endswith(".router")}
-    assert kinds <= {*OWN_MIXTURE, "f32"}
+    assert kinds <= {*OWN_MIXTURE, "f16"}  # a dense layer of 48 columns keeps its own
 
 
 @pytest.mark.parametrize("out", ["out.gguf", "out.safetensors"])
