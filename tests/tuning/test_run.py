@@ -7,21 +7,22 @@ import pytest
 
 from farthing.errors import InvalidRequest
 from farthing.kernels.formats import format_of, row_bytes
+from farthing.kernels.plan import Plan
 from farthing.models import load_model
 from farthing.models.decoder import build_plan
 from farthing.models.opening import open_checkpoint
-from farthing.quant import quantize, requantize
-from farthing.report.quality import divergence
-from farthing.report.quality import Piece
+from farthing.quant import requantize
+from farthing.report.quality import Piece, divergence, kl_divergences
 from farthing.report.score import Scorer
 from farthing.tuning.choose import OWN_MIXTURE, mixed_formats, one_format
 from farthing.tuning.divergence import compare
+from farthing.tuning.forward import Forward
 from farthing.tuning.job import QuantizeJob
 from farthing.tuning.run import quantize_model
 from farthing.tuning.sensitivity import measure_sensitivity, units_of
 from tests.models.small import GOLDEN, write_as_gguf
 
-TEXT = "".join(f"{i} green bottles hanging on the {'wall fence roof'.split()[i % 3]}, and " for i in range(400))
+TEXT = "".join(f"{i} green bottles hanging on the {['wall', 'fence', 'roof'][i % 3]}, and " for i in range(400))
 QUICK = {"num_tokens": 1024}
 
 
@@ -30,7 +31,11 @@ QUICK = {"num_tokens": 1024}
 def test_calibrated_folder(tmp_path: Path, name: str, options: dict[str, object]) -> None:
     stages: list[str] = []
     result = quantize_model(
-        GOLDEN / name, tmp_path / "out", QuantizeJob(**options, **QUICK), TEXT, tick=lambda stage, _, __: stages.append(stage)
+        GOLDEN / name,
+        tmp_path / "out",
+        QuantizeJob(**options, **QUICK),
+        TEXT,
+        tick=lambda stage, _, __: stages.append(stage),
     )
     written = open_checkpoint(tmp_path / "out")
     total_bytes = sum(t.data.nbytes for t in written.tensors.values())
@@ -38,7 +43,7 @@ def test_calibrated_folder(tmp_path: Path, name: str, options: dict[str, object]
     assert result.bits_per_weight == 8 * total_bytes / sum(t.rows * t.cols for t in written.tensors.values())
     assert result.method == options.get("method", "gptq")
     assert result.divergence is not None
-    assert 0 < result.divergence.kl_divergence < 0.2
+    assert 0 < result.divergence.kl_divergence < (2 if options.get("format") == "q3" else 0.2)
     assert result.num_calibration_tokens == 1024
     expected = ["quantizing", "measuring the result"]
     if "bits" in options:
@@ -124,18 +129,15 @@ def test_sensitivity_is_the_divergence_with_one_matrix_replaced() -> None:
         assert found[unit.name] == pytest.approx(expected, rel=2e-3, abs=1e-7)
 
 
-def _divergence(reference: object, other: object, texts: list[tuple[int, ...]]) -> float:
+def _divergence(reference: Plan, other: Plan, texts: list[tuple[int, ...]]) -> float:
     """By the slow way: every position's logits of both."""
-    from farthing.report.quality import kl_divergences
-    from farthing.tuning.forward import Forward
-
     logits = []
     for plan in (reference, other):
-        forward = Forward(plan, texts)  # type: ignore[arg-type]
-        forward.embed(plan.tensors)  # type: ignore[attr-defined]
+        forward = Forward(plan, texts)
+        forward.embed(plan.tensors)
         for index in range(forward.num_layers):
-            forward.layer(index, plan.tensors)  # type: ignore[attr-defined]
-        logits.append(np.concatenate(list(forward.logits(plan.tensors))))  # type: ignore[attr-defined]
+            forward.layer(index, plan.tensors)
+        logits.append(np.concatenate(list(forward.logits(plan.tensors))))
     return float(kl_divergences(*logits).mean())
 
 
@@ -153,9 +155,22 @@ def test_the_measure_is_the_reports(tmp_path: Path) -> None:
 def test_one_format_leaves_routers_and_vectors() -> None:
     tensors = open_checkpoint(GOLDEN / "qwen2_moe").tensors
     formats = one_format(tensors, "q4_0")
-    assert {formats[n] for n in tensors if n.endswith(".router")} == {tensors["layers.0.router"].format}
+    routers = [name for name in tensors if name.endswith(".router")]
+    assert routers
+    assert all(formats[name] == tensors[name].format for name in routers)
     assert {formats[n] for n, t in tensors.items() if t.rows == 1} == {"f32"}
     assert format_of(formats["embed"]).name == "q4_0"
+
+
+@pytest.mark.parametrize("name", ["qwen2", "qwen2_moe"])
+def test_rotated(tmp_path: Path, name: str) -> None:
+    """The same answers but for rounding, a head of its own, and no norm weights left."""
+    result = quantize_model(GOLDEN / name, tmp_path / "out", QuantizeJob("f32", is_rotated=True, seed=3), TEXT)
+    assert result.divergence is not None
+    assert result.divergence.kl_divergence < 1e-5
+    tensors = load_model(tmp_path / "out").tensors
+    assert "head" in tensors
+    assert (tensors["final_norm"].data.view(np.float32) == 1).all()
 
 
 def test_errors_name_the_tensor(tmp_path: Path) -> None:
@@ -168,4 +183,3 @@ def test_errors_name_the_tensor(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match=r"tensor 'layers\.1\.up': some weights are not finite"):
         quantize_model(tmp_path / "bad.gguf", tmp_path / "out.gguf", QuantizeJob("q4_0"))
     assert not (tmp_path / "out.gguf").exists()
-    assert quantize(np.ones((1, 32), np.float32), "q4_0").format == "q4_0"
