@@ -36,6 +36,8 @@ def random_weight(rng, name, rows, cols):
     blocks = rng.integers(0, 256, rows * row_bytes(name, cols), dtype=np.uint8).view(fmt.block)
     for scale in {"d", "m", "dmin"} & set(fmt.block.names):
         blocks[scale] = rng.normal(0, 0.01, blocks[scale].shape).astype(np.float16)
+    if "e" in (fmt.block.names or ()):
+        blocks["e"] = rng.integers(80, 120, blocks["e"].shape)  # about as large
     return QTensor(name, rows, cols, blocks.view(np.uint8).reshape(-1))
 
 

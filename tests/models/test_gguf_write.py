@@ -1,4 +1,4 @@
-"""Writing a GGUF: what comes out is what went in, for our reader and the package's; nothing half is ever left behind."""
+"""Writing a GGUF: our reader and the package's find what went in; nothing half is ever left behind."""
 
 import struct
 from collections.abc import Callable
@@ -12,7 +12,14 @@ from farthing.errors import InvalidRequest
 from farthing.kernels.formats import formats
 from farthing.kernels.plan import QTensor
 from farthing.models.gguf import read_gguf, read_gguf_values
-from farthing.models.gguf_write import TensorInfo, TensorToWrite, gguf_layout, gguf_values, gguf_values_section, write_gguf
+from farthing.models.gguf_write import (
+    TensorInfo,
+    TensorToWrite,
+    gguf_layout,
+    gguf_values,
+    gguf_values_section,
+    write_gguf,
+)
 from farthing.quant import quantizable, quantize
 
 RNG = np.random.default_rng(0)
@@ -57,9 +64,7 @@ def test_both_readers_find_what_was_written(tmp_path: Path, format: str) -> None
 
     out = tmp_path / "out.gguf"
     values = gguf_values(source.raw_values, format)
-    write_gguf(
-        out, values, [kept(t) for t in tensors(format)], alignment=64, on_tensor=lambda *done: seen.append(done)
-    )
+    write_gguf(out, values, [kept(t) for t in tensors(format)], alignment=64, on_tensor=lambda *done: seen.append(done))
     ours, theirs = read_gguf(out), gguf.GGUFReader(out)
 
     assert seen == [(1, 3), (2, 3), (3, 3)]

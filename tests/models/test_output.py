@@ -73,7 +73,11 @@ def test_folder_to_folder(tmp_path: Path, name: str) -> None:
 
 def test_a_tied_head_may_become_its_own(tmp_path: Path) -> None:
     write_as_gguf("qwen3", tmp_path / "in.gguf")
-    for source, out in ((GOLDEN / "qwen3", "out"), (tmp_path / "in.gguf", "out.gguf"), (tmp_path / "in.gguf", "o.safetensors")):
+    for source, out in (
+        (GOLDEN / "qwen3", "out"),
+        (tmp_path / "in.gguf", "out.gguf"),
+        (tmp_path / "in.gguf", "o.safetensors"),
+    ):
         opened = open_checkpoint(source)
         assert opened.config.is_tied_head
         write(opened, tmp_path / out, head=requantize(opened.tensors["embed"], "f32"))
@@ -116,7 +120,7 @@ def test_tensors_without_a_use_are_copied(tmp_path: Path) -> None:
 def test_what_a_name_cannot_be(tmp_path: Path) -> None:
     write_as_gguf("llama", tmp_path / "in.gguf")
     file, folder = open_checkpoint(tmp_path / "in.gguf"), open_checkpoint(GOLDEN / "llama")
-    with pytest.raises(InvalidRequest, match="a GGUF becomes a .gguf or .safetensors file"):
+    with pytest.raises(InvalidRequest, match=r"a GGUF becomes a \.gguf or \.safetensors file"):
         output_kind(file, tmp_path / "out")
     with pytest.raises(InvalidRequest, match="a Hugging Face folder becomes a folder"):
         output_kind(folder, tmp_path / "out.gguf")
@@ -136,9 +140,7 @@ def test_weights_alone_are_no_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("out", ["out.gguf", "out.safetensors", "out"])
-def test_a_full_disk_and_an_interrupt_leave_nothing(
-    tmp_path: Path, out: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_and_an_interrupt_leave_nothing(tmp_path: Path, out: str, monkeypatch: pytest.MonkeyPatch) -> None:
     write_as_gguf("llama", tmp_path / "in.gguf")
     source = open_checkpoint(GOLDEN / "llama" if out == "out" else tmp_path / "in.gguf")
     shapes = {name: (t.format, t.rows, t.cols) for name, t in source.tensors.items()}

@@ -52,9 +52,10 @@ def read_blocks(path: Path, text: str | None) -> dict[str, BlockTensor]:
     except (ValueError, RecursionError) as error:
         raise CorruptModel(f"{what} is not JSON ({error})") from None
     version = document.get("version") if isinstance(document, dict) else None
-    if type(version) is int and version != _VERSION:
+    is_known = type(version) is int and version == _VERSION
+    if type(version) is int and not is_known:
         raise UnsupportedModel(f"{what} has version {version}; supported: {_VERSION}; a newer farthing may read it")
-    tensors = document.get("tensors") if version == _VERSION else None
+    tensors = document.get("tensors") if is_known else None
     if not isinstance(tensors, dict):
         raise CorruptModel(f"{what} must be an object with version {_VERSION} and tensors")
     return {name: _block_tensor(f"{what}: tensor {name!r}", entry) for name, entry in tensors.items()}
@@ -62,13 +63,17 @@ def read_blocks(path: Path, text: str | None) -> dict[str, BlockTensor]:
 
 def _block_tensor(what: str, entry: object) -> BlockTensor:
     match entry:
-        case [str(format), int(rows), int(cols)] if 1 <= rows < _MOST and 1 <= cols < _MOST:
+        case [str(format), int(rows), int(cols)] if _is_count(rows) and _is_count(cols):
             if format not in formats():
                 allowed = ", ".join(formats())
                 raise UnsupportedModel(f"{what} has the format {format!r}; supported: {allowed}")
             if cols % format_of(format).block_size == 0:
-                return BlockTensor(format, int(rows), int(cols))
+                return BlockTensor(format, rows, cols)
     raise CorruptModel(f"{what} is described by {entry!r}; a format, rows and columns of whole blocks are needed")
+
+
+def _is_count(value: int) -> bool:
+    return type(value) is int and 1 <= value < _MOST  # a bool is an int too
 
 
 def section_of_metadata(path: Path, metadata: Mapping[str, str]) -> bytes | None:

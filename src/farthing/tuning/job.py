@@ -9,11 +9,10 @@ from farthing.errors import InvalidRequest
 from farthing.kernels.formats import format_of, formats
 from farthing.models.tokenizer import Tokenizer
 from farthing.quant import quantizable
-from farthing.quant.methods import METHODS
+from farthing.quant.methods import METHODS, METHODS_WITH_STATISTICS
 
-__all__ = ["CALIBRATED", "QuantizeJob", "Windows", "read_calibration"]
+__all__ = ["QuantizeJob", "Windows", "read_calibration"]
 
-CALIBRATED = ("importance", "gptq")  # methods that need a text
 DEFAULT_BITS = 4.5
 LEAST_BITS, MOST_BITS = 1.75, 32.0
 
@@ -59,7 +58,7 @@ class QuantizeJob:
 
     def method_with(self, has_text: bool) -> str:
         """The method to use. Raises InvalidRequest for one that needs a text that is not there."""
-        if self.method in CALIBRATED and not has_text:
+        if self.method in METHODS_WITH_STATISTICS and not has_text:
             raise InvalidRequest(f"method {self.method} needs a text: give --calibrate FILE, or --method search")
         return self.method or ("gptq" if has_text else "search")
 

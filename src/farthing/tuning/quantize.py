@@ -9,7 +9,7 @@ from farthing.kernels.formats import dequantize, row_bytes
 from farthing.kernels.mapped import forget_mapped
 from farthing.kernels.plan import Plan, QTensor
 from farthing.quant import requantize
-from farthing.quant.methods import Statistics, quantize_matrix
+from farthing.quant.methods import METHODS_WITH_STATISTICS, Statistics, quantize_matrix
 from farthing.tuning.calibrate import observe_head, observe_layer
 from farthing.tuning.forward import Forward
 from farthing.tuning.job import Windows
@@ -24,7 +24,7 @@ _PLAIN = ("f32", "f16", "bf16", "q8_0")  # so fine that no method beats rounding
 
 def fallback(method: str) -> str:
     """What a method does where it has no statistics: an embedding that is no head, an expert that no token chose."""
-    return "search" if method in ("importance", "gptq") else method
+    return "search" if method in METHODS_WITH_STATISTICS else method
 
 
 def quantize_tensor(

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from farthing.kernels.formats import dequantize, row_bytes
 from farthing.kernels.plan import Plan, QTensor
 from farthing.models.decoder import build_plan
@@ -97,9 +99,14 @@ class _Count:
 
 
 def _rotated(source: Checkpoint, job: QuantizeJob) -> Checkpoint:
+    """The whole model in float32: this alone needs its memory."""
     values = {n: dequantize(t.data, t.format, t.rows, t.cols) for n, t in source.tensors.items()}
-    config, rotated = rotate(source.config, values, job.seed)
-    return replace(source, config=config, tensors=rotated)
+    config, turned = rotate(source.config, values, job.seed)
+    tensors = {
+        name: QTensor("f32", *matrix.shape, np.ascontiguousarray(matrix).reshape(-1).view(np.uint8))
+        for name, matrix in turned.items()
+    }
+    return replace(source, config=config, tensors=tensors)
 
 
 def _formats(
