@@ -52,9 +52,9 @@ class QuantizeJob:
             raise InvalidRequest(f"--seed is {self.seed}; allowed: 0 or more")
 
     @property
-    def budget(self) -> float | None:
-        """Bits per weight where formats are to be mixed."""
-        return None if self.format is not None else self.bits if self.bits is not None else DEFAULT_BITS
+    def budget(self) -> float:
+        """Bits per weight, where no format is given."""
+        return DEFAULT_BITS if self.bits is None else self.bits
 
     def method_with(self, has_text: bool) -> str:
         """The method to use. Raises InvalidRequest for one that needs a text that is not there."""
