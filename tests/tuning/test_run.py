@@ -46,7 +46,7 @@ def test_calibrated_folder(tmp_path: Path, name: str, options: dict[str, object]
     assert result.divergence is not None
     assert 0 < result.divergence.kl_divergence < (2 if options.get("format") == "q3" else 0.2)
     assert result.num_calibration_tokens == 1024
-    expected = ["quantizing", "measuring the result"]
+    expected = ["quantizing (million weights)", "measuring the result"]
     if "bits" in options:
         assert result.bits_per_weight <= 5.0
         expected = ["calibrating", "measuring sensitivity", *expected]
@@ -100,7 +100,7 @@ def test_losses_may_be_used_again(tmp_path: Path) -> None:
         losses=first.losses,
         tick=lambda stage, _, __: stages.add(stage),
     )
-    assert stages == {"quantizing", "measuring the result"}
+    assert stages == {"quantizing (million weights)", "measuring the result"}
     assert again == first
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 

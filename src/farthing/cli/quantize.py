@@ -79,6 +79,9 @@ def quantize(
 
 def _bars(bar: Any) -> "Tick":
     """A bar for each stage, with the time that is left."""
+    from rich.progress import TimeRemainingColumn
+
+    bar.columns = (*bar.columns, TimeRemainingColumn())
     tasks: dict[str, Any] = {}
 
     def tick(stage: str, done: int, total: int) -> None:

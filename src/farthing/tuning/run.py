@@ -86,7 +86,7 @@ def quantize_model(
     shapes = {name: (formats[name], t.rows, t.cols) for name, t in rotated.tensors.items()}
     infos = output_tensors(source, shapes, kind)
     total = sum(t.rows * t.cols for t in rotated.tensors.values())
-    count = _Count("quantizing", total, tick)
+    count = _Count("quantizing (million weights)", total, tick, 10**6)
     with open_output(source, output, infos, _commonest(rotated.tensors, formats), is_overwrite=is_overwrite) as sink:
         _quantize(plan, rotated.tensors, formats, method, windows, sink.put, count.add)
     divergence = None
@@ -99,14 +99,14 @@ def quantize_model(
 
 
 class _Count:
-    """Adds up what is done of a stage."""
+    """Adds up what is done of a stage, and tells it in units of so many."""
 
-    def __init__(self, stage: str, total: int, tick: Tick) -> None:
-        self._stage, self._total, self._tick, self._done = stage, total, tick, 0
+    def __init__(self, stage: str, total: int, tick: Tick, unit: int = 1) -> None:
+        self._stage, self._total, self._tick, self._unit, self._done = stage, total, tick, unit, 0
 
     def add(self, number: int) -> None:
         self._done += number
-        self._tick(self._stage, self._done, self._total)
+        self._tick(self._stage, self._done // self._unit, max(1, self._total // self._unit))
 
 
 def _rotated(source: Checkpoint, job: QuantizeJob) -> Checkpoint:
