@@ -1,5 +1,6 @@
 """What is asked of a quantization: formats or bits, the method, the text."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,10 +107,10 @@ def read_calibration(given: str, tokenizer: Tokenizer, longest: int, job: Quanti
 
 def _text(given: str) -> bytes:
     try:
-        path = Path(given).expanduser()
+        path = Path(os.path.expanduser(given))
         if path.is_file():
             return path.read_bytes()
-    except (OSError, ValueError, RuntimeError):  # a long text is no path
+    except (OSError, ValueError):  # a long text is no path
         pass
     if not given.strip() or not any(letter.isspace() for letter in given.strip()):
         raise InvalidRequest(f"--calibrate {given[:80]!r}: no such file, and no text; give a file of text")
