@@ -1,5 +1,4 @@
-// Weights of a panel with one code to a byte: what all kinds become before they are multiplied with more than one token,
-// so that unpacking is paid once for all of them.
+// Weights of a panel with one code to a byte, spread out for many tokens with tokens across the lanes (token_tiles.h).
 #pragma once
 #include "packed_block.h"
 
@@ -10,11 +9,7 @@ namespace FARTHING_ISA {
 // where products are summed in 16 bits. A row's codes, scales and minima all lie 4 bytes after those of the row before.
 template <int kMost, int parts, bool has_minimum>
 struct Expanded {
-#if defined(FARTHING_ISA_avx512)
-  static constexpr int kPlanes = 1;
-#else
   static constexpr int kPlanes = planes_of(kMost);
-#endif
   static constexpr int kMostCode = kMost, kParts = parts;
   static constexpr bool kHasMinimum = has_minimum;
   uint8_t codes[kPlanes][kQuantBlock / 4][kPanel][4];
@@ -22,11 +17,7 @@ struct Expanded {
   float minimum[kParts][kPanel];
 };
 
-#if defined(FARTHING_ISA_avx512)
-constexpr int expanded_most(int) { return 255; }  // one kind of tile for all
-#else
 constexpr int expanded_most(int most) { return most <= 15 ? 15 : most <= 31 ? 31 : most <= 63 ? 63 : 255; }
-#endif
 template <Packed K>
 using ExpandedOf = Expanded<expanded_most(Block<K>::kMostCode), Block<K>::kParts, Block<K>::kHasMinimum>;
 
@@ -38,8 +29,8 @@ __attribute__((noinline)) void expand(const uint8_t* panel, int64_t cols, Expand
   for (int64_t b = 0; b < cols / kQuantBlock; ++b, ++out) {
     const uint8_t* const block = B::at(panel, b);
     for (int line = 0; line < B::kBytes; line += 64) __builtin_prefetch(block + 2048 + line);
-    unrolled<8>([&](auto s) {
-      const Codes v = codes_of_step<K, decltype(s)::value>(block + B::kHeader);
+    unrolled<8>([&](auto s) FARTHING_INLINE_BODY {
+      const Codes v = codes_of_step<B::kBits, B::kShape.table, decltype(s)::value>(block + B::kHeader);
       if constexpr (ExpandedOf<K>::kPlanes == 2) {
         store_codes(out->codes[0][s][0], bits_of<0, 15>(v));
         store_codes(out->codes[1][s][0], bits_of<4, 15>(v));

@@ -52,79 +52,74 @@ void lone_panels(const LinearArgs& a, const PackedMatrix& m, const float* bias, 
 
 #if defined(FARTHING_ISA_avx512)
 
-// P expanded panels, the first of them panel p, for tokens [t0, t1), t0 a multiple of the group.
-template <class E, int G, int P>
-void wide_panels(const LinearArgs& a, const PackedMatrix& m, const float* bias, int64_t first, const E* weights, int zero,
-                 const uint8_t* x, int64_t p, int64_t t0, int64_t t1) {
+// Panel p and, where num_panels is 2, the next, for tokens [t0, t1), t0 a multiple of the group.
+template <class L, int G>
+void wide_panels(const LinearArgs& a, const PackedMatrix& m, const float* bias, int64_t first,
+                 const TileWeights<L::kParts>& weights, const uint8_t* x, int64_t p, int64_t num_panels, int64_t t0, int64_t t1) {
   const ActivationBlock<G>* blocks = reinterpret_cast<const ActivationBlock<G>*>(x);
   // All tiles together fetch the next panels, each the same share. The tokens of a group are cut into tiles of equal height.
   constexpr int kRows = std::min(6, G);
-  const int64_t num_blocks = m.cols / kQuantBlock, num_tiles = (t1 - t0 + kRows - 1) / kRows;
-  const int64_t steps = num_tiles * num_blocks, lines = (P * m.panel_bytes / 64 + steps - 1) / steps;
-  const uint8_t* const next = m.panel(p + P);
+  const int64_t num_blocks = weights.num_blocks, num_tiles = (t1 - t0 + kRows - 1) / kRows;
+  const int64_t steps = num_tiles * num_blocks, lines = (2 * m.panel_bytes / 64 + steps - 1) / steps;
+  const uint8_t* const next = m.panel(p + 2);
   int64_t fetched = 0;
-  auto tile = [&](auto num_tokens, int64_t t) {
-    constexpr int T = decltype(num_tokens)::value;
-    const Ahead ahead{next + fetched, fetched < P * m.panel_bytes ? lines : 0};
-    fetched += num_blocks * lines * 64;
-    const auto* const from = from_token(blocks + t / G * num_blocks, t % G);
-    if ((p + P) * kPanel <= m.rows) {
-      float* const at = a.dst.data + t * a.dst.stride + first + p * kPanel;
-      const Target to{at, a.dst.stride, bias ? bias + p * kPanel : nullptr, a.is_added};
-      return wide_tile<E, P, T, G>(weights, num_blocks, zero, from, ahead, to);
-    }
-    alignas(64) float sums[T][P * kPanel];
-    wide_tile<E, P, T, G>(weights, num_blocks, zero, from, ahead, {sums[0], P * kPanel, nullptr, false});
-    for (int i = 0; i < T; ++i)
-      for (int j = 0; j < P; ++j) write_row(a, m, bias, first, p + j, t + i, loadw(sums[i] + j * kPanel));
-  };
   for (int64_t t = t0; t < t1;) {
     const int64_t left = std::min<int64_t>(G - t % G, t1 - t), tiles = (left + kRows - 1) / kRows, n = (left + tiles - 1) / tiles;
-    with_count<kRows>(n, [&](auto num_tokens) { tile(num_tokens, t); });
+    const Ahead ahead{next + fetched, fetched < 2 * m.panel_bytes ? lines : 0};
+    fetched += num_blocks * lines * 64;
+    const auto* const from = from_token(blocks + t / G * num_blocks, t % G);
+    with_count<kRows>(n, [&](auto num_tokens) {
+      constexpr int T = decltype(num_tokens)::value;
+      if (num_panels == 2 && (p + 2) * kPanel <= m.rows) {
+        float* const at = a.dst.data + t * a.dst.stride + first + p * kPanel;
+        return wide_tile<L, T, G>(weights, from, ahead, {at, a.dst.stride, bias ? bias + p * kPanel : nullptr, a.is_added});
+      }
+      alignas(64) float sums[T][2 * kPanel];
+      wide_tile<L, T, G>(weights, from, ahead, {sums[0], 2 * kPanel, nullptr, false});
+      for (int i = 0; i < T; ++i)
+        for (int64_t j = 0; j < num_panels; ++j) write_row(a, m, bias, first, p + j, t + i, loadw(sums[i] + j * kPanel));
+    });
     t += n;
   }
 }
 
-// Expanded panels [p, p + num_panels), at most two.
-template <class E>
-void expanded_panels(const LinearArgs& a, const PackedMatrix& m, const float* bias, int64_t first, const E* weights, int zero,
-                     const uint8_t* x, int64_t p, int64_t num_panels, int64_t t0, int64_t t1) {
-  auto tiles = [&](auto size) {
-    constexpr int G = decltype(size)::value;
-    if (num_panels == 2)
-      wide_panels<E, G, 2>(a, m, bias, first, weights, zero, x, p, t0, t1);
+template <Packed K>
+void int8_panels(const LinearArgs& a, const PackedMatrix& m, const float* bias, int64_t first, const uint8_t* x,
+                 int64_t begin, int64_t end, int64_t t0, int64_t t1, uint8_t* scratch) {
+  typedef LayoutOf<K> L;
+  const int group = group_size(a.num_tokens);
+  if (group == 1) return lone_panels<K>(a, m, bias, first, x, begin, end, t0);
+  for (int64_t p = begin; p < end; p += 2) {
+    const int64_t num_panels = std::min<int64_t>(2, end - p);
+    const auto weights = tile_weights<K>(m, p, num_panels, scratch);
+    if (group == 4)
+      wide_panels<L, 4>(a, m, bias, first, weights, x, p, num_panels, t0, t1);
     else
-      wide_panels<E, G, 1>(a, m, bias, first, weights, zero, x, p, t0, t1);
-  };
-  if (group_size(a.num_tokens) == 4) return tiles(std::integral_constant<int, 4>());
-  tiles(std::integral_constant<int, 12>());
+      wide_panels<L, 12>(a, m, bias, first, weights, x, p, num_panels, t0, t1);
+  }
 }
 
 #else
 
-// Expanded panels [p, p + num_panels) for tokens [t0, t1), t0 a multiple of the group, rows across the lanes.
-template <class E, int G>
-void row_panels(const LinearArgs& a, const PackedMatrix& m, const float* bias, int64_t first, const E* weights, int zero,
-                const uint8_t* x, int64_t p, int64_t num_panels, int64_t t0, int64_t t1) {
+// Panel p for tokens [t0, t1), t0 a multiple of the group, rows across the lanes.
+template <class L, int G>
+void row_panel(const LinearArgs& a, const PackedMatrix& m, const float* bias, int64_t first,
+               const TileWeights<L::kParts>& weights, const uint8_t* x, int64_t p, int64_t t0, int64_t t1) {
   const ActivationBlock<G>* blocks = reinterpret_cast<const ActivationBlock<G>*>(x);
-  const int64_t num_blocks = m.cols / kQuantBlock;
-  for (int64_t i = 0; i < num_panels; ++i) {
-    auto tile = [&](auto num_tokens, int64_t t) {
+  constexpr int kMost = std::min(G, row_tokens(L::kMostCode));
+  for (int64_t t = t0; t < t1;) {
+    const int64_t n = std::min<int64_t>(std::min<int64_t>(kMost, G - t % G), t1 - t);
+    with_count<kMost>(n, [&](auto num_tokens) {
       constexpr int T = decltype(num_tokens)::value;
       f32x8 sums[T];
-      row_tile<E, T, G>(weights + i * num_blocks, num_blocks, zero, from_token(blocks + t / G * num_blocks, t % G), sums);
-      for (int j = 0; j < T; ++j) write_row(a, m, bias, first, p + i, t + j, sums[j]);
-    };
-    for (int64_t t = t0; t < t1;) {
-      constexpr int kMost = kRowTokens<E>;
-      const int64_t n = std::min<int64_t>(std::min<int64_t>(kMost, G - t % G), t1 - t);
-      with_count<std::min(kMost, G)>(n, [&](auto num_tokens) { tile(num_tokens, t); });
-      t += n;
-    }
+      row_tile<L, T, G>(weights, from_token(blocks + t / G * weights.num_blocks, t % G), sums);
+      for (int j = 0; j < T; ++j) write_row(a, m, bias, first, p, t + j, sums[j]);
+    });
+    t += n;
   }
 }
 
-// The same with tokens across the lanes; a last vector may stick out.
+// Expanded panels [p, p + num_panels) with tokens across the lanes; a last vector may stick out.
 template <class E>
 void token_panels(const LinearArgs& a, const PackedMatrix& m, const float* bias, int64_t first, const E* weights, int zero,
                   const uint8_t* x, int64_t p, int64_t num_panels, int64_t t0, int64_t t1) {
@@ -153,32 +148,34 @@ void token_panels(const LinearArgs& a, const PackedMatrix& m, const float* bias,
     tiles(std::integral_constant<int, 1>(), t);
 }
 
-template <class E>
-void expanded_panels(const LinearArgs& a, const PackedMatrix& m, const float* bias, int64_t first, const E* weights, int zero,
-                     const uint8_t* x, int64_t p, int64_t num_panels, int64_t t0, int64_t t1) {
-  switch (group_size(a.num_tokens)) {
-    case 4: return row_panels<E, 4>(a, m, bias, first, weights, zero, x, p, num_panels, t0, t1);
-    case 12: return row_panels<E, 12>(a, m, bias, first, weights, zero, x, p, num_panels, t0, t1);
-    default: return token_panels<E>(a, m, bias, first, weights, zero, x, p, num_panels, t0, t1);
-  }
-}
-
-#endif
-
 // Panels [begin, end) for tokens [t0, t1), t0 a multiple of the group.
 template <Packed K>
 void int8_panels(const LinearArgs& a, const PackedMatrix& m, const float* bias, int64_t first, const uint8_t* x,
                  int64_t begin, int64_t end, int64_t t0, int64_t t1, uint8_t* scratch) {
+  typedef LayoutOf<K> L;
   typedef ExpandedOf<K> E;
-  if (group_size(a.num_tokens) == 1) return lone_panels<K>(a, m, bias, first, x, begin, end, t0);
+  const int group = group_size(a.num_tokens);
+  if (group == 1) return lone_panels<K>(a, m, bias, first, x, begin, end, t0);
+  if (group == 4 || group == 12) {
+    for (int64_t p = begin; p < end; ++p) {
+      const auto weights = tile_weights<K>(m, p, 1, scratch);
+      if (group == 4)
+        row_panel<L, 4>(a, m, bias, first, weights, x, p, t0, t1);
+      else
+        row_panel<L, 12>(a, m, bias, first, weights, x, p, t0, t1);
+    }
+    return;
+  }
   E* const weights = reinterpret_cast<E*>(scratch);
   const int64_t num_blocks = m.cols / kQuantBlock;
   for (int64_t p = begin; p < end; p += kPanelsPerTile) {
     const int64_t num_panels = std::min(kPanelsPerTile, end - p);
     for (int64_t i = 0; i < num_panels; ++i) expand<K>(m.panel(p + i), m.cols, weights + i * num_blocks);
-    expanded_panels<E>(a, m, bias, first, weights, Block<K>::kZero, x, p, num_panels, t0, t1);
+    token_panels<E>(a, m, bias, first, weights, Block<K>::kZero, x, p, num_panels, t0, t1);
   }
 }
+
+#endif
 
 // A pair of panels for tokens [t0, t1), t1 - t0 <= kTokensPerPass, unpacked to float32.
 template <Packed K, int P>

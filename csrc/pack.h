@@ -170,7 +170,7 @@ inline int64_t activation_bytes(int64_t num_tokens, int64_t cols) {
 constexpr int64_t kTokensQuantizedByEach = 2;  // so few that quantizing them twice is cheaper than a barrier
 constexpr int64_t kTokensPerPass = 240;    // tokens whose sums a worker keeps in float32 products
 constexpr int64_t kColsPerPass = 256;      // columns that it unpacks at a time
-constexpr int64_t kExpandedBytes = 768;    // at most, of 32 columns of a panel with one code to a byte
+constexpr int64_t kExpandedBytes = 640;    // at most, of 32 columns of a panel with one code to a byte
 constexpr int64_t kPanelsPerTile = 2;      // panels that share one reading of many tokens' activations
 
 }  // namespace farthing

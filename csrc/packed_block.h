@@ -32,25 +32,36 @@ FARTHING_INLINE f32xw loadw_bf16(const uint16_t* p) {
   return v;
 }
 
-FARTHING_INLINE f32xw loadw_u8(const uint8_t* p) {
-  typedef uint8_t u8xw __attribute__((vector_size(kWide)));
-  u8xw v;
-  memcpy(&v, p, sizeof v);
-  return __builtin_convertvector(__builtin_convertvector(v, i32xw), f32xw);
+// kWide bytes as integers. gcc takes a conversion from bytes apart into scalars, hence the intrinsics.
+#if defined(FARTHING_ISA_avx512)
+FARTHING_INLINE i32xw loadw_u8(const uint8_t* p) {
+  return recast<i32xw>(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 }
-FARTHING_INLINE f32xw loadw_s8(const uint8_t* p) {
-  typedef int8_t s8xw __attribute__((vector_size(kWide)));
-  s8xw v;
-  memcpy(&v, p, sizeof v);
-  return __builtin_convertvector(__builtin_convertvector(v, i32xw), f32xw);
+FARTHING_INLINE i32xw loadw_s8(const uint8_t* p) {
+  return recast<i32xw>(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 }
+#elif defined(FARTHING_HAS_AVX2)
+FARTHING_INLINE i32xw loadw_u8(const uint8_t* p) {
+  return recast<i32xw>(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+FARTHING_INLINE i32xw loadw_s8(const uint8_t* p) {
+  return recast<i32xw>(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+#else
+FARTHING_INLINE i32xw loadw_u8(const uint8_t* p) {
+  i32xw v;
+  for (int i = 0; i < kWide; ++i) v[i] = p[i];
+  return v;
+}
+FARTHING_INLINE i32xw loadw_s8(const uint8_t* p) {
+  i32xw v;
+  for (int i = 0; i < kWide; ++i) v[i] = static_cast<int8_t>(p[i]);
+  return v;
+}
+#endif
+FARTHING_INLINE f32xw to_f32(i32xw v) { return __builtin_convertvector(v, f32xw); }
 // Scales of one byte: their bits are moved to where float32 has exponent and mantissa.
-FARTHING_INLINE f32xw loadw_e8(const uint8_t* p) {
-  typedef uint8_t u8xw __attribute__((vector_size(kWide)));
-  u8xw v;
-  memcpy(&v, p, sizeof v);
-  return recast<f32xw>((__builtin_convertvector(v, i32xw) << 20) + ((127 - 23) << 23));
-}
+FARTHING_INLINE f32xw loadw_e8(const uint8_t* p) { return recast<f32xw>((loadw_u8(p) << 20) + ((127 - 23) << 23)); }
 FARTHING_INLINE f32xw loadw_f16(const uint8_t* p) { return loadw_f16(reinterpret_cast<const uint16_t*>(p)); }
 
 // A kind's BlockShape, and where its blocks lie in a panel.
@@ -77,10 +88,10 @@ struct Block {
 alignas(16) constexpr uint8_t kIq4nlTable[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241};
 alignas(16) constexpr uint8_t kC3Table[16] = {1, 52, 86, 115, 141, 170, 204, 255};
 
-// The codes of step s of the block whose vectors begin at w, as they are multiplied.
-template <Packed K, int s>
+// The codes of step s of a block whose vectors begin at w, as they are multiplied.
+template <int kBits, Table kTable, int s>
 FARTHING_INLINE Codes codes_of_step(const uint8_t* w) {
-  constexpr int kBits = Block<K>::kBits, kVector = 4 * kPanel;
+  constexpr int kVector = 4 * kPanel;
   Codes v;
   if constexpr (kBits == 8) {
     v = load_codes(w + kVector * s);
@@ -92,8 +103,8 @@ FARTHING_INLINE Codes codes_of_step(const uint8_t* w) {
     v = bits_of<s / 2 * 2, 3>(load_codes(w + kVector * (s % 2)));
     if constexpr (kBits == 3) v = with_bits<s - 2, 4>(v, load_codes(w + kVector * 2));
   }
-  if constexpr (Block<K>::kShape.table == Table::iq4_nl) v = look_up(kIq4nlTable, v);
-  if constexpr (Block<K>::kShape.table == Table::c3) v = look_up(kC3Table, v);
+  if constexpr (kTable == Table::iq4_nl) v = look_up(kIq4nlTable, v);
+  if constexpr (kTable == Table::c3) v = look_up(kC3Table, v);
   return v;
 }
 
@@ -114,22 +125,20 @@ FARTHING_INLINE Scales<Block<K>::kParts> scales_of(const uint8_t* super, const u
   } else if constexpr (kind == Scaling::e8 || kind == Scaling::e8_zero) {
     out.scale[0] = loadw_e8(p);
     constexpr float step = 1.0f / (1 << (8 - Block<K>::kBits));
-    if constexpr (kind == Scaling::e8_zero) out.minimum[0] = loadw_u8(p + kPanel) * splatw(-step) * out.scale[0];
+    if constexpr (kind == Scaling::e8_zero) out.minimum[0] = to_f32(loadw_u8(p + kPanel)) * splatw(-step) * out.scale[0];
   } else if constexpr (kind == Scaling::super_f16) {
     out.scale[0] = loadw_f16(super);
   } else if constexpr (kind == Scaling::super_s8) {
-    for (int part = 0; part < Block<K>::kParts; ++part) out.scale[part] = loadw_f16(super) * loadw_s8(p + part * kPanel);
+    for (int part = 0; part < Block<K>::kParts; ++part)
+      out.scale[part] = loadw_f16(super) * to_f32(loadw_s8(p + part * kPanel));
   } else if constexpr (kind == Scaling::super_u8) {
-    out.scale[0] = loadw_f16(super) * loadw_u8(p);
-    out.minimum[0] = -(loadw_f16(super + 2 * kPanel) * loadw_u8(p + kPanel));
+    out.scale[0] = loadw_f16(super) * to_f32(loadw_u8(p));
+    out.minimum[0] = -(loadw_f16(super + 2 * kPanel) * to_f32(loadw_u8(p + kPanel)));
   } else {
-    typedef uint8_t u8xw __attribute__((vector_size(kWide)));
     for (int part = 0; part < Block<K>::kParts; ++part) {
-      u8xw both;
-      memcpy(&both, p + part * kPanel, sizeof both);
-      const i32xw v = __builtin_convertvector(both, i32xw);
-      out.scale[part] = loadw_f16(super) * __builtin_convertvector(v & 15, f32xw);
-      out.minimum[part] = -(loadw_f16(super + 2 * kPanel) * __builtin_convertvector(v >> 4, f32xw));
+      const i32xw both = loadw_u8(p + part * kPanel);
+      out.scale[part] = loadw_f16(super) * to_f32(both & 15);
+      out.minimum[part] = -(loadw_f16(super + 2 * kPanel) * to_f32(both >> 4));
     }
   }
   return out;
@@ -148,12 +157,12 @@ void unpack(const uint8_t* panel, int64_t first, int64_t n, float* out) {
     for (int64_t b = first / kQuantBlock; b < (first + n) / kQuantBlock; ++b, out += kPanel * kQuantBlock) {
       const uint8_t* const block = B::at(panel, b);
       const auto scales = scales_of<K>(B::super(panel, b), block);
-      unrolled<8>([&](auto s) {
-        const i32xw v = recast<i32xw>(codes_of_step<K, decltype(s)::value>(block + B::kHeader));
+      unrolled<8>([&](auto s) FARTHING_INLINE_BODY {
+        const i32xw v = recast<i32xw>(codes_of_step<B::kBits, B::kShape.table, decltype(s)::value>(block + B::kHeader));
         const int part = s / (8 / B::kParts);
         for (int c = 0; c < 4; ++c) {
           const i32xw code = ((v >> (8 * c)) & 255) - B::kZero;
-          storew(out + kPanel * (4 * s + c), fmadd(__builtin_convertvector(code, f32xw), scales.scale[part], scales.minimum[part]));
+          storew(out + kPanel * (4 * s + c), fmadd(to_f32(code), scales.scale[part], scales.minimum[part]));
         }
       });
     }

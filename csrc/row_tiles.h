@@ -1,8 +1,8 @@
 // The inner loops of integer products with few tokens: rows across the lanes, products summed in 16 bits as far as that
 // goes. The arithmetic of an output is the same with one token and with many, operation for operation (law 1).
 #pragma once
-#include "expanded.h"
 #include "product_tiles.h"
+#include "tile_weights.h"
 
 namespace farthing {
 namespace FARTHING_ISA {
@@ -35,6 +35,18 @@ struct Running {
   }
 };
 
+template <int kMost>
+struct Planes {
+  Codes of[planes_of(kMost)];
+};
+template <int kMost>
+FARTHING_INLINE Planes<kMost> in_planes(Codes v) {
+  if constexpr (planes_of(kMost) == 2)
+    return {{bits_of<0, 15>(v), bits_of<4, 15>(v)}};
+  else
+    return {{v}};
+}
+
 // One token: the whole dot product with each row of a panel, which is unpacked on the way.
 template <Packed K>
 __attribute__((noinline)) f32x8 lone_token(const uint8_t* panel, int64_t cols, const ActivationBlock<1>* x) {
@@ -46,10 +58,9 @@ __attribute__((noinline)) f32x8 lone_token(const uint8_t* panel, int64_t cols, c
 #pragma GCC unroll 9
     for (int line = 0; line < B::kBytes; line += 64) __builtin_prefetch(block + kPrefetchBytes + line);
     Running<B::kMostCode> running[B::kParts];
-    unrolled<8>([&](auto s) {
-      const Codes v = codes_of_step<K, decltype(s)::value>(block + B::kHeader);
-      const Codes halves[2] = {B::kMostCode > 63 ? bits_of<0, 15>(v) : v, bits_of<4, 15>(v)};
-      running[s / kSteps].template add<s % kSteps, kSteps>(halves, splat_four(x->codes[s][0]));
+    unrolled<8>([&](auto s) FARTHING_INLINE_BODY {
+      const auto codes = in_planes<B::kMostCode>(codes_of_step<B::kBits, B::kShape.table, decltype(s)::value>(block + B::kHeader));
+      running[s / kSteps].template add<s % kSteps, kSteps>(codes.of, splat_four(x->codes[s][0]));
     });
     const auto scales = scales_of<K>(B::super(panel, b), block);
     for (int part = 0; part < B::kParts; ++part) {
@@ -64,40 +75,43 @@ __attribute__((noinline)) f32x8 lone_token(const uint8_t* panel, int64_t cols, c
 }
 
 // Tokens of a tile: as many as keep all sums in 16 registers.
-template <class E>
-constexpr int kRowTokens = steps_in_16_bits(E::kMostCode) == 8 && E::kPlanes == 1 ? 6 : 4;
+constexpr int row_tokens(int most_code) { return steps_in_16_bits(most_code) == 8 && planes_of(most_code) == 1 ? 6 : 4; }
 
-// T tokens x 8 rows of an expanded panel of n blocks, rows across the lanes: out[t] = the whole dot product of token t with
-// each row. Not inlined, so that two pointers reach everything at fixed distances.
-template <class E, int T, int G>
-__attribute__((noinline)) void row_tile(const E* w, int64_t n, int zero, const ActivationBlock<G>* x, f32x8* out) {
-  constexpr int kSteps = 8 / E::kParts;
-  const E* const end = w + n;
+// T tokens x 8 rows, rows across the lanes: out[t] = the whole dot product of token t with each row of the panel. Not
+// inlined, so that few pointers reach everything at fixed distances.
+template <class L, int T, int G>
+__attribute__((noinline)) void row_tile(const TileWeights<L::kParts>& weights, const ActivationBlock<G>* x, f32x8* out) {
+  constexpr int kSteps = 8 / L::kParts;
+  const uint8_t* w = weights.codes;
+  const BlockScales<L::kParts>* scales = weights.scales;
   f32x8 acc[T];
 #pragma GCC unroll 8
   for (int t = 0; t < T; ++t) acc[t] = zero8();
-  for (; w != end; ++w, ++x) {
-#pragma GCC unroll 2
-    for (int part = 0; part < E::kParts; ++part) {
-      Running<E::kMostCode> running[T];
-      unrolled<kSteps>([&](auto j) {
-        const int s = part * kSteps + j;
-        Codes codes[E::kPlanes];
-        for (int plane = 0; plane < E::kPlanes; ++plane) codes[plane] = load_codes(w->codes[plane][s][0]);
+  for (int64_t b = 0; b < weights.num_blocks; ++b, ++x, ++scales) {
+#pragma GCC unroll 9
+    for (int line = 0; line < L::kBits * kPanel * 4; line += 64) __builtin_prefetch(w + kPrefetchBytes + line);
+    unrolled<L::kParts>([&](auto part) FARTHING_INLINE_BODY {
+      Running<L::kMostCode> running[T];
+      unrolled<kSteps>([&](auto j) FARTHING_INLINE_BODY {
+        constexpr int s = decltype(part)::value * kSteps + decltype(j)::value;
+        const auto codes = in_planes<L::kMostCode>(codes_of_step<L::kBits, L::kTable, s>(w));
 #pragma GCC unroll 8
-        for (int t = 0; t < T; ++t) running[t].template add<decltype(j)::value, kSteps>(codes, splat_four(x->codes[s][t]));
+        for (int t = 0; t < T; ++t)
+          running[t].template add<decltype(j)::value, kSteps>(codes.of, splat_four(x->codes[s][t]));
       });
-      const f32x8 scale = load8(w->scale[part]), minimum = load8(w->minimum[part]);
+      const f32x8 scale = tile_scale<L>(w, *scales, part), minimum = tile_minimum<L>(w, *scales, part);
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t) {
-        const i32x8 dot = running[t].dot - zero * (E::kParts == 1 ? x->sum[t] : x->sum16[part][t]);
+        i32x8 dot = running[t].dot;
+        if constexpr (!L::kHasMinimum) dot -= weights.zero * (L::kParts == 1 ? x->sum[t] : x->sum16[part][t]);
         acc[t] = fmadd(__builtin_convertvector(dot, f32x8), scale * splat(x->scale[t]), acc[t]);
-        if constexpr (E::kHasMinimum) {
-          const float sum = E::kParts == 1 ? x->scaled_sum[t] : x->scale[t] * static_cast<float>(x->sum16[part][t]);
+        if constexpr (L::kHasMinimum) {
+          const float sum = L::kParts == 1 ? x->scaled_sum[t] : x->scale[t] * static_cast<float>(x->sum16[part][t]);
           acc[t] = fmadd(minimum, splat(sum), acc[t]);
         }
       }
-    }
+    });
+    w = weights.next(w, b);
   }
 #pragma GCC unroll 8
   for (int t = 0; t < T; ++t) out[t] = acc[t];

@@ -4,6 +4,7 @@
 // own instruction: 140 instructions for 24 tokens x 2 rows x 32 columns, where rows across the lanes take 204. The
 // arithmetic of one output is the same, operation for operation (law 1).
 #pragma once
+#include "expanded.h"
 #include "row_tiles.h"
 
 namespace farthing {
@@ -29,7 +30,7 @@ __attribute__((noinline)) void token_tile(const E* w, const TokenBlock* const* g
 #pragma GCC unroll 2
     for (int part = 0; part < kParts; ++part) {
       Running<E::kMostCode> running[R][V];
-      unrolled<kSteps>([&](auto j) {
+      unrolled<kSteps>([&](auto j) FARTHING_INLINE_BODY {
         const int s = part * kSteps + j;
 #pragma GCC unroll 4
         for (int r = 0; r < R; ++r) {
@@ -49,7 +50,8 @@ __attribute__((noinline)) void token_tile(const E* w, const TokenBlock* const* g
         for (int v = 0; v < V; ++v) {
           i32x8 of_codes;
           memcpy(&of_codes, kParts == 1 ? x[v]->sum : x[v]->sum16[part], 32);
-          const i32x8 dot = running[r][v].dot - zero * of_codes;
+          i32x8 dot = running[r][v].dot;
+          if constexpr (!E::kHasMinimum) dot -= zero * of_codes;
           const f32x8 x_scale = load8(x[v]->scale);
           sum[r][v] = fmadd(__builtin_convertvector(dot, f32x8), scale * x_scale, sum[r][v]);
           if constexpr (E::kHasMinimum) {
@@ -68,14 +70,14 @@ __attribute__((noinline)) void token_tile(const E* w, const TokenBlock* const* g
 }
 
 template <class E>
-constexpr int kTokenVectors = kRowTokens<E> == 6 ? 3 : 2;  // of a tile, at most
+constexpr int kTokenVectors = row_tokens(E::kMostCode) == 6 ? 3 : 2;  // of a tile, at most
 
 // P expanded panels times V vectors of tokens: acc [P][8 rows][V * 8]. Columns go in pieces that stay in the first-level
 // cache, so that all rows share one reading of them.
 template <class E, int V>
 inline void token_tiles(const E* w, int64_t num_panels, const TokenBlock* const* groups, int64_t num_blocks, int zero,
                         float* acc) {
-  constexpr int R = V == 1 && kRowTokens<E> == 6 ? 4 : 2;
+  constexpr int R = V == 1 && kTokenVectors<E> == 3 ? 4 : 2;
   constexpr int64_t kPiece = 12;  // blocks: 3 vectors of tokens in 15 KB, two panels in 8
   for (int64_t b = 0; b < num_blocks; b += kPiece) {
     const int64_t n = num_blocks - b < kPiece ? num_blocks - b : kPiece;

@@ -95,10 +95,9 @@ def test_both_readers_find_what_was_written(tmp_path: Path, format: str) -> None
         ("q2_k", "MOSTLY_Q2_K"),
         ("tq2_0", "MOSTLY_TQ2_0"),
         ("q4", "GUESSED"),
-        (None, "GUESSED"),
     ],
 )
-def test_file_type(format: str | None, name: str) -> None:
+def test_file_type(format: str, name: str) -> None:
     value = gguf_values({}, format)["general.file_type"]
     assert struct.unpack("<II", value) == (gguf.GGUFValueType.UINT32, gguf.LlamaFileType[name])
 

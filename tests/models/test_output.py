@@ -26,7 +26,7 @@ def write(source: Checkpoint, output: Path, format: str | None = None, **more: Q
         tensors = {n: t if t.rows == 1 or t.cols % 32 else requantize(t, format) for n, t in tensors.items()}
     shapes = {name: (t.format, t.rows, t.cols) for name, t in tensors.items()}
     infos = output_tensors(source, shapes, output_kind(source, output))
-    with open_output(source, output, infos, format) as sink:
+    with open_output(source, output, infos, format or "f32") as sink:
         for name in reversed(tensors):  # any order
             sink.put(name, tensors[name])
 
@@ -146,7 +146,7 @@ def test_a_full_disk_and_an_interrupt_leave_nothing(tmp_path: Path, out: str, mo
     shapes = {name: (t.format, t.rows, t.cols) for name, t in source.tensors.items()}
     infos = output_tensors(source, shapes, output_kind(source, tmp_path / out))
 
-    with pytest.raises(KeyboardInterrupt), open_output(source, tmp_path / out, infos, None):
+    with pytest.raises(KeyboardInterrupt), open_output(source, tmp_path / out, infos, "f32"):
         raise KeyboardInterrupt
     assert [p.name for p in tmp_path.iterdir()] == ["in.gguf"]
 
@@ -156,7 +156,7 @@ def test_a_full_disk_and_an_interrupt_leave_nothing(tmp_path: Path, out: str, mo
     monkeypatch.setattr(os, "posix_fallocate", full)
     with (
         pytest.raises(InvalidRequest, match=r"cannot be written \(No space left on device\); .* MB are needed"),
-        open_output(source, tmp_path / out, infos, None),
+        open_output(source, tmp_path / out, infos, "f32"),
     ):
         pytest.fail("the work began")
     assert [p.name for p in tmp_path.iterdir()] == ["in.gguf"]

@@ -21,6 +21,23 @@ def windows(vocab_size: int) -> list[list[int]]:
     return [[int(i) for i in row] for row in RNG.integers(0, vocab_size, (NUM_WINDOWS, LENGTH))]
 
 
+class Inputs:
+    """A tap that keeps the rows that each weight met, and the names of those of which it saw all at once."""
+
+    def __init__(self) -> None:
+        self.parts: dict[str, list[F32]] = {}
+        self.are_all: set[str] = set()
+
+    def see(self, rows: F32) -> object:
+        return rows.copy()
+
+    def take(self, weights: tuple[str, ...], seen: object, is_all: bool) -> None:
+        assert isinstance(seen, np.ndarray)
+        for weight in weights:
+            self.parts.setdefault(weight, []).append(seen)
+            self.are_all |= {weight} if is_all else set()
+
+
 @pytest.mark.parametrize("name", SMALL + SPARSE)
 def test_logits_are_the_references(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("farthing.tuning.forward.CHUNK_TOKENS", 2 * LENGTH)  # several chunks, the last one shorter
@@ -47,11 +64,7 @@ def test_statistics_reproduce_what_the_weights_do(name: str) -> None:
     plan = model.plan()
     energies: dict[str, float] = {}
     rows: dict[str, int] = {}
-    inputs: dict[str, list[F32]] = {}
-
-    def tap(names: tuple[str, ...], x: F32, _is_all: bool) -> None:
-        for weight in names:
-            inputs.setdefault(weight, []).append(x.copy())
+    inputs = Inputs()
 
     def consume(names: tuple[str, ...], statistics: object) -> None:
         for weight in names:
@@ -64,9 +77,9 @@ def test_statistics_reproduce_what_the_weights_do(name: str) -> None:
     for forward in (plain, observed):
         forward.embed(plan.tensors)
     for index in range(plain.num_layers):
-        plain.layer(index, plan.tensors, tap)
+        plain.layer(index, plan.tensors, inputs)
         observe_layer(observed, index, plan.tensors, consume)
-    plain.head_inputs(plan.tensors, tap)
+    plain.head_inputs(plan.tensors, inputs)
     observe_head(observed, plan.tensors, consume)
 
     np.testing.assert_array_equal(plain.stream, observed.stream)
@@ -74,7 +87,7 @@ def test_statistics_reproduce_what_the_weights_do(name: str) -> None:
     head = {"embed"} if model.config.is_tied_head else {"embed", "head"}
     unseen = {n for n in matrices - energies.keys() if ".experts." in n}  # no token chose them
     assert energies.keys() == matrices - unseen - (set() if model.config.is_tied_head else {"embed"}), head
-    for weight, parts in inputs.items():
+    for weight, parts in inputs.parts.items():
         x = np.concatenate(parts).astype(np.float64)
         w = as_float32(plan.tensors[weight]).astype(np.float64)
         assert rows[weight] == len(x)
@@ -85,28 +98,20 @@ def test_statistics_reproduce_what_the_weights_do(name: str) -> None:
 def test_experts_see_the_rows_that_chose_them(name: str) -> None:
     model = load_model(GOLDEN / name)
     plan = model.plan()
-    seen: dict[str, int] = {}
-    routed: list[F32] = []
-
-    def tap(names: tuple[str, ...], x: F32, is_all: bool) -> None:
-        for weight in names:
-            assert is_all == (".experts." in weight)
-            seen[weight] = seen.get(weight, 0) + len(x)
-        if names[0].endswith(".router"):
-            routed.append(x @ as_float32(plan.tensors[names[0]]).T)
-
+    inputs = Inputs()
     forward = Forward(plan, windows(model.config.vocab_size))
     forward.embed(plan.tensors)
     moe = next(op for op in plan.ops if isinstance(op, Moe))
     layer = int(moe.gates[0].split(".")[1])
     for index in range(layer + 1):
-        seen.clear()
-        routed.clear()
-        forward.layer(index, plan.tensors, tap)
-    experts, _ = route(np.concatenate(routed), moe.rule)
+        inputs.parts.clear()
+        forward.layer(index, plan.tensors, inputs)
+    assert inputs.are_all == {name for name in inputs.parts if ".experts." in name}
+    router = f"layers.{layer}.router"
+    experts, _ = route(np.concatenate(inputs.parts[router]) @ as_float32(plan.tensors[router]).T, moe.rule)
     for expert, (gate, up, down) in enumerate(zip(moe.gates, moe.ups, moe.downs, strict=True)):
         expected = int((experts == expert).sum())
-        assert [seen.get(n, 0) for n in (gate, up, down)] == [expected] * 3
+        assert [sum(map(len, inputs.parts.get(n, []))) for n in (gate, up, down)] == [expected] * 3
 
 
 def test_other_weights_may_be_given() -> None:

@@ -30,7 +30,6 @@ def test_what_cannot_be(options: dict[str, object], message: str) -> None:
 def test_defaults() -> None:
     job = QuantizeJob()
     assert (job.budget, job.method_with(True), job.method_with(False)) == (4.5, "gptq", "search")
-    assert QuantizeJob(format="q4").budget is None
     assert QuantizeJob(bits=3.5).budget == 3.5
     with pytest.raises(InvalidRequest, match="method gptq needs a text"):
         QuantizeJob(method="gptq").method_with(False)

@@ -14,10 +14,11 @@ from farthing.models.opening import open_checkpoint
 from farthing.quant import requantize
 from farthing.report.quality import Piece, divergence, kl_divergences
 from farthing.report.score import Scorer
-from farthing.tuning.choose import OWN_MIXTURE, mixed_formats, one_format
+from farthing.tuning.choose import OWN_MIXTURE, Mixture, one_format
 from farthing.tuning.divergence import compare
 from farthing.tuning.forward import Forward
 from farthing.tuning.job import QuantizeJob
+from farthing.tuning.losses import expected_losses
 from farthing.tuning.run import quantize_model
 from farthing.tuning.sensitivity import measure_sensitivity, units_of
 from tests.models.small import GOLDEN, write_as_gguf
@@ -45,7 +46,7 @@ def test_calibrated_folder(tmp_path: Path, name: str, options: dict[str, object]
     assert result.divergence is not None
     assert 0 < result.divergence.kl_divergence < (2 if options.get("format") == "q3" else 0.2)
     assert result.num_calibration_tokens == 1024
-    expected = ["quantizing", "measuring the result"]
+    expected = ["quantizing (million weights)", "measuring the result"]
     if "bits" in options:
         assert result.bits_per_weight <= 5.0
         expected = ["calibrating", "measuring sensitivity", *expected]
@@ -87,6 +88,23 @@ def test_matrices_that_do_not_fit_keep_their_format(tmp_path: Path) -> None:
     assert open_checkpoint(tmp_path / "out.gguf").tensors["layers.0.experts.0.down"].format == "f32"
 
 
+def test_losses_may_be_used_again(tmp_path: Path) -> None:
+    write_as_gguf("llama", tmp_path / "in.gguf")
+    first = quantize_model(tmp_path / "in.gguf", tmp_path / "a.safetensors", QuantizeJob(bits=5), TEXT)
+    stages: set[str] = set()
+    again = quantize_model(
+        tmp_path / "in.gguf",
+        tmp_path / "b.safetensors",
+        QuantizeJob(bits=5),
+        TEXT,
+        losses=first.losses,
+        tick=lambda stage, _, __: stages.add(stage),
+    )
+    assert stages == {"quantizing (million weights)", "measuring the result"}
+    assert again == first
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
 def test_a_budget_that_cannot_be(tmp_path: Path) -> None:
     write_as_gguf("mixtral", tmp_path / "in.gguf")
     with pytest.raises(InvalidRequest, match=r"--bits is 2; the smallest formats there take \d+\.\d+ bits"):
@@ -103,12 +121,17 @@ def test_budgets_are_kept_and_spent_where_it_counts() -> None:
     plan = build_plan(checkpoint.config, tensors)
     num_weights = sum(t.rows * t.cols for t in tensors.values())
     texts = [[int(i) for i in row] for row in np.random.default_rng(1).integers(0, 300, (2, 64))]
+    mixture = Mixture.of(tensors, OWN_MIXTURE)
+    assert mixture.num_weights == num_weights
     for windows in ((), texts):
+        losses = expected_losses(plan, mixture.units, OWN_MIXTURE, windows)
         for budget in (2.75, 3.5, 4.5, 6.0):
-            formats = mixed_formats(plan, tensors, budget, 0, OWN_MIXTURE, windows)
+            formats = mixture.choose(losses, budget)
             spent = sum(t.rows * row_bytes(formats[n], t.cols) for n, t in tensors.items())
             assert budget - 0.5 < 8 * spent / num_weights <= budget
             assert all(formats[n] == "f32" for n, t in tensors.items() if t.rows == 1)
+        dear = {**losses, "layers.1.v": {f: 1e6 * loss for f, loss in losses["layers.1.v"].items()}}
+        assert mixture.choose(dear, 4.5)["layers.1.v"] == "q8_0"
 
 
 def test_sensitivity_is_the_divergence_with_one_matrix_replaced() -> None:
@@ -116,8 +139,7 @@ def test_sensitivity_is_the_divergence_with_one_matrix_replaced() -> None:
     plan = model.plan()
     texts = [tuple(int(i) for i in row) for row in np.random.default_rng(1).integers(0, 300, (2, 48))]
     units = units_of(open_checkpoint(GOLDEN / "qwen2").tensors)
-    probes = dict.fromkeys((u.name for u in units), "q3")
-    found = measure_sensitivity(plan, units, probes, texts)
+    found = measure_sensitivity(plan, units, texts)
     assert found.keys() == {u.name for u in units}
     assert "embed" in found
     for unit in (units[0], units[3], units[-1]):

@@ -1,5 +1,6 @@
 """`farthing quantize SRC -o OUT --bits 3.5 --calibrate TEXT`: a model with its weights in fewer bits."""
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,8 @@ import typer
 from farthing.cli._output import JsonOption, emit, progress
 
 if TYPE_CHECKING:
-    from farthing.tuning.run import Quantized, Tick
+    from farthing.tuning.losses import Tick
+    from farthing.tuning.run import Quantized
 
 __all__ = ["EXAMPLE", "quantize"]
 
@@ -59,6 +61,9 @@ def quantize(
     ggml's go into a .gguf, which llama.cpp loads too; all go into a .safetensors. With a text, what is written is also
     measured: KL divergence and top-1 agreement with the source on windows that were not calibrated on.
     """
+    # Before NumPy is imported: the work is shared among threads by farthing, and BLAS's own would wait for each other.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
     from farthing.models.hub import find_model
     from farthing.tuning.job import QuantizeJob
     from farthing.tuning.run import quantize_model
@@ -74,6 +79,9 @@ def quantize(
 
 def _bars(bar: Any) -> "Tick":
     """A bar for each stage, with the time that is left."""
+    from rich.progress import TimeRemainingColumn
+
+    bar.columns = (*bar.columns, TimeRemainingColumn())
     tasks: dict[str, Any] = {}
 
     def tick(stage: str, done: int, total: int) -> None:

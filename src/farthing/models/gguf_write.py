@@ -22,7 +22,7 @@ _FILE_TYPES = {
     "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q2_k": 10, "q3_k": 11, "q4_k": 14,
     "q5_k": 16, "q6_k": 18, "iq4_nl": 25, "iq4_xs": 30, "bf16": 32, "tq2_0": 37,
 }  # fmt: skip
-_GUESSED = 1024  # llama.cpp's flag: the type is not that of one format
+_GUESSED = 1024  # llama.cpp's word for none of these
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class TensorToWrite:
     make: Callable[[], QTensor]
 
 
-def gguf_values(values: Mapping[str, bytes | memoryview], format: str | None) -> dict[str, bytes | memoryview]:
-    """`values` with general.file_type (None: no format has most of the matrices) and general.quantization_version."""
-    kind = _FILE_TYPES.get(format or "", _GUESSED)
+def gguf_values(values: Mapping[str, bytes | memoryview], format: str) -> dict[str, bytes | memoryview]:
+    """`values` with general.file_type of the format that most weights have and general.quantization_version."""
+    kind = _FILE_TYPES.get(format, _GUESSED)
     return {
         **values,
         "general.file_type": struct.pack("<II", _U32, kind),

@@ -89,10 +89,10 @@ def output_tensors(
 
 @contextmanager
 def open_output(
-    source: Checkpoint, output: Path, infos: list[TensorInfo], format: str | None, *, is_overwrite: bool = False
+    source: Checkpoint, output: Path, infos: list[TensorInfo], format: str, *, is_overwrite: bool = False
 ) -> Iterator[ModelSink]:
     """A sink for all parts of `infos`, but the extra tensors, which are put already. The file or folder appears when
-    the block has ended well. `format`: that of most matrices, None where they are mixed.
+    the block has ended well. `format`: that of most weights.
 
     Raises InvalidRequest (exists, cannot be written, a format that a GGUF has no type for), UnsupportedModel.
     """
@@ -115,7 +115,7 @@ def _filled(source: Checkpoint, sink: ModelSink) -> Iterator[ModelSink]:
     sink.check()
 
 
-def _file_layout(source: Checkpoint, kind: OutputKind, infos: list[TensorInfo], format: str | None) -> Layout:
+def _file_layout(source: Checkpoint, kind: OutputKind, infos: list[TensorInfo], format: str) -> Layout:
     assert source.gguf is not None
     metadata = source.gguf.metadata
     if metadata.get("split.count", 1) not in (0, 1):

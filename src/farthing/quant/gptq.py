@@ -38,7 +38,8 @@ def target(grid: Grid, gram: F32) -> Target:
     damped = gram.astype(np.float64)
     damped = (damped + damped.T) / 2
     mean = float(np.diag(damped).mean())
-    damped[np.diag_indices_from(damped)] += DAMPING * mean if mean > 0 else 1.0
+    damped /= mean if mean > 0 else 1.0  # so that no loss overflows
+    damped[np.diag_indices_from(damped)] += DAMPING if mean > 0 else 1.0
     order = _order(grid, np.diag(damped))
     permuted = damped[np.ix_(order, order)]
     return Target(order, permuted.astype(np.float32), measure(permuted))

@@ -20,7 +20,7 @@ from farthing.kernels.formats import dequantize, row_bytes
 from farthing.kernels.plan import QTensor
 from farthing.quant.chosen import Chosen
 from farthing.quant.convert import quantize
-from farthing.quant.gptq import gptq, target
+from farthing.quant.gptq import DAMPING, gptq, target
 from farthing.quant.grid import Grid, grid_of
 from farthing.quant.hqq import hqq
 from farthing.quant.search import search
@@ -88,9 +88,10 @@ def _chooser(grid: Grid, method: str, statistics: Statistics | None) -> Callable
     if method == "gptq":
         ready = target(grid, statistics.gram)
         return lambda weights: gptq(grid, weights, ready)
-    activity = np.diag(statistics.gram).astype(np.float32)
+    activity = np.diag(statistics.gram).astype(np.float64)
+    mean = activity.mean()
     # A column that the text never used keeps a little weight: other texts may use it.
-    importance = activity + np.float32(1e-2) * activity.mean() + np.float32(1e-30)
+    importance = (activity / (mean if mean > 0 else 1.0) + DAMPING).astype(np.float32)
     return lambda weights: search(grid, weights, importance)
 
 

@@ -1,6 +1,7 @@
 """Statistics of every weight's input over a text: the second moments that calibrated methods quantize by."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -20,40 +21,43 @@ Consumer = Callable[[tuple[str, ...], Statistics], None]
 _ROWS = 2048  # whose products are summed in float32 before they are added in float64
 
 
-class _Sum:
-    """x^T x [cols, cols] of rows seen so far."""
-
-    def __init__(self, cols: int) -> None:
-        self.gram: F64 = np.zeros((cols, cols))
-        self.num_tokens = 0
-
-    def add(self, x: F32) -> None:
-        for first in range(0, len(x), _ROWS):
-            part = x[first : first + _ROWS]
-            self.gram += part.T @ part  # of the same array: BLAS computes one half
-        self.num_tokens += len(x)
-
-    def mean(self) -> Statistics:
-        self.gram /= self.num_tokens
-        return Statistics(self.gram.astype(np.float32), self.num_tokens)
+@dataclass(frozen=True)
+class _Seen:
+    gram: F64  # x^T x [cols, cols]
+    num_tokens: int
 
 
 class _Sums:
-    """Of several inputs at once; whoever is complete goes to the consumer and is forgotten."""
+    """A Tap that adds up x^T x of several inputs; whoever is complete goes to the consumer and is forgotten."""
 
     def __init__(self, consume: Consumer) -> None:
         self._consume = consume
-        self._open: dict[tuple[str, ...], _Sum] = {}
+        self._open: dict[tuple[str, ...], _Seen] = {}
 
-    def tap(self, weights: tuple[str, ...], x: F32, is_all: bool) -> None:
-        total = self._open.setdefault(weights, _Sum(x.shape[1]))
-        total.add(x)
+    def see(self, rows: F32) -> _Seen:
+        gram = np.zeros((rows.shape[1],) * 2)
+        for first in range(0, len(rows), _ROWS):
+            part = rows[first : first + _ROWS]
+            gram += part.T @ part  # of the same array: BLAS computes one half
+        return _Seen(gram, len(rows))
+
+    def take(self, weights: tuple[str, ...], seen: object, is_all: bool) -> None:
+        assert isinstance(seen, _Seen)
+        before = self._open.pop(weights, None)
+        if before is not None:
+            seen = _Seen(before.gram + seen.gram, before.num_tokens + seen.num_tokens)
         if is_all:
-            self._consume(weights, self._open.pop(weights).mean())
+            self._finish(weights, seen)
+        else:
+            self._open[weights] = seen
 
     def close(self) -> None:
         for weights in list(self._open):
-            self._consume(weights, self._open.pop(weights).mean())
+            self._finish(weights, self._open.pop(weights))
+
+    def _finish(self, weights: tuple[str, ...], seen: _Seen) -> None:
+        mean = (seen.gram / seen.num_tokens).astype(np.float32)
+        self._consume(weights, Statistics(mean, seen.num_tokens))
 
 
 def observe_layer(forward: Forward, index: int, tensors: Mapping[str, QTensor], consume: Consumer) -> None:
@@ -62,12 +66,12 @@ def observe_layer(forward: Forward, index: int, tensors: Mapping[str, QTensor], 
     Experts that no token chose are never handed on.
     """
     sums = _Sums(consume)
-    forward.layer(index, tensors, sums.tap)
+    forward.layer(index, tensors, sums)
     sums.close()
 
 
 def observe_head(forward: Forward, tensors: Mapping[str, QTensor], consume: Consumer) -> None:
     """The same of the head's weight, after the last layer."""
     sums = _Sums(consume)
-    forward.head_inputs(tensors, sums.tap)
+    forward.head_inputs(tensors, sums)
     sums.close()

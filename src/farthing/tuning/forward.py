@@ -7,8 +7,10 @@ float32's rounding (tests/tuning/test_forward.py).
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
+from threading import Lock
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -34,23 +36,42 @@ from farthing.kernels.plan import (
     SwiGLU,
     View,
 )
+from farthing.tuning.threads import in_order
 
 __all__ = ["Forward", "Tap"]
 
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
 
-# Called with the weights that meet an input, rows of it [n, cols], and whether these are all of them; else more follow
-# before the layer ends.
-Tap = Callable[[tuple[str, ...], F32, bool], None]
+
+class Tap(Protocol):
+    """Looks at the inputs of weights."""
+
+    def see(self, rows: F32) -> object:
+        """What is to be kept of rows [n, cols] of an input. Called from several threads."""
+        ...
+
+    def take(self, weights: tuple[str, ...], seen: object, is_all: bool) -> None:
+        """What was seen of the input that these weights meet, in the order of the text; unless is_all more follows
+        before the layer ends."""
+        ...
 
 
-def no_tap(_weights: tuple[str, ...], _rows: F32, _is_all: bool) -> None:
+class _Blind:
     """Looks at nothing."""
 
+    def see(self, rows: F32) -> object:  # noqa: ARG002
+        return None
 
-CHUNK_TOKENS = 4096  # whole windows that a layer's operations run on at a time
+    def take(self, weights: tuple[str, ...], seen: object, is_all: bool) -> None:
+        pass
+
+
+CHUNK_TOKENS = 2048  # whole windows that a layer's operations run on at a time
+LEAST_EXPONENT = np.float32(-80)  # NumPy's exp takes twenty times as long for what underflows
+QUERIES = 128  # of a window whose scores are held at a time
 HEAD_TOKENS = 256  # whose logits are made at a time
+_BLIND = _Blind()
 _LAYER = re.compile(r"layers\.(\d+)\.")
 
 
@@ -91,9 +112,9 @@ class Forward:
             values = dequantize(rows.reshape(-1), t.format, len(ids), t.cols)
             self._whole[op.dst.buffer][:, op.dst.offset : op.dst.offset + op.dst.width] = np.float32(op.scale) * values
 
-    def layer(self, index: int, tensors: Mapping[str, QTensor], tap: Tap = no_tap) -> None:
-        """Run layer `index` on all windows; tap sees the input of every weight. Of an expert it sees the rows that
-        chose it, all at once; of other weights a chunk at a time."""
+    def layer(self, index: int, tensors: Mapping[str, QTensor], tap: Tap = _BLIND) -> None:
+        """Run layer `index` on all windows; tap sees the input of every weight: of an expert the rows that chose it at
+        once, of other weights a chunk at a time."""
         weights = _Weights(tensors)
         for is_moe, ops in groupby(self._stages[1 + index], lambda op: isinstance(op, Moe)):
             if is_moe:
@@ -106,21 +127,25 @@ class Forward:
     def head_inputs(self, tensors: Mapping[str, QTensor], tap: Tap) -> None:
         """Show the input of the head, a part at a time, and compute nothing of it."""
         for op, x in self._before_head(_Weights(tensors), self.stream):
-            tap((op.weight,), x, False)
+            tap.take((op.weight,), tap.see(x), False)
 
     def logits(self, tensors: Mapping[str, QTensor], rows: npt.NDArray[np.int64] | None = None) -> Iterator[F32]:
         """Logits [n, V] of all tokens, or of the given rows, in order; the stream stays as it is."""
         weights = _Weights(tensors)
-        for op, x in self._before_head(weights, self.stream if rows is None else self.stream[rows]):
-            result = x @ weights[op.weight].T
-            yield result if op.bias is None else result + weights[op.bias]
+
+        def logits(part: tuple[Head, F32]) -> F32:
+            op, x = part
+            result: F32 = x @ weights[op.weight].T
+            return result if op.bias is None else result + weights[op.bias]
+
+        yield from in_order(logits, self._before_head(weights, self.stream if rows is None else self.stream[rows]))
 
     def _before_head(self, weights: "_Weights", stream: F32) -> Iterator[tuple[Head, F32]]:
         *ops, head = self._stages[-1]
         assert isinstance(head, Head), head
         for first in range(0, len(stream), HEAD_TOKENS):
             hidden = stream[first : first + HEAD_TOKENS].copy()
-            chunk = _Chunk(self._plan, {"hidden": hidden}, 1, weights, no_tap)
+            chunk = _Chunk(self._plan, {"hidden": hidden}, 1, weights, _BLIND)
             for op in ops:
                 chunk.do(op)
             yield head, np.ascontiguousarray(chunk.at(head.src))
@@ -128,28 +153,39 @@ class Forward:
     def _chunks(self, ops: tuple[Op, ...], weights: "_Weights", tap: Tap) -> None:
         num_windows, window = self.windows.shape
         step = max(1, CHUNK_TOKENS // window)
-        for first in range(0, num_windows, step):
+
+        def run(first: int) -> _Chunk:
             last = min(first + step, num_windows)
             views = {name: whole[first * window : last * window] for name, whole in self._whole.items()}
             chunk = _Chunk(self._plan, views, last - first, weights, tap)
             for op in ops:
                 chunk.do(op)
+            return chunk
+
+        for chunk in in_order(run, range(0, num_windows, step)):
+            for names, seen in chunk.seen:
+                tap.take(names, seen, False)
 
     def _moe(self, op: Moe, weights: "_Weights", tap: Tap) -> None:
-        """Expert by expert, so that one expert's rows and weights are held at a time."""
+        """Expert by expert, so that few experts' rows and weights are held at a time."""
         chunk = _Chunk(self._plan, self._whole, len(self.windows), weights, tap)
         bias = None if op.selection_bias is None else weights[op.selection_bias][0]
         experts, shares = route(chunk.at(op.logits), op.rule, bias)  # [T, top_k] each
         src, total = chunk.at(op.src), np.zeros_like(chunk.at(op.dst))
-        for expert in range(len(op.gates)):
+        chosen = [e for e in range(len(op.gates)) if (experts == e).any()]
+
+        def run(expert: int) -> tuple[int, npt.NDArray[np.int64], object, object, F32]:
             rows, places = np.nonzero(experts == expert)
-            if len(rows):
-                x, names = src[rows], (op.gates[expert], op.ups[expert])
-                tap(names, x, True)
-                inner = _swiglu(*(x @ weights[name].T for name in names))
-                tap((op.downs[expert],), inner, True)
-                total[rows] += shares[rows, places][:, None] * (inner @ weights[op.downs[expert]].T)
-                weights.forget()
+            own = weights.apart()
+            x = src[rows]
+            inner = _swiglu(*(x @ own[name].T for name in (op.gates[expert], op.ups[expert])))
+            y = shares[rows, places][:, None] * (inner @ own[op.downs[expert]].T)
+            return expert, rows, tap.see(x), tap.see(inner), y
+
+        for expert, rows, of_src, of_inner, y in in_order(run, chosen):
+            total[rows] += y
+            tap.take((op.gates[expert], op.ups[expert]), of_src, True)
+            tap.take((op.downs[expert],), of_inner, True)
         chunk.at(op.dst)[:] += total
 
 
@@ -180,21 +216,24 @@ def _first_weight(op: Op) -> str:
 
 
 class _Weights:
-    """Tensors as float32, unpacked when first used."""
+    """Tensors as float32, unpacked when first used, for several threads."""
 
     def __init__(self, tensors: Mapping[str, QTensor]) -> None:
         self._tensors = tensors
         self._values: dict[str, F32] = {}
+        self._lock = Lock()
 
     def __getitem__(self, name: str) -> F32:
-        if name not in self._values:
-            t = self._tensors[name]
-            self._values[name] = dequantize(t.data, t.format, t.rows, t.cols)
-            forget_mapped(t.data)
-        return self._values[name]
+        with self._lock:
+            if name not in self._values:
+                t = self._tensors[name]
+                self._values[name] = dequantize(t.data, t.format, t.rows, t.cols)
+                forget_mapped(t.data)
+            return self._values[name]
 
-    def forget(self) -> None:
-        self._values.clear()
+    def apart(self) -> "_Weights":
+        """The same tensors, to be forgotten sooner."""
+        return _Weights(self._tensors)
 
 
 class _Chunk:
@@ -205,6 +244,7 @@ class _Chunk:
         self.buffers = dict(views)
         self.num_tokens = len(next(iter(views.values())))
         self.keys_and_values: tuple[F32, F32] | None = None
+        self.seen: list[tuple[tuple[str, ...], object]] = []
 
     def at(self, view: View) -> F32:
         """The columns of a view [T, width], writable."""
@@ -241,7 +281,7 @@ class _Chunk:
 
     def linear(self, op: Linear) -> None:
         x, dst, first = np.ascontiguousarray(self.at(op.src)), self.at(op.dst), 0
-        self.tap(op.weights, x, False)
+        self.seen.append((op.weights, self.tap.see(x)))
         for name, bias in zip(op.weights, op.biases, strict=True):
             weight = self.weights[name]
             y = x @ weight.T
@@ -271,19 +311,32 @@ class _Chunk:
         q, dst = self.at(op.q), self.at(op.dst)
         head_dim = q.shape[1] // op.num_heads
         num_kv_heads = kv_width // head_dim
-        later = np.triu(np.full((window, window), -np.inf, np.float32), 1)  # [queries, keys]
         for i in range(self.num_windows):
             rows = slice(i * window, (i + 1) * window)
             keys, values = (
-                side[rows].reshape(window, num_kv_heads, head_dim).transpose(1, 0, 2) for side in self.keys_and_values
-            )  # [kv heads, W, d]
+                np.ascontiguousarray(side[rows].reshape(window, num_kv_heads, 1, head_dim).transpose(1, 2, 0, 3))
+                for side in self.keys_and_values
+            )  # [kv heads, 1, W, d]
             heads = q[rows].reshape(window, num_kv_heads, -1, head_dim).transpose(1, 2, 0, 3)  # [kv heads, group, W, d]
-            scores = (heads * np.float32(op.scale)) @ keys[:, None].swapaxes(2, 3)  # [kv heads, group, W, W]
-            scores += later
-            scores -= scores.max(axis=3, keepdims=True)
-            np.exp(scores, out=scores)
-            scores /= scores.sum(axis=3, keepdims=True)
-            dst[rows] = (scores @ values[:, None]).transpose(2, 0, 1, 3).reshape(window, -1)
+            heads = heads * np.float32(op.scale)
+            for first in range(0, window, QUERIES):
+                last = min(first + QUERIES, window)
+                attended = _attend(heads[:, :, first:last], keys[:, :, :last], values[:, :, :last])
+                dst[rows][first:last] = attended.transpose(2, 0, 1, 3).reshape(last - first, -1)
+
+
+def _attend(q: F32, keys: F32, values: F32) -> F32:
+    """Attention of the last n positions [kv heads, group, n, d] to all so far [kv heads, 1, m, d]."""
+    scores = q @ keys.swapaxes(2, 3)  # [kv heads, group, n, m]
+    n, m = scores.shape[2:]
+    latest = scores[..., m - n :]
+    latest += np.triu(np.full((n, n), -np.inf, np.float32), 1)
+    scores -= scores.max(axis=3, keepdims=True)
+    np.maximum(scores, LEAST_EXPONENT, out=scores)
+    np.exp(scores, out=scores)
+    latest *= np.tri(n, dtype=np.float32)
+    result: F32 = (scores @ values) / scores.sum(axis=3, keepdims=True)
+    return result
 
 
 def _sigmoid(x: F32) -> F32:

@@ -1,5 +1,6 @@
 """What is asked of a quantization: formats or bits, the method, the text."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,9 +53,9 @@ class QuantizeJob:
             raise InvalidRequest(f"--seed is {self.seed}; allowed: 0 or more")
 
     @property
-    def budget(self) -> float | None:
-        """Bits per weight where formats are to be mixed."""
-        return None if self.format is not None else self.bits if self.bits is not None else DEFAULT_BITS
+    def budget(self) -> float:
+        """Bits per weight, where no format is given."""
+        return DEFAULT_BITS if self.bits is None else self.bits
 
     def method_with(self, has_text: bool) -> str:
         """The method to use. Raises InvalidRequest for one that needs a text that is not there."""
@@ -106,10 +107,10 @@ def read_calibration(given: str, tokenizer: Tokenizer, longest: int, job: Quanti
 
 def _text(given: str) -> bytes:
     try:
-        path = Path(given).expanduser()
+        path = Path(os.path.expanduser(given))
         if path.is_file():
             return path.read_bytes()
-    except (OSError, ValueError, RuntimeError):  # a long text is no path
+    except (OSError, ValueError):  # a long text is no path
         pass
     if not given.strip() or not any(letter.isspace() for letter in given.strip()):
         raise InvalidRequest(f"--calibrate {given[:80]!r}: no such file, and no text; give a file of text")

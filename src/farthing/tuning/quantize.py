@@ -13,12 +13,14 @@ from farthing.quant.methods import METHODS_WITH_STATISTICS, Statistics, quantize
 from farthing.tuning.calibrate import observe_head, observe_layer
 from farthing.tuning.forward import Forward
 from farthing.tuning.job import Windows
+from farthing.tuning.threads import in_order, num_workers
 
 __all__ = ["Overlay", "Put", "fallback", "quantize_all", "quantize_calibrated", "quantize_tensor"]
 
 Put = Callable[[str, QTensor], None]  # takes each tensor once, when it is made
 
 _MOST_WEIGHTS = 1 << 23  # of a matrix's rows that are quantized together
+_ROWS = 512  # as in quant.methods
 _PLAIN = ("f32", "f16", "bf16", "q8_0")  # so fine that no method beats rounding
 
 
@@ -38,17 +40,27 @@ def quantize_tensor(
             method = fallback(method)
         old_bytes = row_bytes(tensor.format, tensor.cols)
         data = np.empty(tensor.rows * row_bytes(format, tensor.cols), np.uint8).reshape(tensor.rows, -1)
-        step = max(1, _MOST_WEIGHTS // tensor.cols)
-        for first in range(0, tensor.rows, step):
+
+        def quantized(first: int) -> tuple[int, QTensor]:
             rows = min(step, tensor.rows - first)
             raw = tensor.data[first * old_bytes : (first + rows) * old_bytes]
             values = dequantize(raw, tensor.format, rows, tensor.cols)
-            made = quantize_matrix(values, format, method, statistics)
-            data[first : first + rows] = made.data.reshape(rows, -1)
+            return first, quantize_matrix(values, format, method, statistics)
+
+        step = _rows_together(tensor)
+        for first, made in in_order(quantized, range(0, tensor.rows, step)):
+            data[first : first + made.rows] = made.data.reshape(made.rows, -1)
     except InvalidRequest as error:
         raise InvalidRequest(f"tensor {name!r}: {error}") from None
     forget_mapped(tensor.data)
     return QTensor(format, tensor.rows, tensor.cols, data.reshape(-1))
+
+
+def _rows_together(tensor: QTensor) -> int:
+    """Enough to share what a method prepares from the statistics, few enough for all cores and for memory. A multiple
+    of what `quantize_matrix` works on at once: so the result does not depend on the number of cores."""
+    shared = -(-tensor.rows // num_workers())
+    return max(1, min(shared, _MOST_WEIGHTS // tensor.cols) // _ROWS) * _ROWS
 
 
 def quantize_all(
@@ -84,11 +96,12 @@ def quantize_calibrated(
     windows: Windows,
     put: Put,
     tick: Callable[[int], None],
-    *,
-    is_sequential: bool = True,
 ) -> None:
-    """`quantize_all` with statistics of `windows`. is_sequential: what a layer meets comes out of the layers before it
-    as they are quantized already, so that a later one can make good an earlier one's error; the layer runs twice.
+    """`quantize_all` with statistics of `windows`.
+
+    What a layer meets comes out of the layers before it as they are quantized already, so that a later one can make
+    good an earlier one's error; so each layer runs twice. (Of SmolLM2 in q3 by GPTQ it takes 1.4 % off the KL
+    divergence from the source.)
     """
     forward = Forward(plan, windows.calibration)
     forward.embed(plan.tensors)
@@ -107,11 +120,10 @@ def quantize_calibrated(
         def consume(names: tuple[str, ...], statistics: Statistics, made: dict[str, QTensor] = made) -> None:
             made.update({name: make(name, statistics) for name in names})
 
-        before = forward.stream.copy() if is_sequential else None
+        before = forward.stream.copy()
         observe_layer(forward, index, plan.tensors, consume)
-        if before is not None:
-            forward.stream = before
-            forward.layer(index, Overlay(made, plan.tensors))
+        forward.stream = before
+        forward.layer(index, Overlay(made, plan.tensors))
 
     def consume_head(names: tuple[str, ...], statistics: Statistics) -> None:
         for name in names:

@@ -13,14 +13,13 @@ from farthing.models.opening import Checkpoint, open_checkpoint
 from farthing.models.output import check_output, extra_tensors, open_output, output_kind, output_tensors
 from farthing.quant.rotate import rotate
 from farthing.report.quality import Divergence
-from farthing.tuning.choose import GGUF_MIXTURE, OWN_MIXTURE, mixed_formats, one_format
+from farthing.tuning.choose import GGUF_MIXTURE, OWN_MIXTURE, Mixture, one_format
 from farthing.tuning.divergence import compare
 from farthing.tuning.job import QuantizeJob, Windows, check_gguf_format, read_calibration
+from farthing.tuning.losses import Losses, Tick, expected_losses
 from farthing.tuning.quantize import Put, quantize_all, quantize_calibrated
 
-__all__ = ["Quantized", "Tick", "quantize_model"]
-
-Tick = Callable[[str, int, int], None]  # stage, done, of so many
+__all__ = ["Quantized", "quantize_model"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,7 @@ class Quantized:
     method: str
     formats: Mapping[str, int]  # format -> weights in it
     num_calibration_tokens: int
+    losses: Losses | None  # None where formats were not mixed
     divergence: Divergence | None  # from the source's weights, both multiplied in float32; None without a text
 
     @property
@@ -54,9 +54,12 @@ def quantize_model(
     calibration: str | None = None,
     *,
     is_overwrite: bool = False,
+    losses: Losses | None = None,
     tick: Tick = lambda _stage, _done, _total: None,
 ) -> Quantized:
     """Write the model at `path` to `output` as `job` says; calibration: a text, or the name of a file of text.
+
+    losses: those that an earlier run on the same model and text found, for another budget.
 
     Raises ModelError for the source; InvalidRequest for the job, the text and the output.
     """
@@ -71,12 +74,20 @@ def quantize_model(
         windows = read_calibration(calibration, source.tokenizer(), source.config.max_position_embeddings, job)
     rotated = _rotated(source, job) if job.is_rotated else source
     plan = build_plan(rotated.config, rotated.tensors)
-    formats = _formats(rotated, plan, job, windows, GGUF_MIXTURE if kind == "gguf" else OWN_MIXTURE, tick)
+    if job.format is not None:
+        formats = one_format(rotated.tensors, job.format)
+    else:
+        mixture = Mixture.of(rotated.tensors, GGUF_MIXTURE if kind == "gguf" else OWN_MIXTURE, extra_tensors(source))
+        mixture.check(job.budget)  # before the work
+        if losses is None:
+            texts = windows.calibration if windows is not None else ()
+            losses = expected_losses(plan, mixture.units, mixture.candidates, texts, tick)
+        formats = mixture.choose(losses, job.budget)
     shapes = {name: (formats[name], t.rows, t.cols) for name, t in rotated.tensors.items()}
     infos = output_tensors(source, shapes, kind)
     total = sum(t.rows * t.cols for t in rotated.tensors.values())
-    count = _Count("quantizing", total, tick)
-    with open_output(source, output, infos, job.format, is_overwrite=is_overwrite) as sink:
+    count = _Count("quantizing (million weights)", total, tick, 10**6)
+    with open_output(source, output, infos, _commonest(rotated.tensors, formats), is_overwrite=is_overwrite) as sink:
         _quantize(plan, rotated.tensors, formats, method, windows, sink.put, count.add)
     divergence = None
     if windows is not None:
@@ -84,18 +95,18 @@ def quantize_model(
         other = build_plan(written.config, written.tensors)
         measured = _Count("measuring the result", 2 * source.config.num_layers, tick)
         divergence = compare(build_plan(source.config, source.tensors), other, windows.measured, measured.add)
-    return _result(rotated, formats, job, method, windows, divergence)
+    return _result(rotated, formats, job, method, windows, losses, divergence)
 
 
 class _Count:
-    """Adds up what is done of a stage."""
+    """Adds up what is done of a stage, and tells it in units of so many."""
 
-    def __init__(self, stage: str, total: int, tick: Tick) -> None:
-        self._stage, self._total, self._tick, self._done = stage, total, tick, 0
+    def __init__(self, stage: str, total: int, tick: Tick, unit: int = 1) -> None:
+        self._stage, self._total, self._tick, self._unit, self._done = stage, total, tick, unit, 0
 
     def add(self, number: int) -> None:
         self._done += number
-        self._tick(self._stage, self._done, self._total)
+        self._tick(self._stage, self._done // self._unit, max(1, self._total // self._unit))
 
 
 def _rotated(source: Checkpoint, job: QuantizeJob) -> Checkpoint:
@@ -103,26 +114,22 @@ def _rotated(source: Checkpoint, job: QuantizeJob) -> Checkpoint:
     values = {n: dequantize(t.data, t.format, t.rows, t.cols) for n, t in source.tensors.items()}
     config, turned = rotate(source.config, values, job.seed)
     tensors = {
-        name: QTensor("f32", *matrix.shape, np.ascontiguousarray(matrix).reshape(-1).view(np.uint8))
+        name: QTensor("f32", len(matrix), matrix.shape[1], np.ascontiguousarray(matrix).reshape(-1).view(np.uint8))
         for name, matrix in turned.items()
     }
     return replace(source, config=config, tensors=tensors)
 
 
-def _formats(
-    source: Checkpoint,
-    plan: Plan,
-    job: QuantizeJob,
-    windows: Windows | None,
-    candidates: tuple[str, ...],
-    tick: Tick,
-) -> dict[str, str]:
-    if job.format is not None:
-        return one_format(source.tensors, job.format)
-    assert job.budget is not None
-    extra_bytes = sum(t.data.nbytes for t in extra_tensors(source).values())
-    texts = windows.calibration if windows is not None else ()
-    return mixed_formats(plan, source.tensors, job.budget, extra_bytes, candidates, texts, tick)
+def _weights_by_format(tensors: Mapping[str, QTensor], formats: Mapping[str, str]) -> dict[str, int]:
+    weights: dict[str, int] = {}
+    for name, tensor in tensors.items():
+        weights[formats[name]] = weights.get(formats[name], 0) + tensor.rows * tensor.cols
+    return dict(sorted(weights.items()))
+
+
+def _commonest(tensors: Mapping[str, QTensor], formats: Mapping[str, str]) -> str:
+    weights = _weights_by_format(tensors, formats)
+    return max(weights, key=lambda format: weights[format])
 
 
 def _quantize(
@@ -146,12 +153,10 @@ def _result(
     job: QuantizeJob,
     method: str,
     windows: Windows | None,
+    losses: Losses | None,
     divergence: Divergence | None,
 ) -> Quantized:
     tensors, extra = source.tensors, extra_tensors(source).values()
-    weights: dict[str, int] = {}
-    for name, format in formats.items():
-        weights[format] = weights.get(format, 0) + tensors[name].rows * tensors[name].cols
     kept = (n for n, t in tensors.items() if t.rows > 1 and not n.endswith(".router") and formats[n] != job.format)
     new_bytes = sum(t.rows * row_bytes(formats[n], t.cols) for n, t in tensors.items())
     return Quantized(
@@ -161,7 +166,8 @@ def _result(
         tensor_bytes_before=sum(t.data.nbytes for t in (*tensors.values(), *extra)),
         tensor_bytes=new_bytes + sum(t.data.nbytes for t in extra),
         method=method,
-        formats=dict(sorted(weights.items())),
+        formats=_weights_by_format(tensors, formats),
+        losses=losses,
         num_calibration_tokens=windows.num_tokens if windows is not None else 0,
         divergence=divergence,
     )

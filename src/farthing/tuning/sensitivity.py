@@ -17,12 +17,14 @@ from farthing.report.quality import kl_divergences
 from farthing.tuning.forward import Forward
 from farthing.tuning.quantize import Overlay, quantize_tensor
 
-__all__ = ["Sensitivity", "Unit", "measure_sensitivity", "units_of"]
+__all__ = ["PROBE", "Sensitivity", "Unit", "measure_sensitivity", "units_of"]
 
 F32 = npt.NDArray[np.float32]
 
 _EXPERT = re.compile(r"(layers\.\d+\.experts)\.\d+\.(\w+)")
 _LAYER = re.compile(r"layers\.(\d+)\.")
+# Few bits, so that what is measured stands out; yet not so few that it is no guide to more.
+PROBE = "q3"
 _MOST_LOGIT_BYTES = 256 << 20  # of the reference's that are kept
 
 
@@ -91,16 +93,15 @@ class Sensitivity:
 def measure_sensitivity(
     plan: Plan,
     units: Sequence[Unit],
-    probes: Mapping[str, str],
     windows: Sequence[Sequence[int]],
     tick: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """KL divergence of each unit alone in its format of `probes`, rounded to nearest. tick() after each layer of the
-    first run and after each unit."""
+    """KL divergence of each unit alone in PROBE, rounded to nearest. tick() after each layer of the first run and after
+    each unit."""
     model = Sensitivity(plan, windows, tick)
     found: dict[str, float] = {}
     for unit in units:
-        replaced = {n: quantize_tensor(n, plan.tensors[n], probes[unit.name], "rtn") for n in unit.tensors}
+        replaced = {n: quantize_tensor(n, plan.tensors[n], PROBE, "rtn") for n in unit.tensors}
         found[unit.name] = model.kl_divergence(unit, replaced)
         tick()
     return found
