@@ -29,7 +29,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.ladder_llamacpp import PROGRAMS, Llama, bits_of
-from benchmarks.ladder_ours import OURS, Recipe, bits_of_ours, file_of, our_qualities, reference_quality
+from benchmarks.ladder_ours import bits_of_ours, file_of, our_qualities, recipes_of, reference_quality
 from benchmarks.ladder_rung import Quality, Rung, Speed, judge, rung_json
 from benchmarks.ladder_speed import speeds
 from benchmarks.ladder_table import FOUR_BIT_NOTE, table, verdict_lines
@@ -58,7 +58,7 @@ class Setting:
     rounds: int
     threads: int
     cache: Path
-    recipes: tuple[Recipe, ...]
+    only: tuple[str, ...]  # of our formats; empty: all
     llama: Llama | None
 
 
@@ -73,7 +73,9 @@ class Found:
 def measure(source: Path, s: Setting) -> Found:
     """All rungs of one model."""
     ours, making_s = list[tuple[Rung, Path]](), 0.0
-    for recipe in s.recipes:
+    for recipe in recipes_of(source):
+        if s.only and recipe.name not in s.only:
+            continue
         try:
             path, seconds = file_of(recipe, source, s.calibration, s.cache, s.num_tokens)
         except FarthingError as error:
@@ -208,11 +210,10 @@ def main() -> None:
     args = parsed()
     began = time.perf_counter()
     cache, host = cache_folder(), HostCost()
-    only = [name.strip() for name in args.only.split(",") if name.strip()]
-    recipes = tuple(recipe for recipe in OURS if not only or recipe.name in only)
+    only = tuple(name.strip() for name in args.only.split(",") if name.strip())
     llama = llama_of(args, cache)
     setting = Setting(
-        args.calibrate, args.text, args.windows, args.tokens, args.rounds, args.threads, cache, recipes, llama
+        args.calibrate, args.text, args.windows, args.tokens, args.rounds, args.threads, cache, only, llama
     )
     sources = {path.stem: path for path in map(find_model, args.models)}
     found = {name: measure(path, setting) for name, path in sources.items()}

@@ -9,21 +9,25 @@ from pathlib import Path
 import farthing
 from benchmarks.ladder_rung import Quality, Rung
 from benchmarks.peers.build import once
+from farthing.kernels.formats import format_of
 from farthing.models import Model, load_model
 from farthing.models.opening import open_checkpoint
 from farthing.models.output import extra_tensors
+from farthing.quant.methods import METHODS, METHODS_WITH_STATISTICS
 from farthing.report.quality import perplexities, windows
 from farthing.report.score import Scorer
-from farthing.tuning.job import CALIBRATED, QuantizeJob
+from farthing.tuning.job import QuantizeJob
 from farthing.tuning.run import quantize_model
 
-__all__ = ["OURS", "Recipe", "bits_of_ours", "file_of", "our_qualities", "reference_quality"]
+__all__ = ["Recipe", "bits_of_ours", "file_of", "our_qualities", "recipes_of", "reference_quality"]
 
 FORMATS = ("q8_0", "q6_k", "q6", "q5_k", "q5", "q4_1", "q4_k", "q4", "iq4_nl", "q4_0", "c4")
 FORMATS += ("q3_k", "q3", "c3", "q2_k", "q2", "tq2_0", "t2")
 FREE, BEST = "search", "gptq"  # the best method without a text, and with one
-ALL_METHODS = ("q4", "q3", "q2")  # formats that show every method
+ALL_METHODS = ("q4", "q3", "q2")  # formats that show every method, of a small model
 BITS = (4.5, 4.25, 4.0, 3.75, 3.5, 3.25, 3.0, 2.75, 2.5, 2.25, 2.0)
+FEW_FORMATS, FEW_BITS = ("q6", "q5", "q4", "c4", "q3", "c3", "q2"), (4.5, 4.0, 3.5, 3.0, 2.5)
+LARGE = 50_000_000  # weights: above, calibrated rungs take minutes each, and fewer are made
 TOGETHER = 6  # models in memory at once, beside the reference, whose logits are computed once for them all
 
 
@@ -45,23 +49,31 @@ class Recipe:
         return f"{self.method}, rotated" if self.is_rotated else self.method
 
 
-def _recipes() -> Iterator[Recipe]:
-    for format in FORMATS:
-        methods = ("rtn", FREE, "hqq", "importance", BEST) if format in ALL_METHODS else (FREE, BEST)
-        yield from (Recipe(format, None, method) for method in methods)
-        if format in ALL_METHODS:
+def recipes_of(source: Path) -> list[Recipe]:
+    """Those whose blocks fit all of the source's matrices; a large model is not taken through every method."""
+    matrices = [tensor for tensor in open_checkpoint(source).tensors.values() if tensor.rows > 1]
+    is_large = sum(t.rows * t.cols for t in matrices) > LARGE
+    fitting = [f for f in FORMATS if all(t.cols % format_of(f).block_size == 0 for t in matrices)]
+    return [*_of_formats(fitting, is_large), *(Recipe(None, bits, BEST) for bits in (FEW_BITS if is_large else BITS))]
+
+
+def _of_formats(formats: Sequence[str], is_large: bool) -> Iterator[Recipe]:
+    for format in formats:
+        yield Recipe(format, None, FREE)
+        if format == "q8_0":  # always rounded: there is nothing to gain
+            continue
+        if not is_large or format in FEW_FORMATS:
+            yield Recipe(format, None, BEST)
+        if format in ALL_METHODS and not is_large:
+            yield from (Recipe(format, None, method) for method in METHODS if method not in (FREE, BEST))
             yield Recipe(format, None, BEST, is_rotated=True)
-    yield from (Recipe(None, bits, BEST) for bits in BITS)
-
-
-OURS = tuple(_recipes())
 
 
 def file_of(recipe: Recipe, source: Path, calibration: Path, cache: Path, num_tokens: int) -> tuple[Path, float]:
     """The rung's file, and the seconds that making it took (0 where it was there). Raises InvalidRequest."""
     stem = f"{source.stem} {recipe.name} {recipe.full_method}".replace(" ", "-").replace(",", "")
     output = cache / "models" / f"{stem}.safetensors"
-    is_calibrated = recipe.method in CALIBRATED
+    is_calibrated = recipe.method in METHODS_WITH_STATISTICS
     job = QuantizeJob(recipe.format, recipe.bits, recipe.method, recipe.is_rotated, num_tokens=num_tokens)
     key = " ".join([_hash(source), _hash(calibration) if is_calibrated else "", repr(job), _code()])
     began = time.perf_counter()
