@@ -27,6 +27,7 @@ __all__ = [
 LLAMACPP = "llama-cpp-python==0.3.36"  # its sdist carries llama.cpp's source
 PROGRAMS = ("llama-bench", "llama-batched-bench", "llama-quantize")
 SERVER = "llama-server"  # benchmarks/reuse.py measures it
+QUALITY = ("llama-imatrix", "llama-perplexity")  # benchmarks/ladder.py asks them
 # The first makes the folders that the next two start from, in the same environment.
 PACKAGES = {
     "transformers": ("torch==2.13.0", "transformers==5.24.0", "gguf==0.19.0"),
@@ -89,8 +90,10 @@ def llamacpp_programs(cache: Path, given: Path | None, needed: Sequence[str] = P
         if lacking := [name for name in needed if not (given / name).is_file()]:
             raise Missing(f"the given folder has no {', '.join(lacking)}")
         return given
-    build = cache / "llama.cpp"
-    once(cache / "stamps" / "llama.cpp", " ".join([LLAMACPP, *CMAKE_OPTIONS, _cpu()]), lambda: _build(cache, build))
+    build, stamp = cache / "llama.cpp", cache / "stamps" / "llama.cpp"
+    if any(not (build / "bin" / name).is_file() for name in needed):  # of an older farthing, which built fewer
+        stamp.unlink(missing_ok=True)
+    once(stamp, " ".join([LLAMACPP, *CMAKE_OPTIONS, _cpu()]), lambda: _build(cache, build))
     return build / "bin"
 
 
@@ -108,7 +111,7 @@ def _build(cache: Path, build: Path) -> None:
     ninja = _tool("ninja")
     configure = [_tool("cmake"), "-S", source, "-B", build, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
     run([*configure, *CMAKE_OPTIONS], logs / "llama.cpp-configure.log")
-    run([_tool("cmake"), "--build", build, "--target", *PROGRAMS, SERVER], logs / "llama.cpp-build.log")
+    run([_tool("cmake"), "--build", build, "--target", *PROGRAMS, SERVER, *QUALITY], logs / "llama.cpp-build.log")
     shutil.rmtree(sources)
 
 

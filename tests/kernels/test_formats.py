@@ -8,7 +8,19 @@ import pytest
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from farthing.errors import InvalidRequest
-from farthing.kernels.formats import CHUNK, dequantize, format_of, formats, row_bytes
+from farthing.kernels.formats import (
+    C3_VALUES,
+    CHUNK,
+    IQ4_NL_VALUES,
+    dequantize,
+    format_of,
+    formats,
+    row_bytes,
+    scale8,
+)
+
+STANDARD = [name for name, f in formats().items() if f.ggml_type is not None]
+OWN_BITS = {"q6": 6.5, "q5": 5.5, "q4": 4.5, "q3": 3.5, "q2": 2.5, "c4": 4.25, "c3": 3.25, "t2": 1.75}
 
 
 def random_blocks(name: str, num_blocks: int, seed: int = 0) -> np.ndarray:
@@ -24,7 +36,7 @@ def random_blocks(name: str, num_blocks: int, seed: int = 0) -> np.ndarray:
     return blocks.view(np.uint8)
 
 
-@pytest.mark.parametrize("name", formats())
+@pytest.mark.parametrize("name", STANDARD)
 def test_sizes_are_ggmls(name: str) -> None:
     f = format_of(name)
     assert GGML_QUANT_SIZES[GGMLQuantizationType[name.upper()]] == (f.block_size, f.block_bytes)
@@ -32,7 +44,7 @@ def test_sizes_are_ggmls(name: str) -> None:
     assert f.bits_per_weight == pytest.approx(8 * row_bytes(name, 256) / 256)
 
 
-@pytest.mark.parametrize("name", formats())
+@pytest.mark.parametrize("name", STANDARD)
 def test_dequantize_equals_gguf_bit_for_bit(name: str) -> None:
     f = format_of(name)
     rows, cols = 37, 2 * max(f.block_size, 32)
@@ -88,3 +100,44 @@ def test_unknown_format_names_the_allowed_ones() -> None:
 def test_a_row_is_whole_blocks() -> None:
     with pytest.raises(InvalidRequest, match=r"100 weights.*q4_0.*32"):
         row_bytes("q4_0", 100)
+
+
+def test_our_own_formats_and_their_sizes() -> None:
+    assert {name: f.bits_per_weight for name, f in formats().items() if f.ggml_type is None} == OWN_BITS
+
+
+@pytest.mark.parametrize("name", OWN_BITS)
+def test_our_own_blocks_weight_by_weight(name: str) -> None:
+    """The bytes' meaning once more, with Python's integers."""
+    f = format_of(name)
+    data = random_blocks(name, 40).reshape(40, -1)
+    got = dequantize(data.reshape(-1), name, 40, f.block_size)
+    for row, raw in zip(got, data.tolist(), strict=True):
+        d = 2.0 ** ((raw[0] >> 3) - 23) * (1 + (raw[0] & 7) / 8)
+        rest = raw[2:] if name.startswith("q") else raw[1:]
+        bits = int(name[1])
+        for i, value in enumerate(row.tolist()):
+            if name == "t2":
+                assert value == d * (rest[i // 5] // 3 ** (i % 5) % 3 - 1)
+                continue
+            if bits >= 4:
+                code = rest[i % 16] >> 4 * (i // 16) & 15
+                if bits == 6:
+                    code |= (rest[16 + i % 8] >> 2 * (i // 8) & 3) << 4
+                elif bits == 5:
+                    code |= (rest[16 + i // 8] >> i % 8 & 1) << 4
+            else:
+                code = rest[i % 8] >> 2 * (i // 8) & 3
+                if bits == 3:
+                    code |= (rest[8 + i // 8] >> i % 8 & 1) << 2
+            if name.startswith("c"):
+                assert value == d * float((IQ4_NL_VALUES if bits == 4 else C3_VALUES)[code])
+            else:
+                assert value == d * (code - raw[1] * 2.0 ** (bits - 8))
+
+
+def test_scales_of_a_byte() -> None:
+    scales = scale8(np.arange(256, dtype=np.uint8))
+    assert (scales[0], scales[-1]) == (2.0**-23, 480)
+    assert (np.diff(scales) > 0).all()
+    assert (scales[1:] / scales[:-1] <= 1.125).all()

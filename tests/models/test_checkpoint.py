@@ -85,8 +85,8 @@ def test_reblocked_model_stays_near_the_golden_logits() -> None:
 
 
 def test_unknown_weights_are_refused() -> None:
-    with pytest.raises(InvalidRequest, match=r"weights is 'q3'; allowed: f32, .*q4_1"):
-        load_model(GOLDEN / "llama", weights="q3")
+    with pytest.raises(InvalidRequest, match=r"weights is 'q7'; allowed: f32, .*q4_1"):
+        load_model(GOLDEN / "llama", weights="q7")
 
 
 def test_nothing_there(tmp_path: Path) -> None:

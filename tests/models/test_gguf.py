@@ -157,7 +157,7 @@ LIES = {
     "five dimensions": (file_of(infos=[info(dims=(1,) * 5)]), CorruptModel, "'w' has 5 dimensions"),
     "zero dimension": (file_of(infos=[info(dims=(32, 0))]), CorruptModel, r"shape \[0, 32\]"),
     "overflow": (file_of(infos=[info(dims=(2**62, 2**62, 16))]), CorruptModel, "'w' ends at byte"),
-    "tensor type": (file_of(infos=[info(kind=10, dims=(256, 1))]), UnsupportedModel, "'w' has type Q2_K.*Q4_1"),
+    "tensor type": (file_of(infos=[info(kind=16, dims=(256, 1))]), UnsupportedModel, "'w' has type IQ2_XXS.*Q4_1"),
     "tensor type ?": (file_of(infos=[info(kind=999)]), UnsupportedModel, "'w' has type number 999"),
     "partial block": (file_of(infos=[info(kind=2, dims=(33, 1))]), CorruptModel, "'w' has 33 columns.*32"),
     "tensor beyond": (file_of(infos=[info(offset=512)]), CorruptModel, "'w' ends at byte"),

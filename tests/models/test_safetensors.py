@@ -1,4 +1,5 @@
-"""Reading safetensors: views that equal what the library wrote, and an error by name for every lie."""
+"""Safetensors: views that equal what the library wrote, blocks of bits as we wrote them, an error by name for every
+lie."""
 
 import json
 import struct
@@ -6,13 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import save, save_file
+from safetensors.numpy import load_file, save, save_file
 
 from farthing.errors import CorruptModel, ModelError, ModelNotFound, UnsupportedModel
-from farthing.kernels.formats import dequantize
-from farthing.models.safetensors import read_safetensors
+from farthing.kernels.formats import dequantize, format_of
+from farthing.kernels.plan import QTensor
+from farthing.models.block_tensors import BLOCKS_KEY, GGUF_KEY
+from farthing.models.gguf_write import TensorInfo
+from farthing.models.output_file import ModelSink, new_file
+from farthing.models.safetensors import read_safetensors, read_safetensors_file
+from farthing.models.safetensors_write import safetensors_layout
+from farthing.quant import quantizable, quantize
 
 RNG = np.random.default_rng(0)
 ARRAYS = {
@@ -123,9 +130,100 @@ def test_every_lie_is_named(tmp_path: Path, raw: bytes, error: type[ModelError],
         read_safetensors(write(tmp_path / "x.safetensors", raw))
 
 
-@given(st.data())
-def test_mutations_never_crash(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    raw = bytearray(GOOD)
+def write_blocks(path: Path, tensors: dict[str, QTensor], gguf_section: bytes | None = None) -> Path:
+    infos = [TensorInfo(n, (t.rows, t.cols) if t.rows > 1 else (t.cols,), t.format, (n,)) for n, t in tensors.items()]
+    layout = safetensors_layout(infos, gguf_section)
+    with new_file(path, layout.num_bytes, is_overwrite=True) as file:
+        sink = ModelSink(file, layout)
+        for name, tensor in tensors.items():
+            sink.put(name, tensor)
+        sink.check()
+    return path
+
+
+BLOCKS = {
+    "a": quantize(RNG.normal(size=(3, 64)).astype(np.float32), "q3"),
+    "b": quantize(RNG.normal(size=7).astype(np.float32), "f32"),
+    "c": quantize(RNG.normal(size=(2, 128)).astype(np.float32), "t2"),
+}
+
+
+def test_blocks_of_every_format(tmp_path: Path) -> None:
+    tensors = {
+        format: quantize(RNG.normal(size=(3, 2 * format_of(format).block_size)).astype(np.float32), format)
+        for format in quantizable()
+    }
+    path = write_blocks(tmp_path / "x.safetensors", tensors, b"section")
+    found = read_safetensors_file(path)
+    assert list(found.tensors) == sorted(tensors, key=lambda f: ["f32", "f16", "bf16", *tensors].index(f))
+    for name, tensor in tensors.items():
+        got = found.tensors[name]
+        assert (got.format, got.rows, got.cols) == (tensor.format, tensor.rows, tensor.cols)
+        np.testing.assert_array_equal(got.data, tensor.data)
+    assert found.metadata[GGUF_KEY] == "c2VjdGlvbg=="
+    assert int.from_bytes(path.read_bytes()[:8], "little") % 64 == 56  # so that floats are aligned
+
+
+def test_the_library_reads_what_we_wrote(tmp_path: Path) -> None:
+    path = write_blocks(tmp_path / "x.safetensors", BLOCKS)
+    found = load_file(path)
+    np.testing.assert_array_equal(found["a"], BLOCKS["a"].data)
+    np.testing.assert_array_equal(found["b"], BLOCKS["b"].data.view(np.float32))
+
+
+def described(text: object, dtype: str = "U8", num_bytes: int = 36) -> bytes:
+    """A file of one tensor w with this text about blocks."""
+    about = text if isinstance(text, str) else json.dumps(text)
+    w = {"dtype": dtype, "shape": [num_bytes], "data_offsets": [0, num_bytes]}
+    return file_of({"__metadata__": {BLOCKS_KEY: about}, "w": w})
+
+
+def blocks(*entry: object, version: object = 1, **more: object) -> dict[str, object]:
+    return {"version": version, "tensors": {"w": list(entry), **more}}
+
+
+@pytest.mark.parametrize(
+    ("raw", "error", "message"),
+    [
+        (described("{"), CorruptModel, "farthing.blocks in its metadata is not JSON"),
+        (described("[" * 100_000), CorruptModel, "not JSON"),
+        (described([]), CorruptModel, "an object with version 1"),
+        (described(blocks("q4", 2, 32, version=2)), UnsupportedModel, "version 2; supported: 1"),
+        (described(blocks("q4", 2, 32, version="1")), CorruptModel, "an object with version 1"),
+        (described(blocks("q4", 2, 32, version=True)), CorruptModel, "an object with version 1"),
+        (described({"version": 1, "tensors": []}), CorruptModel, "and tensors"),
+        (described(blocks("q9", 2, 32)), UnsupportedModel, "the format 'q9'; supported: f32"),
+        (described(blocks("q4", 2, 33)), CorruptModel, "rows and columns of whole blocks"),
+        (described(blocks("q4", -2, 32)), CorruptModel, "rows and columns"),
+        (described(blocks("q4", 0, 32)), CorruptModel, "rows and columns"),
+        (described(blocks("q4", 2.0, 32)), CorruptModel, "rows and columns"),
+        (described(blocks("q4", True, 32)), CorruptModel, "rows and columns"),
+        (described(blocks("q4", 2**70, 32)), CorruptModel, "rows and columns"),
+        (described(blocks("q4", 2)), CorruptModel, "rows and columns"),
+        (described(blocks("q4", 3, 32)), CorruptModel, r"36 bytes; its description says q4 \[3, 32\], which is 54"),
+        (described(blocks("q4", 2, 32), dtype="F32", num_bytes=9), CorruptModel, "which is 36 bytes of U8"),
+        (described(blocks("q4", 2, 32, ghost=["q4", 2, 32])), CorruptModel, "'ghost', which is not in the file"),
+        (described({"version": 1, "tensors": {}}), UnsupportedModel, "'w' has dtype U8; supported"),
+        (file_of({"__metadata__": {"a": 1}}), CorruptModel, "__metadata__ must map names to texts"),
+        (file_of({"__metadata__": []}), CorruptModel, "__metadata__ must map names to texts"),
+    ],
+)
+def test_every_lie_about_blocks_is_named(tmp_path: Path, raw: bytes, error: type[ModelError], message: str) -> None:
+    with pytest.raises(error, match=message):
+        read_safetensors(write(tmp_path / "x.safetensors", raw))
+
+
+@pytest.fixture(scope="module")
+def good_blocks(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return write_blocks(tmp_path_factory.mktemp("blocks") / "x.safetensors", BLOCKS, b"section").read_bytes()
+
+
+@settings(deadline=None)
+@given(st.data(), st.booleans())
+def test_mutations_never_crash(
+    tmp_path_factory: pytest.TempPathFactory, good_blocks: bytes, data: st.DataObject, is_of_blocks: bool
+) -> None:
+    raw = bytearray(good_blocks if is_of_blocks else GOOD)
     for position in data.draw(st.lists(st.integers(0, len(raw) - 1), min_size=1, max_size=4)):
         raw[position] = data.draw(st.integers(0, 255))
     raw = raw[: data.draw(st.one_of(st.just(len(raw)), st.integers(0, len(raw))))]

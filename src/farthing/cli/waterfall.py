@@ -74,6 +74,9 @@ def waterfall(
     labelled: Annotated[
         Path | None, typer.Option("--labelled", metavar="DATA.jsonl", help="… and holds, on these labelled rows.")
     ] = None,
+    ladder: Annotated[
+        Path | None, typer.Option("--ladder", metavar="FILE", help="Show the weight formats that ladder.py measured.")
+    ] = None,
 ) -> None:
     """Run a workload once per lever and show what each does to the cost, the speed and the answers.
 
@@ -91,6 +94,7 @@ def waterfall(
             raise InvalidRequest(f"{path}: cannot be written; give a file in a folder that exists")
 
     from farthing.economics.prices import PriceBook
+    from farthing.report.ladder_panel import read_ladder
     from farthing.report.measure import measure
     from farthing.report.moe_panel import read_moe
     from farthing.report.workload import built_in, read_workload
@@ -101,9 +105,11 @@ def waterfall(
     work = built_in() if source is None else read_workload(source)
     routing = _routing(router, labelled)
     experts = None if moe is None else read_moe(moe)
+    formats = read_ladder(ladder) if ladder is not None else None
     with _progress() as bar:
         findings = measure(model, work, usable_threads(threads), bar)
-    report = replace(_report(findings, model, work, host, models, now), routing=routing, moe=experts)
+    report = _report(findings, model, work, host, models, now)
+    report = replace(report, routing=routing, moe=experts, ladder=formats)
     _deliver(report, html, json_out, json_mode)
     if report.is_partial:
         raise KeyboardInterrupt

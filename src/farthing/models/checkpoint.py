@@ -1,32 +1,24 @@
-"""Opens a model from disk: a GGUF file, a Hugging Face folder, or a known name in the user's cache folder.
+"""Opens a model from disk: a file, a Hugging Face folder, or a known name in the user's cache folder.
 
 Nothing is copied that can stay where it is: matrices are views of the mapped file until a program packs them.
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from farthing.errors import CorruptModel, InvalidRequest, ModelNotFound
-from farthing.kernels.formats import dequantize, row_bytes
+from farthing.errors import InvalidRequest
+from farthing.kernels.formats import row_bytes
 from farthing.kernels.mapped import forget_mapped
 from farthing.kernels.plan import Plan, Product, QTensor
-from farthing.models.architectures import architecture_of_gguf, architecture_of_hf
-from farthing.models.config import ModelConfig, config_from_gguf, config_from_hf
+from farthing.models.config import ModelConfig
 from farthing.models.decoder import build_plan, tensor_shapes
-from farthing.models.fields import Fields
-from farthing.models.gguf import read_gguf
-from farthing.models.gguf_experts import with_single_experts
 from farthing.models.hub import find_model
-from farthing.models.safetensors import read_safetensors
+from farthing.models.opening import open_checkpoint
 from farthing.models.template import encode_chat
-from farthing.models.tokenizer import Tokenizer, load_tokenizer_gguf, load_tokenizer_json
+from farthing.models.tokenizer import Tokenizer
 from farthing.quant import quantizable, requantize, target_format
 from farthing.request import Message
 
@@ -152,7 +144,8 @@ class Tensors(Mapping[str, QTensor]):
 
 
 def load_model(path_or_name: str | Path, *, weights: str | None = None) -> Model:
-    """Open a .gguf file, a folder with config.json, or a name that `farthing pull` has put in the cache folder.
+    """Open a .gguf file, a .safetensors file that `farthing quantize` wrote, a folder with config.json, or a name that
+    `farthing pull` has put in the cache folder.
 
     weights: re-block every matrix to this format (one of `quant.quantizable()`); None keeps the file's formats.
     Raises ModelNotFound, UnsupportedModel, CorruptModel, and InvalidRequest for an unknown `weights`.
@@ -162,76 +155,5 @@ def load_model(path_or_name: str | Path, *, weights: str | None = None) -> Model
     path = find_model(path_or_name)
     is_path = os.path.exists(os.path.expanduser(path_or_name))
     name = str(path_or_name) if not is_path else path.stem if path.is_file() else path.resolve().name
-    config, tensors, tokenizer = _open_folder(path) if path.is_dir() else _open_gguf(path)
-    return Model(name, path, config, tokenizer, Tensors(tensors, weights))
-
-
-def _open_gguf(path: Path) -> tuple[ModelConfig, dict[str, QTensor], Tokenizer]:
-    file = read_gguf(path)
-    fields = Fields(file.metadata, str(path))
-    name = fields.text("general.architecture")
-    num_experts = fields.integer(f"{name}.expert_count", 0)
-    architecture = architecture_of_gguf(name, is_sparse=num_experts != 0)
-    config = config_from_gguf(architecture, file.metadata, file.tensors)
-    theirs = with_single_experts(file, num_experts) if config.experts else file.tensors
-    tensors = _collect(path, config, theirs, architecture.gguf_tensors)
-    return config, tensors, load_tokenizer_gguf(file.metadata)
-
-
-def _open_folder(path: Path) -> tuple[ModelConfig, dict[str, QTensor], Tokenizer]:
-    raw = _read_json(path / "config.json")
-    architecture = architecture_of_hf(Fields(raw, f"{path}: config.json").text("model_type"))
-    config = config_from_hf(architecture, raw)
-    tensors = _collect(path, config, read_safetensors(path), architecture.hf_tensors, architecture.hf_norm_offset)
-    return config, tensors, load_tokenizer_json(path)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        raw = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ModelNotFound(f"{path}: cannot be read ({error.strerror}); a model's folder needs it") from error
-    except (ValueError, RecursionError) as error:
-        raise CorruptModel(f"{path} is not JSON ({error})") from None
-    if not isinstance(raw, dict):
-        raise CorruptModel(f"{path} is not a JSON object")
-    return raw
-
-
-def _collect(
-    path: Path, config: ModelConfig, theirs: Mapping[str, QTensor], names: Mapping[str, str], norm_offset: float = 0.0
-) -> dict[str, QTensor]:
-    """The tensors that `config` needs, by our names; vectors as float32 of their own. Raises CorruptModel."""
-    tensors: dict[str, QTensor] = {}
-    for name, rows, cols in tensor_shapes(config):
-        tensors[name] = _checked(path, theirs, _name_in_file(name, names), rows, cols)
-        if norm_offset and name.endswith("norm"):
-            tensors[name].data.view(np.float32)[:] += np.float32(norm_offset)
-    if names.get("rope_factors") in theirs:
-        factors = _checked(path, theirs, names["rope_factors"], 1, config.head_dim // 2)
-        if not (factors.data.view(np.float32) > 0).all():
-            raise CorruptModel(f"{path}: tensor {names['rope_factors']!r} holds numbers that are not above 0")
-        tensors["rope_factors"] = factors
-    return tensors
-
-
-def _name_in_file(name: str, names: Mapping[str, str]) -> str:
-    """`layers.3.q` -> `blk.3.attn_q.weight`, `layers.3.experts.5.up` -> `blk.3.ffn_up_exps.weight.5`"""
-    numbers = [part for part in name.split(".") if part.isdigit()]
-    role = ".".join(part for part in name.split(".") if not part.isdigit()).removeprefix("layers.")
-    return names[role].format(*numbers)
-
-
-def _checked(path: Path, theirs: Mapping[str, QTensor], name: str, rows: int, cols: int) -> QTensor:
-    tensor = theirs.get(name)
-    if tensor is None:
-        raise CorruptModel(f"{path}: tensor {name!r} [{rows}, {cols}] is missing")
-    if (tensor.rows, tensor.cols) != (rows, cols):
-        found = f"[{tensor.rows}, {tensor.cols}]"
-        raise CorruptModel(f"{path}: tensor {name!r} is {found}; its model's sizes say [{rows}, {cols}]")
-    if rows > 1:
-        return tensor
-    values = dequantize(tensor.data, tensor.format, 1, cols)
-    if not np.isfinite(values).all():
-        raise CorruptModel(f"{path}: tensor {name!r} holds values that are not finite numbers")
-    return QTensor("f32", 1, cols, values.reshape(-1).view(np.uint8))
+    opened = open_checkpoint(path)
+    return Model(name, path, opened.config, opened.tokenizer(), Tensors(opened.tensors, weights))

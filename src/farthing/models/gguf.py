@@ -20,7 +20,7 @@ from farthing.errors import CorruptModel, ModelNotFound, UnsupportedModel
 from farthing.kernels.formats import Format, formats
 from farthing.kernels.plan import QTensor
 
-__all__ = ["DEFAULT_ALIGNMENT", "GGUFFile", "map_file", "read_gguf"]
+__all__ = ["DEFAULT_ALIGNMENT", "GGUFFile", "map_file", "read_gguf", "read_gguf_values"]
 
 _SCALARS = {
     0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "<u1", 10: "<u8", 11: "<i8", 12: "<f8",
@@ -30,11 +30,11 @@ _MAX_ITEMS = 1 << 24  # of an array in the metadata; the largest vocabularies ar
 _MAX_DEPTH = 4  # of arrays in arrays
 DEFAULT_ALIGNMENT = 32
 _GGML_NAMES = {
-    9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 21: "IQ3_S",
-    22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0",
-    35: "TQ2_0", 39: "MXFP4", 40: "NVFP4",
+    9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 21: "IQ3_S",
+    22: "IQ2_S", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0",
+    39: "MXFP4", 40: "NVFP4",
 }  # fmt: skip
-_FORMAT_OF_TYPE: dict[int, Format] = {f.ggml_type: f for f in formats().values()}
+_FORMAT_OF_TYPE: dict[int, Format] = {f.ggml_type: f for f in formats().values() if f.ggml_type is not None}
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,25 @@ def read_gguf(path: str | Path) -> GGUFFile:
     reader = _Reader(path, map_file(path))
     version = reader.version()
     num_tensors, num_keys = reader.count("tensor count", 24), reader.count("key count", 13)
+    metadata, raw_values = _values(reader, num_keys)
+    infos = _tensor_infos(reader, num_tensors)
+    tensors = _map_tensors(reader, infos, _alignment(reader, metadata))
+    return GGUFFile(path, version, metadata, raw_values, tensors, {name: shape for name, shape, _, _ in infos})
+
+
+def read_gguf_values(path: Path, raw: bytes) -> tuple[dict[str, Any], dict[str, memoryview]]:
+    """Metadata and raw values, as GGUFFile has them, of a key-value section that lies elsewhere: key count u64 | keys.
+
+    Raises CorruptModel, which names `path`.
+    """
+    reader = _Reader(path, raw)
+    found = _values(reader, reader.count("key count", 13))
+    if reader.pos != reader.size:
+        raise reader.corrupt(f"{reader.size - reader.pos} bytes follow the last key of the GGUF metadata")
+    return found
+
+
+def _values(reader: "_Reader", num_keys: int) -> tuple[dict[str, Any], dict[str, memoryview]]:
     metadata: dict[str, Any] = {}
     raw_values: dict[str, memoryview] = {}
     for _ in range(num_keys):
@@ -79,15 +98,13 @@ def read_gguf(path: str | Path) -> GGUFFile:
         start = reader.pos
         metadata[key] = reader.value(key, reader.u32(f"the type of key {key!r}"))
         raw_values[key] = memoryview(reader.data)[start : reader.pos]
-    infos = _tensor_infos(reader, num_tensors)
-    tensors = _map_tensors(reader, infos, _alignment(reader, metadata))
-    return GGUFFile(path, version, metadata, raw_values, tensors, {name: shape for name, shape, _, _ in infos})
+    return metadata, raw_values
 
 
 class _Reader:
     """A position in the mapped file, and reads that check what is left before they move it."""
 
-    def __init__(self, path: Path, data: mmap.mmap) -> None:
+    def __init__(self, path: Path, data: mmap.mmap | bytes) -> None:
         self.path = path
         self.data = data
         self.size = len(data)
@@ -219,7 +236,7 @@ def _map_tensors(reader: _Reader, infos: list[_Info], alignment: int) -> dict[st
     for name, shape, ggml_type, offset in infos:
         if ggml_type not in _FORMAT_OF_TYPE:
             kind = _GGML_NAMES.get(ggml_type, f"number {ggml_type}")
-            allowed = ", ".join(f.upper() for f in formats())
+            allowed = ", ".join(f.name.upper() for f in _FORMAT_OF_TYPE.values())
             raise UnsupportedModel(f"{reader.path}: tensor {name!r} has type {kind}; supported: {allowed}")
         if offset % alignment:
             raise reader.corrupt(f"tensor {name!r} starts at {offset}, not a multiple of the alignment {alignment}")

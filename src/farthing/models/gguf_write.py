@@ -1,26 +1,47 @@
-"""Writes GGUF files: re-blocks a GGUF's tensors to another format and leaves the rest of it as it is, byte for byte."""
+"""Writes GGUF files (version 3): metadata as encoded values, tensors in any of ggml's types."""
 
-import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from typing import BinaryIO
 
-from farthing.errors import InvalidRequest, UnsupportedModel
-from farthing.kernels.formats import format_of, row_bytes
+from farthing.errors import InvalidRequest
+from farthing.kernels.formats import format_of, formats, row_bytes
 from farthing.kernels.plan import QTensor
-from farthing.models.gguf import DEFAULT_ALIGNMENT, GGUFFile
-from farthing.quant import quantizable, requantize, target_format
+from farthing.models.gguf import DEFAULT_ALIGNMENT
+from farthing.models.output_file import Layout, ModelSink, new_file
 
-__all__ = ["Reblocked", "TensorToWrite", "reblock_gguf", "write_gguf"]
+__all__ = ["TensorInfo", "TensorToWrite", "gguf_layout", "gguf_values", "gguf_values_section", "write_gguf"]
 
 _VERSION = 3
 _U32 = 4
 _QUANTIZATION_VERSION = 2  # of ggml's block layouts
 # llama.cpp's general.file_type (enum llama_ftype): which format most matrices have.
-_FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "iq4_nl": 25, "bf16": 32}
+_FILE_TYPES = {
+    "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q2_k": 10, "q3_k": 11, "q4_k": 14,
+    "q5_k": 16, "q6_k": 18, "iq4_nl": 25, "iq4_xs": 30, "bf16": 32, "tq2_0": 37,
+}  # fmt: skip
+_GUESSED = 1024  # llama.cpp's word for none of these
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A tensor of a file: its name there, its shape (columns last) and format, and by what names its parts are known:
+    one, or one for each expert, whose bytes lie one after the other."""
+
+    name: str
+    shape: tuple[int, ...]
+    format: str
+    parts: tuple[str, ...]
+
+    @property
+    def num_weights(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def num_bytes(self) -> int:
+        return self.num_weights // self.shape[-1] * row_bytes(self.format, self.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -32,71 +53,44 @@ class TensorToWrite:
     format: str
     make: Callable[[], QTensor]
 
-    @property
-    def num_weights(self) -> int:
-        rows_cols = 1
-        for dim in self.shape:
-            rows_cols *= dim
-        return rows_cols
 
-    @property
-    def num_bytes(self) -> int:
-        return self.num_weights // self.shape[-1] * row_bytes(self.format, self.shape[-1])
-
-
-@dataclass(frozen=True)
-class Reblocked:
-    """What became of a file. `num_kept` counts matrices whose columns are not whole blocks of the format."""
-
-    num_weights: int
-    num_tensors: int
-    num_kept: int
-    tensor_bytes_before: int
-    tensor_bytes_after: int
+def gguf_values(values: Mapping[str, bytes | memoryview], format: str) -> dict[str, bytes | memoryview]:
+    """`values` with general.file_type of the format that most weights have and general.quantization_version."""
+    kind = _FILE_TYPES.get(format, _GUESSED)
+    return {
+        **values,
+        "general.file_type": struct.pack("<II", _U32, kind),
+        "general.quantization_version": struct.pack("<II", _U32, _QUANTIZATION_VERSION),
+    }
 
 
-def reblock_gguf(
-    source: GGUFFile,
-    output: Path,
-    format: str,
-    *,
-    is_overwrite: bool = False,
-    on_tensor: Callable[[int, int], None] = lambda _done, _total: None,
-) -> Reblocked:
-    """Write `source` to `output` with its matrices in `format` (see `quant.target_format`), one tensor in memory.
-
-    All metadata is copied as it lies; general.file_type and general.quantization_version are set. After each tensor
-    on_tensor(done, total) is called. Raises InvalidRequest (format, output exists), UnsupportedModel (part of a model).
-    """
-    if format not in quantizable():
-        raise InvalidRequest(f"format is {format!r}; allowed: {', '.join(quantizable())}")
-    if source.metadata.get("split.count", 1) not in (0, 1):
-        raise UnsupportedModel(f"{source.path}: one part of a model in several files; join them with llama-gguf-split")
-    values: dict[str, bytes | memoryview] = dict(source.raw_values)
-    values["general.file_type"] = struct.pack("<II", _U32, _FILE_TYPES[format])
-    values["general.quantization_version"] = struct.pack("<II", _U32, _QUANTIZATION_VERSION)
-    tensors = [_reblocked(name, t, source.shapes[name], format) for name, t in source.tensors.items()]
-    alignment = source.metadata.get("general.alignment", DEFAULT_ALIGNMENT)
-    write_gguf(output, values, tensors, alignment=alignment, is_overwrite=is_overwrite, on_tensor=on_tensor)
-    return Reblocked(
-        num_weights=sum(t.num_weights for t in tensors),
-        num_tensors=len(tensors),
-        num_kept=sum(t.format != format and source.tensors[t.name].rows > 1 for t in tensors),
-        tensor_bytes_before=sum(t.data.nbytes for t in source.tensors.values()),
-        tensor_bytes_after=sum(t.num_bytes for t in tensors),
-    )
+def gguf_values_section(values: Mapping[str, bytes | memoryview]) -> bytes:
+    """Their count and all of them, as they stand in a file between the header and the tensors' infos."""
+    pairs = [piece for key, value in values.items() for piece in (_text(key), value)]
+    return b"".join([struct.pack("<Q", len(values)), *pairs])
 
 
-def _reblocked(name: str, tensor: QTensor, shape: tuple[int, ...], format: str) -> TensorToWrite:
-    target = tensor.format if name.endswith(".ffn_gate_inp.weight") else target_format(tensor, format)  # a router
-
-    def make() -> QTensor:
-        try:
-            return requantize(tensor, target)
-        except InvalidRequest as error:
-            raise InvalidRequest(f"tensor {name!r}: {error}") from None
-
-    return TensorToWrite(name, shape, target, make)
+def gguf_layout(
+    values: Mapping[str, bytes | memoryview], tensors: Sequence[TensorInfo], alignment: int = DEFAULT_ALIGNMENT
+) -> Layout:
+    """Where everything lies. Raises InvalidRequest for a format that is none of ggml's."""
+    pieces = [b"GGUF", struct.pack("<IQ", _VERSION, len(tensors)), gguf_values_section(values)]
+    offset, offsets = 0, {}
+    for t in tensors:
+        kind = format_of(t.format).ggml_type
+        if kind is None:
+            allowed = ", ".join(f.name for f in formats().values() if f.ggml_type is not None)
+            raise InvalidRequest(
+                f"a GGUF file has no type for {t.format}; its types: {allowed}, or write a .safetensors"
+            )
+        dims = struct.pack(f"<I{len(t.shape)}Q", len(t.shape), *reversed(t.shape))
+        pieces += [_text(t.name), dims, struct.pack("<IQ", kind, offset)]
+        for i, part in enumerate(t.parts):
+            offsets[part] = offset + i * (t.num_bytes // len(t.parts))
+        offset += -(-t.num_bytes // alignment) * alignment
+    head = b"".join(pieces)
+    head += bytes(-len(head) % alignment)
+    return Layout(head, {part: len(head) + at for part, at in offsets.items()}, len(head) + offset)
 
 
 def write_gguf(
@@ -108,55 +102,20 @@ def write_gguf(
     is_overwrite: bool = False,
     on_tensor: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> None:
-    """Write a GGUF (version 3): metadata as encoded values (type and value), tensors made and written in turn.
+    """Write a GGUF of tensors that are made and written in turn; after each on_tensor(done, total) is called.
 
     The file appears under its name only when it is whole; where anything fails nothing is left behind. Raises
-    InvalidRequest where `output` exists (unless is_overwrite) or its folder does not.
+    InvalidRequest as `new_file` and `gguf_layout` do.
     """
-    if output.is_dir() or (output.exists() and not is_overwrite):
-        raise InvalidRequest(f"{output} exists; give another name, or --force to replace a file")
-    if not output.parent.is_dir():
-        raise InvalidRequest(f"{output}: the folder {output.parent} does not exist; create it first")
-    part = output.with_name(f".{output.name}.{os.getpid()}.part")
-    try:
-        with part.open("xb") as file:
-            file.write(_header(values, tensors, alignment))
-            _pad(file, alignment)
-            for i, tensor in enumerate(tensors):
-                file.write(_data(tensor))
-                _pad(file, alignment)
-                on_tensor(i + 1, len(tensors))
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(output)
-    except BaseException:  # an interrupt too must leave nothing behind
-        with suppress(FileNotFoundError):
-            part.unlink()
-        raise
-
-
-def _header(values: Mapping[str, bytes | memoryview], tensors: Sequence[TensorToWrite], alignment: int) -> bytes:
-    pieces: list[bytes | memoryview] = [b"GGUF", struct.pack("<IQQ", _VERSION, len(tensors), len(values))]
-    for key, value in values.items():
-        pieces += [_text(key), value]
-    offset = 0
-    for t in tensors:
-        dims = struct.pack(f"<I{len(t.shape)}Q", len(t.shape), *reversed(t.shape))
-        pieces += [_text(t.name), dims, struct.pack("<IQ", format_of(t.format).ggml_type, offset)]
-        offset += -(-t.num_bytes // alignment) * alignment
-    return b"".join(pieces)
+    layout = gguf_layout(values, [TensorInfo(t.name, t.shape, t.format, (t.name,)) for t in tensors], alignment)
+    with new_file(output, layout.num_bytes, is_overwrite=is_overwrite) as file:
+        sink = ModelSink(file, layout)
+        for i, tensor in enumerate(tensors):
+            sink.put(tensor.name, tensor.make())
+            on_tensor(i + 1, len(tensors))
+        sink.check()
 
 
 def _text(text: str) -> bytes:
     raw = text.encode()
     return struct.pack("<Q", len(raw)) + raw
-
-
-def _data(tensor: TensorToWrite) -> memoryview:
-    data = tensor.make().data
-    assert data.nbytes == tensor.num_bytes, tensor
-    return data.data
-
-
-def _pad(file: BinaryIO, alignment: int) -> None:
-    file.write(bytes(-file.tell() % alignment))

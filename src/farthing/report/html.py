@@ -6,6 +6,7 @@ from html import escape
 
 from farthing.economics.waterfall import Row, bars
 from farthing.report.document import LeverResult, Report, energy_usd_per_mtok, tok_s
+from farthing.report.ladder_panel import ladder_html
 from farthing.report.moe_panel import moe_html
 from farthing.report.routing_panel import panel_html
 from farthing.report.words import headline, hosted_sentence, mib, rate, times, usd
@@ -28,6 +29,7 @@ h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin-
 svg { width: 100%; height: auto; } svg text { fill: var(--ink); font: 14px system-ui, sans-serif; }
 svg .tick { fill: var(--soft); font-size: 12px; } svg line { stroke: var(--line); }
 .total { fill: var(--total); } .saving { fill: var(--saving); } .dearer { fill: var(--dearer); }
+.saving-line { stroke: var(--saving); } .dearer-line { stroke: var(--dearer); } .front { stroke-opacity: .5; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 th:first-child, td:first-child, td.text, th.text { text-align: left; }
@@ -67,6 +69,8 @@ def _body(report: Report) -> Iterable[str]:
         yield moe_html(report.moe, report.host)
     if report.routing is not None:
         yield panel_html(report.routing)
+    if report.ladder is not None:
+        yield ladder_html(report.ladder)
     if report.hosted:
         yield "<h2>The same tokens at hosted models</h2>"
         yield "<ul>" + "".join(f"<li>{escape(hosted_sentence(hosted))}</li>" for hosted in report.hosted) + "</ul>"

@@ -19,6 +19,7 @@ __all__ = [
     "Divergence",
     "Perplexity",
     "Piece",
+    "Sum",
     "divergence",
     "perplexities",
     "perplexity",
@@ -74,7 +75,7 @@ def kl_divergences(reference: F32, other: F32) -> F64:
     return result
 
 
-class _Sum:
+class Sum:
     """Adds up KL divergence and agreement over chunks."""
 
     def __init__(self) -> None:
@@ -93,7 +94,7 @@ class _Sum:
 
 def divergence(reference: Scorer, other: Scorer, pieces: Sequence[Piece], tick: Tick = lambda _: None) -> Divergence:
     """Compare two models on the same pieces of text. Raises InvalidRequest where there is nothing to compare."""
-    total = _Sum()
+    total = Sum()
     for piece in pieces:
         both = zip(
             reference.logits(piece.token_ids, piece.first), other.logits(piece.token_ids, piece.first), strict=True
@@ -141,7 +142,7 @@ class _Tally:
 
     def __init__(self) -> None:
         self.late, self.early, self.num_late, self.num_early = 0.0, 0.0, 0, 0
-        self.divergence = _Sum()
+        self.divergence = Sum()
 
     def add(self, targets: npt.NDArray[np.int64], position: int, half: int, logits: F32, theirs: F32 | None) -> None:
         """Logits of the rows from `position` on, and of a reference those from max(position, half) on."""
