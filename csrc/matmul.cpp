@@ -34,141 +34,144 @@ FARTHING_INLINE void write_row(const LinearArgs& a, const PackedMatrix& m, const
   }
 }
 
+// body(n) with n, from 1 to kMost, as a constant.
+template <int kMost, class F>
+FARTHING_INLINE void with_count(int64_t n, F&& body) {
+  unrolled<kMost>([&](auto i) {
+    if (n == i + 1) body(std::integral_constant<int, decltype(i)::value + 1>());
+  });
+}
+
+// Panels [begin, end) for one token, each unpacked as it is multiplied.
+template <Packed K>
+void lone_panels(const LinearArgs& a, const PackedMatrix& m, const float* bias, int64_t first, const uint8_t* x, int64_t begin,
+                 int64_t end, int64_t token) {
+  const auto* blocks = reinterpret_cast<const ActivationBlock<1>*>(x) + token * (m.cols / kQuantBlock);
+  for (int64_t p = begin; p < end; ++p) write_row(a, m, bias, first, p, token, lone_token<K>(m.panel(p), m.cols, blocks));
+}
+
 #if defined(FARTHING_ISA_avx512)
 
-// P panels from `p` on for tokens [t0, t1), t0 a multiple of the group.
-template <Packed K, int G, int P>
-void wide_panels(const LinearArgs& a, const PackedMatrix& m, const float* bias, int64_t first, const uint8_t* x, int64_t p,
-                 int64_t t0, int64_t t1) {
+// Panel p and, where num_panels is 2, the next, for tokens [t0, t1), t0 a multiple of the group.
+template <class L, int G>
+void wide_panels(const LinearArgs& a, const PackedMatrix& m, const float* bias, int64_t first,
+                 const TileWeights<L::kParts>& weights, const uint8_t* x, int64_t p, int64_t num_panels, int64_t t0, int64_t t1) {
   const ActivationBlock<G>* blocks = reinterpret_cast<const ActivationBlock<G>*>(x);
   // All tiles together fetch the next panels, each the same share. The tokens of a group are cut into tiles of equal height.
-  constexpr int64_t kRows = std::min(6, G);
-  const int64_t num_blocks = m.cols / kQuantBlock, num_tiles = (t1 - t0 + kRows - 1) / kRows;
-  const int64_t steps = num_tiles * num_blocks, lines = (P * m.panel_bytes / 64 + steps - 1) / steps;
-  const uint8_t* const next = m.panel(p + P);
+  constexpr int kRows = std::min(6, G);
+  const int64_t num_blocks = weights.num_blocks, num_tiles = (t1 - t0 + kRows - 1) / kRows;
+  const int64_t steps = num_tiles * num_blocks, lines = (2 * m.panel_bytes / 64 + steps - 1) / steps;
+  const uint8_t* const next = m.panel(p + 2);
   int64_t fetched = 0;
-  auto tile = [&](auto num_tokens, int64_t t) {
-    constexpr int T = std::min(decltype(num_tokens)::value, G);
-    const Ahead ahead{next + fetched, fetched < P * m.panel_bytes ? lines : 0};
-    fetched += num_blocks * lines * 64;
-    const auto* const from = from_token(blocks + t / G * num_blocks, t % G);
-    if ((p + P) * kPanel <= m.rows) {
-      float* const at = a.dst.data + t * a.dst.stride + first + p * kPanel;
-      const Target to{at, a.dst.stride, bias ? bias + p * kPanel : nullptr, a.is_added};
-      return wide_tile<K, P, T, G>(m.panel(p), m.panel_bytes, m.cols, from, ahead, to);
-    }
-    alignas(64) float sums[T][P * kPanel];
-    wide_tile<K, P, T, G>(m.panel(p), m.panel_bytes, m.cols, from, ahead, {sums[0], P * kPanel, nullptr, false});
-    for (int i = 0; i < T; ++i)
-      for (int j = 0; j < P; ++j) write_row(a, m, bias, first, p + j, t + i, loadw(sums[i] + j * kPanel));
-  };
   for (int64_t t = t0; t < t1;) {
     const int64_t left = std::min<int64_t>(G - t % G, t1 - t), tiles = (left + kRows - 1) / kRows, n = (left + tiles - 1) / tiles;
-    switch (n) {
-      case 6: tile(std::integral_constant<int, 6>(), t); break;
-      case 5: tile(std::integral_constant<int, 5>(), t); break;
-      case 4: tile(std::integral_constant<int, 4>(), t); break;
-      case 3: tile(std::integral_constant<int, 3>(), t); break;
-      case 2: tile(std::integral_constant<int, 2>(), t); break;
-      default: tile(std::integral_constant<int, 1>(), t); break;
-    }
+    const Ahead ahead{next + fetched, fetched < 2 * m.panel_bytes ? lines : 0};
+    fetched += num_blocks * lines * 64;
+    const auto* const from = from_token(blocks + t / G * num_blocks, t % G);
+    with_count<kRows>(n, [&](auto num_tokens) {
+      constexpr int T = decltype(num_tokens)::value;
+      if (num_panels == 2 && (p + 2) * kPanel <= m.rows) {
+        float* const at = a.dst.data + t * a.dst.stride + first + p * kPanel;
+        return wide_tile<L, T, G>(weights, from, ahead, {at, a.dst.stride, bias ? bias + p * kPanel : nullptr, a.is_added});
+      }
+      alignas(64) float sums[T][2 * kPanel];
+      wide_tile<L, T, G>(weights, from, ahead, {sums[0], 2 * kPanel, nullptr, false});
+      for (int i = 0; i < T; ++i)
+        for (int64_t j = 0; j < num_panels; ++j) write_row(a, m, bias, first, p + j, t + i, loadw(sums[i] + j * kPanel));
+    });
     t += n;
   }
 }
 
 template <Packed K>
 void int8_panels(const LinearArgs& a, const PackedMatrix& m, const float* bias, int64_t first, const uint8_t* x,
-                 int64_t begin, int64_t end, int64_t t0, int64_t t1, uint8_t*) {
-  auto panels = [&](auto size) {
-    constexpr int G = decltype(size)::value;
-    int64_t p = begin;
-    for (; G > 1 && p + 2 <= end; p += 2) wide_panels<K, G, 2>(a, m, bias, first, x, p, t0, t1);
-    for (; p < end; ++p) wide_panels<K, G, 1>(a, m, bias, first, x, p, t0, t1);
-  };
-  switch (group_size(a.num_tokens)) {
-    case 1: return panels(std::integral_constant<int, 1>());
-    case 4: return panels(std::integral_constant<int, 4>());
-    default: return panels(std::integral_constant<int, 12>());
+                 int64_t begin, int64_t end, int64_t t0, int64_t t1, uint8_t* scratch) {
+  typedef LayoutOf<K> L;
+  const int group = group_size(a.num_tokens);
+  if (group == 1) return lone_panels<K>(a, m, bias, first, x, begin, end, t0);
+  for (int64_t p = begin; p < end; p += 2) {
+    const int64_t num_panels = std::min<int64_t>(2, end - p);
+    const auto weights = tile_weights<K>(m, p, num_panels, scratch);
+    if (group == 4)
+      wide_panels<L, 4>(a, m, bias, first, weights, x, p, num_panels, t0, t1);
+    else
+      wide_panels<L, 12>(a, m, bias, first, weights, x, p, num_panels, t0, t1);
   }
 }
 
 #else
 
-// Panels [begin, end) for tokens [t0, t1), t0 a multiple of the group, rows across the lanes.
-template <Packed K, int G>
-void row_panels(const LinearArgs& a, const PackedMatrix& m, const float* bias, int64_t first, const uint8_t* x,
-                int64_t begin, int64_t end, int64_t t0, int64_t t1) {
+// Panel p for tokens [t0, t1), t0 a multiple of the group, rows across the lanes.
+template <class L, int G>
+void row_panel(const LinearArgs& a, const PackedMatrix& m, const float* bias, int64_t first,
+               const TileWeights<L::kParts>& weights, const uint8_t* x, int64_t p, int64_t t0, int64_t t1) {
   const ActivationBlock<G>* blocks = reinterpret_cast<const ActivationBlock<G>*>(x);
-  constexpr int kMost = Block<K>::kBits == 4 ? kRowTokens4 : kRowTokens8;
-  for (int64_t p = begin; p < end; ++p) {
-    auto tile = [&](auto num_tokens, int64_t t) {
+  constexpr int kMost = std::min(G, row_tokens(L::kMostCode));
+  for (int64_t t = t0; t < t1;) {
+    const int64_t n = std::min<int64_t>(std::min<int64_t>(kMost, G - t % G), t1 - t);
+    with_count<kMost>(n, [&](auto num_tokens) {
       constexpr int T = decltype(num_tokens)::value;
       f32x8 sums[T];
-      row_tile<K, T, G>(m.panel(p), m.cols, from_token(blocks + t / G * (m.cols / kQuantBlock), t % G), sums);
-      for (int i = 0; i < T; ++i) write_row(a, m, bias, first, p, t + i, sums[i]);
-    };
-    for (int64_t t = t0; t < t1;) {
-      const int64_t n = std::min<int64_t>(kMost, t1 - t);
-      if constexpr (G == 1) {
-        tile(std::integral_constant<int, 1>(), t);
-      } else {
-        switch (n) {
-          case 6: tile(std::integral_constant<int, std::min(6, std::min(kMost, G))>(), t); break;
-          case 5: tile(std::integral_constant<int, std::min(5, std::min(kMost, G))>(), t); break;
-          case 4: tile(std::integral_constant<int, 4>(), t); break;
-          case 3: tile(std::integral_constant<int, 3>(), t); break;
-          case 2: tile(std::integral_constant<int, 2>(), t); break;
-          default: tile(std::integral_constant<int, 1>(), t); break;
-        }
-      }
-      t += n;
-    }
+      row_tile<L, T, G>(weights, from_token(blocks + t / G * weights.num_blocks, t % G), sums);
+      for (int j = 0; j < T; ++j) write_row(a, m, bias, first, p, t + j, sums[j]);
+    });
+    t += n;
   }
 }
 
-// Panels [begin, end) for tokens [t0, t1), t0 a multiple of 8, tokens across the lanes; a last vector may stick out.
-template <Packed K>
-void token_panels(const LinearArgs& a, const PackedMatrix& m, const float* bias, int64_t first, const uint8_t* x,
-                  int64_t begin, int64_t end, int64_t t0, int64_t t1, uint8_t* scratch) {
+// Expanded panels [p, p + num_panels) with tokens across the lanes; a last vector may stick out.
+template <class E>
+void token_panels(const LinearArgs& a, const PackedMatrix& m, const float* bias, int64_t first, const E* weights, int zero,
+                  const uint8_t* x, int64_t p, int64_t num_panels, int64_t t0, int64_t t1) {
   const TokenBlock* blocks = reinterpret_cast<const TokenBlock*>(x);
-  Expanded<K>* w = reinterpret_cast<Expanded<K>*>(scratch);
   const int64_t num_blocks = m.cols / kQuantBlock;
-  constexpr int kMost = Block<K>::kBits == 4 ? 3 : 2;
+  constexpr int kMost = kTokenVectors<E>;
   alignas(64) float acc[kPanelsPerTile * kPanel * kMost * kLanes];
-  for (int64_t p = begin; p < end; p += kPanelsPerTile) {
-    const int64_t num_panels = std::min(kPanelsPerTile, end - p);
-    for (int64_t i = 0; i < num_panels; ++i) expand<K>(m.panel(p + i), m.cols, w + i * num_blocks);
-    auto tiles = [&](auto num_vectors, int64_t t) {
-      constexpr int V = decltype(num_vectors)::value;
-      const TokenBlock* groups[V];
-      for (int v = 0; v < V; ++v) groups[v] = blocks + (t / kLanes + v) * num_blocks;
-      token_tiles<K, V>(w, num_panels, groups, num_blocks, acc);
-      for (int v = 0; v < V; ++v) {
-        f32x8 rows[kPanelsPerTile][kLanes];
-        for (int64_t i = 0; i < num_panels; ++i)
-          transpose8(acc + i * kPanel * V * kLanes + v * kLanes, V * kLanes, rows[i]);
-        const int64_t n = std::min<int64_t>(kLanes, t1 - t - v * kLanes);
-        for (int64_t lane = 0; lane < n; ++lane)  // panel beside panel: whole cache lines
-          for (int64_t i = 0; i < num_panels; ++i) write_row(a, m, bias, first, p + i, t + v * kLanes + lane, rows[i][lane]);
-      }
-    };
-    int64_t t = t0;
-    for (; t1 - t > (kMost - 1) * kLanes; t += kMost * kLanes) tiles(std::integral_constant<int, kMost>(), t);
-    if (t1 - t > kLanes)
-      tiles(std::integral_constant<int, 2>(), t);
-    else if (t1 > t)
-      tiles(std::integral_constant<int, 1>(), t);
-  }
+  auto tiles = [&](auto num_vectors, int64_t t) {
+    constexpr int V = decltype(num_vectors)::value;
+    const TokenBlock* groups[V];
+    for (int v = 0; v < V; ++v) groups[v] = blocks + (t / kLanes + v) * num_blocks;
+    token_tiles<E, V>(weights, num_panels, groups, num_blocks, zero, acc);
+    for (int v = 0; v < V; ++v) {
+      f32x8 rows[kPanelsPerTile][kLanes];
+      for (int64_t i = 0; i < num_panels; ++i) transpose8(acc + i * kPanel * V * kLanes + v * kLanes, V * kLanes, rows[i]);
+      const int64_t n = std::min<int64_t>(kLanes, t1 - t - v * kLanes);
+      for (int64_t lane = 0; lane < n; ++lane)  // panel beside panel: whole cache lines
+        for (int64_t i = 0; i < num_panels; ++i) write_row(a, m, bias, first, p + i, t + v * kLanes + lane, rows[i][lane]);
+    }
+  };
+  int64_t t = t0;
+  for (; t1 - t > (kMost - 1) * kLanes; t += kMost * kLanes) tiles(std::integral_constant<int, kMost>(), t);
+  if (t1 - t > kLanes)
+    tiles(std::integral_constant<int, 2>(), t);
+  else if (t1 > t)
+    tiles(std::integral_constant<int, 1>(), t);
 }
 
+// Panels [begin, end) for tokens [t0, t1), t0 a multiple of the group.
 template <Packed K>
 void int8_panels(const LinearArgs& a, const PackedMatrix& m, const float* bias, int64_t first, const uint8_t* x,
                  int64_t begin, int64_t end, int64_t t0, int64_t t1, uint8_t* scratch) {
-  switch (group_size(a.num_tokens)) {
-    case 1: return row_panels<K, 1>(a, m, bias, first, x, begin, end, t0, t1);
-    case 4: return row_panels<K, 4>(a, m, bias, first, x, begin, end, t0, t1);
-    case 12: return row_panels<K, 12>(a, m, bias, first, x, begin, end, t0, t1);
-    default: return token_panels<K>(a, m, bias, first, x, begin, end, t0, t1, scratch);
+  typedef LayoutOf<K> L;
+  typedef ExpandedOf<K> E;
+  const int group = group_size(a.num_tokens);
+  if (group == 1) return lone_panels<K>(a, m, bias, first, x, begin, end, t0);
+  if (group == 4 || group == 12) {
+    for (int64_t p = begin; p < end; ++p) {
+      const auto weights = tile_weights<K>(m, p, 1, scratch);
+      if (group == 4)
+        row_panel<L, 4>(a, m, bias, first, weights, x, p, t0, t1);
+      else
+        row_panel<L, 12>(a, m, bias, first, weights, x, p, t0, t1);
+    }
+    return;
+  }
+  E* const weights = reinterpret_cast<E*>(scratch);
+  const int64_t num_blocks = m.cols / kQuantBlock;
+  for (int64_t p = begin; p < end; p += kPanelsPerTile) {
+    const int64_t num_panels = std::min(kPanelsPerTile, end - p);
+    for (int64_t i = 0; i < num_panels; ++i) expand<K>(m.panel(p + i), m.cols, weights + i * num_blocks);
+    token_panels<E>(a, m, bias, first, weights, Block<K>::kZero, x, p, num_panels, t0, t1);
   }
 }
 
@@ -205,11 +208,27 @@ FARTHING_INLINE void with_kind(Packed kind, F&& f) {
     case Packed::f32: return f(std::integral_constant<Packed, Packed::f32>());
     case Packed::f16: return f(std::integral_constant<Packed, Packed::f16>());
     case Packed::bf16: return f(std::integral_constant<Packed, Packed::bf16>());
+    case Packed::q8_0: return f(std::integral_constant<Packed, Packed::q8_0>());
     case Packed::q4_0: return f(std::integral_constant<Packed, Packed::q4_0>());
     case Packed::q4_1: return f(std::integral_constant<Packed, Packed::q4_1>());
+    case Packed::q5_0: return f(std::integral_constant<Packed, Packed::q5_0>());
+    case Packed::q5_1: return f(std::integral_constant<Packed, Packed::q5_1>());
+    case Packed::iq4_nl: return f(std::integral_constant<Packed, Packed::iq4_nl>());
     case Packed::q4_k: return f(std::integral_constant<Packed, Packed::q4_k>());
-    case Packed::q8_0: return f(std::integral_constant<Packed, Packed::q8_0>());
-    case Packed::q8_16: return f(std::integral_constant<Packed, Packed::q8_16>());
+    case Packed::q5_k: return f(std::integral_constant<Packed, Packed::q5_k>());
+    case Packed::q6_k: return f(std::integral_constant<Packed, Packed::q6_k>());
+    case Packed::q3_k: return f(std::integral_constant<Packed, Packed::q3_k>());
+    case Packed::q2_k: return f(std::integral_constant<Packed, Packed::q2_k>());
+    case Packed::tq2_0: return f(std::integral_constant<Packed, Packed::tq2_0>());
+    case Packed::iq4_xs: return f(std::integral_constant<Packed, Packed::iq4_xs>());
+    case Packed::q6: return f(std::integral_constant<Packed, Packed::q6>());
+    case Packed::q5: return f(std::integral_constant<Packed, Packed::q5>());
+    case Packed::q4: return f(std::integral_constant<Packed, Packed::q4>());
+    case Packed::q3: return f(std::integral_constant<Packed, Packed::q3>());
+    case Packed::q2: return f(std::integral_constant<Packed, Packed::q2>());
+    case Packed::c4: return f(std::integral_constant<Packed, Packed::c4>());
+    case Packed::c3: return f(std::integral_constant<Packed, Packed::c3>());
+    case Packed::t2: return f(std::integral_constant<Packed, Packed::t2>());
   }
 }
 
@@ -266,7 +285,7 @@ void multiply(const LinearArgs& a, const PackedMatrix& m, const float* bias, int
               int64_t end, int64_t t0, int64_t t1, uint8_t* own) {
   with_kind(m.kind, [&](auto kind) {
     constexpr Packed K = decltype(kind)::value;
-    if constexpr (K >= Packed::q4_0) {
+    if constexpr (K >= Packed::q8_0) {
       if (x) return int8_panels<K>(a, m, bias, first, x, begin, end, t0, t1, own);
     }
     float* own_f32 = reinterpret_cast<float*>(own);

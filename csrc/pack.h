@@ -1,18 +1,17 @@
 // Weights as the kernels read them: panels of P rows, so that one vector holds one column (or four) of P rows. P is the
 // instruction set's (Kernels::panel_rows): 8, or 16 where vectors are twice as wide.
 //
-// A matrix comes in one of GGUF's formats and is packed once, at load. Every value keeps its exact meaning:
-//   packed   from                     panel of P rows, repeated along the columns
-//   f32      f32                      [cols][P] float
-//   f16 bf16 f16 bf16                 [cols][P] uint16
-//   q4_0     q4_0                     per 32 columns: P scales f16, codes
-//   q4_1     q4_1                     per 32 columns: P scales f16, P minima f16, codes
-//   q4_k     q4_k                     per 32 columns: P scales f32, P minima f32, codes
-//   q8_0     q8_0 q5_0 iq4_nl         per 32 columns: P scales f16, codes
-//   q8_16    q5_1 q5_k q6_k           per 16 columns: P scales f32, P minima f32, codes
-// Codes: byte r * 4 + c of step s is the unsigned code of row r, column 4 s + c. Codes of 4 bits keep step j in the low
-// and step j + 4 in the high half of vector j. A weight is scale * (code - zero) + minimum, zero being 8 for q4_0, 128
-// for the 8-bit ones (their signed code + 128), 0 for q4_1 and q4_k.
+// A matrix comes in one of the formats of kernels/formats.py and is packed once, at load. Every value keeps its exact
+// meaning. f32, f16 and bf16 lie as [cols][P] numbers; the others as one block after the other, each 32 columns of P rows:
+//
+//   scales   of P rows (BlockShape says which), field by field: [field][P]
+//   codes    vectors of 4 P bytes: byte r * 4 + c of step s is the unsigned code of row r, column 4 s + c. Codes of 8 bits
+//            take a vector for each of the 8 steps; of 4 to 6 bits the low four lie in 4 vectors, step s in half s / 4 of
+//            vector s % 4; of 2 and 3 bits the low two in 2 vectors, step s in bits 2 (s / 2) on of vector s % 2, and so
+//            do the bits above four of codes of 6 bits. The last bit of codes of 3 and 5 bits: bit s of one vector.
+//
+// Where a format has numbers for 256 columns, they lie as [field][P] in front of each 8 blocks.
+// A weight is scale * (code - zero) + minimum, or scale times an entry of a table.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -26,7 +25,92 @@ namespace farthing {
 constexpr int64_t kQuantBlock = 32;     // columns of an activation block
 constexpr int64_t kMostPanelRows = 16;  // of any instruction set
 
-enum class Packed : int { f32, f16, bf16, q4_0, q4_1, q4_k, q8_0, q8_16 };
+enum class Packed : int {
+  f32, f16, bf16,
+  q8_0, q4_0, q4_1, q5_0, q5_1, iq4_nl, q4_k, q5_k, q6_k, q3_k, q2_k, tq2_0, iq4_xs,  // ggml's
+  q6, q5, q4, q3, q2, c4, c3, t2,                                                     // our own
+};
+
+// How a block's scales (and minima) are kept, for one row, and what they mean.
+enum class Scaling : int {
+  f16,          // scale
+  f16_minimum,  // scale, minimum
+  e8,           // one byte: 2^((u >> 3) - 23) * (1 + (u & 7) / 8)
+  e8_zero,      // the same, and a zero point in steps of 2^(bits - 8): minimum = -scale * zero
+  super_f16,    // none here; f16 scale of 256 columns
+  super_s8,     // signed byte for each part; times the f16 of 256 columns
+  super_u8,     // bytes of scale and minimum; times two f16 of 256 columns, minimum = -(dmin * byte)
+  super_u4,     // the same in the halves of one byte for each part
+};
+
+enum class Table : int { none, iq4_nl, c3 };
+
+struct BlockShape {
+  int bits;  // of a code as it is packed
+  Scaling scaling;
+  int zero;       // among the codes; of what a table says: none
+  int parts = 1;  // pieces of the 32 columns with a scale of their own
+  Table table = Table::none;
+
+  constexpr bool has_minimum() const {
+    return scaling == Scaling::f16_minimum || scaling == Scaling::e8_zero || scaling == Scaling::super_u8 ||
+           scaling == Scaling::super_u4;
+  }
+  constexpr int field_bytes() const { return scaling == Scaling::f16 || scaling == Scaling::f16_minimum ? 2 : 1; }
+  constexpr int row_header() const {  // bytes of a row's scales in front of a block
+    switch (scaling) {
+      case Scaling::f16_minimum: return 4;
+      case Scaling::f16: case Scaling::e8_zero: case Scaling::super_u8: return 2;
+      case Scaling::e8: return 1;
+      case Scaling::super_f16: return 0;
+      default: return parts;
+    }
+  }
+  constexpr int row_super() const {  // bytes of a row in front of 8 blocks
+    switch (scaling) {
+      case Scaling::super_f16: case Scaling::super_s8: return 2;
+      case Scaling::super_u8: case Scaling::super_u4: return 4;
+      default: return 0;
+    }
+  }
+};
+
+constexpr BlockShape shape_of(Packed kind) {
+  switch (kind) {
+    case Packed::q8_0: return {8, Scaling::f16, 128};
+    case Packed::q4_0: return {4, Scaling::f16, 8};
+    case Packed::q4_1: return {4, Scaling::f16_minimum, 0};
+    case Packed::q5_0: return {5, Scaling::f16, 16};
+    case Packed::q5_1: return {5, Scaling::f16_minimum, 0};
+    case Packed::iq4_nl: return {4, Scaling::f16, 0, 1, Table::iq4_nl};
+    case Packed::q4_k: return {4, Scaling::super_u8, 0};
+    case Packed::q5_k: return {5, Scaling::super_u8, 0};
+    case Packed::q6_k: return {6, Scaling::super_s8, 32, 2};
+    case Packed::q3_k: return {3, Scaling::super_s8, 4, 2};
+    case Packed::q2_k: return {2, Scaling::super_u4, 0, 2};
+    case Packed::tq2_0: return {2, Scaling::super_f16, 1};
+    case Packed::iq4_xs: return {4, Scaling::super_s8, 0, 1, Table::iq4_nl};
+    case Packed::q6: return {6, Scaling::e8_zero, 0};
+    case Packed::q5: return {5, Scaling::e8_zero, 0};
+    case Packed::q4: return {4, Scaling::e8_zero, 0};
+    case Packed::q3: return {3, Scaling::e8_zero, 0};
+    case Packed::q2: return {2, Scaling::e8_zero, 0};
+    case Packed::c4: return {4, Scaling::e8, 0, 1, Table::iq4_nl};
+    case Packed::c3: return {3, Scaling::e8, 0, 1, Table::c3};
+    case Packed::t2: return {2, Scaling::e8, 1};
+    default: return {0, Scaling::f16, 0};
+  }
+}
+
+constexpr int64_t kSuperBlocks = 8;  // blocks that share numbers, where they share any
+
+// Of one row, `cols` columns; a power of two of rows lies side by side.
+constexpr int64_t packed_row_bytes(Packed kind, int64_t cols) {
+  if (kind == Packed::f32) return cols * 4;
+  if (kind == Packed::f16 || kind == Packed::bf16) return cols * 2;
+  const BlockShape s = shape_of(kind);
+  return cols / kQuantBlock * (s.row_header() + s.bits * kQuantBlock / 8) + cols / (kSuperBlocks * kQuantBlock) * s.row_super();
+}
 
 struct PackedMatrix {
   Packed kind;
@@ -36,11 +120,11 @@ struct PackedMatrix {
 
   int64_t num_panels() const { return (rows + panel_rows - 1) / panel_rows; }
   size_t num_bytes() const { return static_cast<size_t>(num_panels() * panel_bytes); }
-  bool has_codes() const { return kind >= Packed::q4_0; }
+  bool has_codes() const { return kind >= Packed::q8_0; }
   const uint8_t* panel(int64_t p) const { return data + p * panel_bytes; }
 };
 
-// Bytes of one row in the named GGUF format, or 0 when the format is unknown or cols is no multiple of its block.
+// Bytes of one row in the named format, or 0 when the format is unknown or cols is no multiple of its block.
 int64_t row_bytes(const std::string& format, int64_t cols);
 
 // data: rows * row_bytes(format, cols) bytes. Throws std::invalid_argument for an unknown format or a bad size.

@@ -1,12 +1,11 @@
-// How packed weights are read: what a block of each kind looks like, its codes in vectors, its values as float32.
+// How packed weights are read: the codes of a block of 32 columns, its scales and minima, its values as float32.
 #pragma once
-#include "pack.h"
-#include "simd.h"
+#include <utility>
+
+#include "code_vectors.h"
 
 namespace farthing {
 namespace FARTHING_ISA {
-
-constexpr int64_t kPanel = kWide;  // rows of a panel: one vector of float32
 
 // 32 integers from -127 to 127 as bytes, in order.
 #if defined(FARTHING_HAS_AVX2)
@@ -23,79 +22,6 @@ FARTHING_INLINE void pack32(const i32x8* q, int8_t* out) {
 }
 #endif
 
-#if !defined(FARTHING_ISA_avx512)  // it has products of its own: wide_tiles.h
-#if defined(FARTHING_HAS_AVX2)
-
-typedef __m256i Codes32;  // 32 unsigned codes: 8 rows x 4 columns
-typedef __m256i Sums16;   // int16 sums of pairs of products
-
-FARTHING_INLINE Codes32 load_codes(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
-FARTHING_INLINE Codes32 low_half(Codes32 v) { return _mm256_and_si256(v, _mm256_set1_epi8(15)); }
-FARTHING_INLINE Codes32 high_half(Codes32 v) { return _mm256_and_si256(_mm256_srli_epi16(v, 4), _mm256_set1_epi8(15)); }
-// Pairs of products of 8 times 4 codes: the same 4 activations for 8 rows, or the same 4 weights for 8 tokens.
-FARTHING_INLINE Sums16 dot4(Codes32 w, const int8_t* x) {
-  int32_t four;
-  memcpy(&four, x, 4);
-  return _mm256_maddubs_epi16(w, _mm256_set1_epi32(four));
-}
-FARTHING_INLINE Codes32 splat4(const uint8_t* four) {
-  int32_t v;
-  memcpy(&v, four, 4);
-  return _mm256_set1_epi32(v);
-}
-FARTHING_INLINE Sums16 dot32(Codes32 w, const int8_t* x) {
-  return _mm256_maddubs_epi16(w, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));
-}
-FARTHING_INLINE void store_codes(uint8_t* p, Codes32 v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
-// The empty asm keeps each sum in its register: gcc would otherwise reassociate the unrolled sums and spill products.
-FARTHING_INLINE void add16(Sums16& sum, Sums16 v) {
-  sum = _mm256_add_epi16(sum, v);
-  asm volatile("" : "+x"(sum));
-}
-template <int kWeight>
-FARTHING_INLINE i32x8 widen(Sums16 s) {
-  return reinterpret_cast<i32x8>(_mm256_madd_epi16(s, _mm256_set1_epi16(kWeight)));
-}
-
-#else
-
-typedef uint8_t Codes32 __attribute__((vector_size(32)));
-typedef int16_t Sums16 __attribute__((vector_size(64)));
-
-FARTHING_INLINE Codes32 load_codes(const uint8_t* p) {
-  Codes32 v;
-  memcpy(&v, p, 32);
-  return v;
-}
-FARTHING_INLINE Codes32 low_half(Codes32 v) { return v & 15; }
-FARTHING_INLINE Codes32 high_half(Codes32 v) { return v >> 4; }
-FARTHING_INLINE Sums16 dot4(Codes32 w, const int8_t* x) {
-  const int16_t a = x[0], b = x[1], c = x[2], d = x[3];
-  const Sums16 four = {a, b, c, d, a, b, c, d, a, b, c, d, a, b, c, d, a, b, c, d, a, b, c, d, a, b, c, d, a, b, c, d};
-  return __builtin_convertvector(w, Sums16) * four;
-}
-FARTHING_INLINE Codes32 splat4(const uint8_t* four) {
-  const uint8_t a = four[0], b = four[1], c = four[2], d = four[3];
-  return Codes32{a, b, c, d, a, b, c, d, a, b, c, d, a, b, c, d, a, b, c, d, a, b, c, d, a, b, c, d, a, b, c, d};
-}
-FARTHING_INLINE Sums16 dot32(Codes32 w, const int8_t* x) {
-  typedef int8_t i8x32 __attribute__((vector_size(32)));
-  i8x32 v;
-  memcpy(&v, x, 32);
-  return __builtin_convertvector(w, Sums16) * __builtin_convertvector(v, Sums16);
-}
-FARTHING_INLINE void store_codes(uint8_t* p, Codes32 v) { memcpy(p, &v, 32); }
-FARTHING_INLINE void add16(Sums16& sum, Sums16 v) { sum += v; }
-template <int kWeight>
-FARTHING_INLINE i32x8 widen(Sums16 s) {
-  i32x8 out;
-  for (int r = 0; r < 8; ++r) out[r] = (s[4 * r] + s[4 * r + 1] + s[4 * r + 2] + s[4 * r + 3]) * kWeight;
-  return out;
-}
-
-#endif
-#endif
-
 FARTHING_INLINE f32xw loadw_bf16(const uint16_t* p) {
   typedef uint16_t u16xw __attribute__((vector_size(2 * kWide)));
   u16xw half;
@@ -106,57 +32,119 @@ FARTHING_INLINE f32xw loadw_bf16(const uint16_t* p) {
   return v;
 }
 
-// What a packed block looks like, for each kind with codes. kRowHeader: bytes of one row's scale and minimum.
-template <Packed K>
-struct Block;
-template <>
-struct Block<Packed::q4_0> {
-  static constexpr int kBits = 4, kCols = 32, kRowHeader = 2, kZero = 8;
-  static constexpr bool kHasMinimum = false, kIsF16 = true;
-};
-template <>
-struct Block<Packed::q4_1> {
-  static constexpr int kBits = 4, kCols = 32, kRowHeader = 4, kZero = 0;
-  static constexpr bool kHasMinimum = true, kIsF16 = true;
-};
-template <>
-struct Block<Packed::q4_k> {
-  static constexpr int kBits = 4, kCols = 32, kRowHeader = 8, kZero = 0;
-  static constexpr bool kHasMinimum = true, kIsF16 = false;
-};
-template <>
-struct Block<Packed::q8_0> {
-  static constexpr int kBits = 8, kCols = 32, kRowHeader = 2, kZero = 128;
-  static constexpr bool kHasMinimum = false, kIsF16 = true;
-};
-template <>
-struct Block<Packed::q8_16> {
-  static constexpr int kBits = 8, kCols = 16, kRowHeader = 8, kZero = 128;
-  static constexpr bool kHasMinimum = true, kIsF16 = false;
-};
-template <Packed K>
-constexpr int kHeader = Block<K>::kRowHeader * kPanel;
-template <Packed K>
-constexpr int kBlockBytes = kHeader<K> + Block<K>::kCols * Block<K>::kBits / 8 * kPanel;
-
-template <Packed K>
-FARTHING_INLINE f32xw block_scale(const uint8_t* p) {
-  if constexpr (Block<K>::kIsF16)
-    return loadw_f16(reinterpret_cast<const uint16_t*>(p));
-  else
-    return loadw(reinterpret_cast<const float*>(p));
+// kWide bytes as integers. gcc takes a conversion from bytes apart into scalars, hence the intrinsics.
+#if defined(FARTHING_ISA_avx512)
+FARTHING_INLINE i32xw loadw_u8(const uint8_t* p) {
+  return recast<i32xw>(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 }
+FARTHING_INLINE i32xw loadw_s8(const uint8_t* p) {
+  return recast<i32xw>(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+#elif defined(FARTHING_HAS_AVX2)
+FARTHING_INLINE i32xw loadw_u8(const uint8_t* p) {
+  return recast<i32xw>(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+FARTHING_INLINE i32xw loadw_s8(const uint8_t* p) {
+  return recast<i32xw>(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+#else
+FARTHING_INLINE i32xw loadw_u8(const uint8_t* p) {
+  i32xw v;
+  for (int i = 0; i < kWide; ++i) v[i] = p[i];
+  return v;
+}
+FARTHING_INLINE i32xw loadw_s8(const uint8_t* p) {
+  i32xw v;
+  for (int i = 0; i < kWide; ++i) v[i] = static_cast<int8_t>(p[i]);
+  return v;
+}
+#endif
+FARTHING_INLINE f32xw to_f32(i32xw v) { return __builtin_convertvector(v, f32xw); }
+// Scales of one byte: their bits are moved to where float32 has exponent and mantissa.
+FARTHING_INLINE f32xw loadw_e8(const uint8_t* p) { return recast<f32xw>((loadw_u8(p) << 20) + ((127 - 23) << 23)); }
+FARTHING_INLINE f32xw loadw_f16(const uint8_t* p) { return loadw_f16(reinterpret_cast<const uint16_t*>(p)); }
+
+// A kind's BlockShape, and where its blocks lie in a panel.
 template <Packed K>
-FARTHING_INLINE f32xw block_minimum(const uint8_t* p) {
-  if constexpr (!Block<K>::kHasMinimum)
-    return f32xw{};
-  else if constexpr (Block<K>::kIsF16)
-    return loadw_f16(reinterpret_cast<const uint16_t*>(p) + kPanel);
-  else
-    return loadw(reinterpret_cast<const float*>(p) + kPanel);
+struct Block {
+  static constexpr BlockShape kShape = shape_of(K);
+  static constexpr int kBits = kShape.bits, kParts = kShape.parts;
+  static constexpr bool kIsTable = kShape.table != Table::none, kHasMinimum = kShape.has_minimum();
+  static constexpr int kZero = kIsTable ? 128 : kShape.zero;  // of the codes as they are multiplied
+  static constexpr int kMostCode = kIsTable ? 255 : (1 << kBits) - 1;
+  static constexpr int kHeader = kShape.row_header() * kPanel, kSuper = kShape.row_super() * kPanel;
+  static constexpr int kBytes = kHeader + kBits * kQuantBlock / 8 * kPanel;
+
+  static const uint8_t* super(const uint8_t* panel, int64_t b) { return panel + b / kSuperBlocks * (kSuperBlocks * kBytes + kSuper); }
+  static const uint8_t* at(const uint8_t* panel, int64_t b) {
+    if constexpr (kSuper == 0)
+      return panel + b * kBytes;
+    else
+      return super(panel, b) + kSuper + b % kSuperBlocks * kBytes;
+  }
+};
+
+// Entries + 128.
+alignas(16) constexpr uint8_t kIq4nlTable[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241};
+alignas(16) constexpr uint8_t kC3Table[16] = {1, 52, 86, 115, 141, 170, 204, 255};
+
+// The codes of step s of a block whose vectors begin at w, as they are multiplied.
+template <int kBits, Table kTable, int s>
+FARTHING_INLINE Codes codes_of_step(const uint8_t* w) {
+  constexpr int kVector = 4 * kPanel;
+  Codes v;
+  if constexpr (kBits == 8) {
+    v = load_codes(w + kVector * s);
+  } else if constexpr (kBits >= 4) {
+    v = bits_of<s / 4 * 4, 15>(load_codes(w + kVector * (s % 4)));
+    if constexpr (kBits == 5) v = with_bits<s - 4, 16>(v, load_codes(w + kVector * 4));
+    if constexpr (kBits == 6) v = with_bits<s / 2 * 2 - 4, 48>(v, load_codes(w + kVector * (4 + s % 2)));
+  } else {
+    v = bits_of<s / 2 * 2, 3>(load_codes(w + kVector * (s % 2)));
+    if constexpr (kBits == 3) v = with_bits<s - 2, 4>(v, load_codes(w + kVector * 2));
+  }
+  if constexpr (kTable == Table::iq4_nl) v = look_up(kIq4nlTable, v);
+  if constexpr (kTable == Table::c3) v = look_up(kC3Table, v);
+  return v;
 }
 
-// Unpacks columns [first, first + n) of a panel to out [n][kPanel]; both multiples of the block.
+// Scales and minima of a block's parts.
+template <int kParts>
+struct Scales {
+  f32xw scale[kParts], minimum[kParts];
+};
+
+// super: the numbers of its 256 columns, if there are any; p: the block.
+template <Packed K>
+FARTHING_INLINE Scales<Block<K>::kParts> scales_of(const uint8_t* super, const uint8_t* p) {
+  constexpr Scaling kind = Block<K>::kShape.scaling;
+  Scales<Block<K>::kParts> out{};
+  if constexpr (kind == Scaling::f16 || kind == Scaling::f16_minimum) {
+    out.scale[0] = loadw_f16(p);
+    if constexpr (kind == Scaling::f16_minimum) out.minimum[0] = loadw_f16(p + 2 * kPanel);
+  } else if constexpr (kind == Scaling::e8 || kind == Scaling::e8_zero) {
+    out.scale[0] = loadw_e8(p);
+    constexpr float step = 1.0f / (1 << (8 - Block<K>::kBits));
+    if constexpr (kind == Scaling::e8_zero) out.minimum[0] = to_f32(loadw_u8(p + kPanel)) * splatw(-step) * out.scale[0];
+  } else if constexpr (kind == Scaling::super_f16) {
+    out.scale[0] = loadw_f16(super);
+  } else if constexpr (kind == Scaling::super_s8) {
+    for (int part = 0; part < Block<K>::kParts; ++part)
+      out.scale[part] = loadw_f16(super) * to_f32(loadw_s8(p + part * kPanel));
+  } else if constexpr (kind == Scaling::super_u8) {
+    out.scale[0] = loadw_f16(super) * to_f32(loadw_u8(p));
+    out.minimum[0] = -(loadw_f16(super + 2 * kPanel) * to_f32(loadw_u8(p + kPanel)));
+  } else {
+    for (int part = 0; part < Block<K>::kParts; ++part) {
+      const i32xw both = loadw_u8(p + part * kPanel);
+      out.scale[part] = loadw_f16(super) * to_f32(both & 15);
+      out.minimum[part] = -(loadw_f16(super + 2 * kPanel) * to_f32(both >> 4));
+    }
+  }
+  return out;
+}
+
+// Unpacks columns [first, first + n) of a panel to out [n][kPanel]; both multiples of 32 where weights have codes.
 template <Packed K>
 void unpack(const uint8_t* panel, int64_t first, int64_t n, float* out) {
   if constexpr (K == Packed::f32) {
@@ -166,26 +154,17 @@ void unpack(const uint8_t* panel, int64_t first, int64_t n, float* out) {
     for (int64_t c = 0; c < n; ++c, p += kPanel) storew(out + kPanel * c, K == Packed::f16 ? loadw_f16(p) : loadw_bf16(p));
   } else {
     typedef Block<K> B;
-    const uint8_t* p = panel + first / B::kCols * kBlockBytes<K>;
-    for (int64_t b = 0; b < n / B::kCols; ++b, p += kBlockBytes<K>, out += kPanel * B::kCols) {
-      const f32xw scale = block_scale<K>(p), minimum = block_minimum<K>(p);
-      const uint8_t* w = p + kHeader<K>;
-      auto put = [&](int column, i32xw code) {
-        storew(out + kPanel * column, fmadd(__builtin_convertvector(code - B::kZero, f32xw), scale, minimum));
-      };
-      for (int s = 0; s < B::kCols / 4 * B::kBits / 8; ++s) {
-        i32xw v;
-        memcpy(&v, w + 4 * kPanel * s, sizeof v);
+    for (int64_t b = first / kQuantBlock; b < (first + n) / kQuantBlock; ++b, out += kPanel * kQuantBlock) {
+      const uint8_t* const block = B::at(panel, b);
+      const auto scales = scales_of<K>(B::super(panel, b), block);
+      unrolled<8>([&](auto s) FARTHING_INLINE_BODY {
+        const i32xw v = recast<i32xw>(codes_of_step<B::kBits, B::kShape.table, decltype(s)::value>(block + B::kHeader));
+        const int part = s / (8 / B::kParts);
         for (int c = 0; c < 4; ++c) {
-          const i32xw byte = (v >> (8 * c)) & 255;
-          if constexpr (B::kBits == 4) {
-            put(4 * s + c, byte & 15);
-            put(4 * (s + 4) + c, byte >> 4);
-          } else {
-            put(4 * s + c, byte);
-          }
+          const i32xw code = ((v >> (8 * c)) & 255) - B::kZero;
+          storew(out + kPanel * (4 * s + c), fmadd(to_f32(code), scales.scale[part], scales.minimum[part]));
         }
-      }
+      });
     }
   }
 }

@@ -1,78 +1,117 @@
-// The inner loop of integer products with few tokens: rows across the lanes, products summed in 16 bits over a block.
+// The inner loops of integer products with few tokens: rows across the lanes, products summed in 16 bits as far as that
+// goes. The arithmetic of an output is the same with one token and with many, operation for operation (law 1).
 #pragma once
 #include "product_tiles.h"
+#include "tile_weights.h"
 
 namespace farthing {
 namespace FARTHING_ISA {
 
-constexpr int kRowTokens4 = 6, kRowTokens8 = 4;  // tokens of a tile: as many as keep all sums in 16 registers
+// Integer sums of 8 rows: those of 16 bits that still run, and all that were widened.
+template <int kMost>
+struct Running {
+  static constexpr int kPlanes = planes_of(kMost), kReach = steps_in_16_bits(kMost);
+  Sums16 sums[kPlanes];
+  i32x8 dot;
+
+  // Step j of n in a row. Codes in one vector, or their halves in two.
+  template <int j, int n>
+  FARTHING_INLINE void add(const Codes* codes, Codes x) {
+    for (int plane = 0; plane < kPlanes; ++plane) {
+      const Sums16 product = dot_pairs(codes[plane], x);
+      if constexpr (j % kReach == 0)
+        sums[plane] = product;
+      else
+        add16(sums[plane], product);
+    }
+    if constexpr (j % kReach == kReach - 1 || j == n - 1) {
+      i32x8 wide = widen<1>(sums[0]);
+      if constexpr (kPlanes == 2) wide += widen<16>(sums[1]);
+      if constexpr (j < kReach)
+        dot = wide;
+      else
+        dot += wide;
+    }
+  }
+};
+
+template <int kMost>
+struct Planes {
+  Codes of[planes_of(kMost)];
+};
+template <int kMost>
+FARTHING_INLINE Planes<kMost> in_planes(Codes v) {
+  if constexpr (planes_of(kMost) == 2)
+    return {{bits_of<0, 15>(v), bits_of<4, 15>(v)}};
+  else
+    return {{v}};
+}
+
+// One token: the whole dot product with each row of a panel, which is unpacked on the way.
+template <Packed K>
+__attribute__((noinline)) f32x8 lone_token(const uint8_t* panel, int64_t cols, const ActivationBlock<1>* x) {
+  typedef Block<K> B;
+  constexpr int kSteps = 8 / B::kParts;
+  f32x8 acc = zero8();
+  for (int64_t b = 0; b < cols / kQuantBlock; ++b, ++x) {
+    const uint8_t* const block = B::at(panel, b);
+#pragma GCC unroll 9
+    for (int line = 0; line < B::kBytes; line += 64) __builtin_prefetch(block + kPrefetchBytes + line);
+    Running<B::kMostCode> running[B::kParts];
+    unrolled<8>([&](auto s) FARTHING_INLINE_BODY {
+      const auto codes = in_planes<B::kMostCode>(codes_of_step<B::kBits, B::kShape.table, decltype(s)::value>(block + B::kHeader));
+      running[s / kSteps].template add<s % kSteps, kSteps>(codes.of, splat_four(x->codes[s][0]));
+    });
+    const auto scales = scales_of<K>(B::super(panel, b), block);
+    for (int part = 0; part < B::kParts; ++part) {
+      i32x8 dot = running[part].dot;
+      if constexpr (B::kZero != 0) dot -= B::kZero * (B::kParts == 1 ? x->sum[0] : x->sum16[part][0]);
+      acc = fmadd(__builtin_convertvector(dot, f32x8), scales.scale[part] * splat(x->scale[0]), acc);
+      const float sum = B::kParts == 1 ? x->scaled_sum[0] : x->scale[0] * static_cast<float>(x->sum16[part][0]);
+      if constexpr (B::kHasMinimum) acc = fmadd(scales.minimum[part], splat(sum), acc);
+    }
+  }
+  return acc;
+}
+
+// Tokens of a tile: as many as keep all sums in 16 registers.
+constexpr int row_tokens(int most_code) { return steps_in_16_bits(most_code) == 8 && planes_of(most_code) == 1 ? 6 : 4; }
 
 // T tokens x 8 rows, rows across the lanes: out[t] = the whole dot product of token t with each row of the panel. Not
-// inlined, so that two pointers reach everything at fixed distances.
-template <Packed K, int T, int G>
-__attribute__((noinline)) void row_tile(const uint8_t* panel, int64_t cols, const ActivationBlock<G>* x, f32x8* out) {
-  typedef Block<K> B;
-  constexpr int kParts = kQuantBlock / B::kCols;  // packed blocks to one block of activations
-  const ActivationBlock<G>* const end = x + cols / kQuantBlock;
+// inlined, so that few pointers reach everything at fixed distances.
+template <class L, int T, int G>
+__attribute__((noinline)) void row_tile(const TileWeights<L::kParts>& weights, const ActivationBlock<G>* x, f32x8* out) {
+  constexpr int kSteps = 8 / L::kParts;
+  const uint8_t* w = weights.codes;
+  const BlockScales<L::kParts>* scales = weights.scales;
   f32x8 acc[T];
 #pragma GCC unroll 8
   for (int t = 0; t < T; ++t) acc[t] = zero8();
-  for (; x != end; ++x) {
-#pragma GCC unroll 2
-    for (int part = 0; part < kParts; ++part, panel += kBlockBytes<K>) {
-      const uint8_t* w = panel + kHeader<K>;
-      const int8_t* codes = x->codes[part * B::kCols / 4][0];
+  for (int64_t b = 0; b < weights.num_blocks; ++b, ++x, ++scales) {
+#pragma GCC unroll 9
+    for (int line = 0; line < L::kBits * kPanel * 4; line += 64) __builtin_prefetch(w + kPrefetchBytes + line);
+    unrolled<L::kParts>([&](auto part) FARTHING_INLINE_BODY {
+      Running<L::kMostCode> running[T];
+      unrolled<kSteps>([&](auto j) FARTHING_INLINE_BODY {
+        constexpr int s = decltype(part)::value * kSteps + decltype(j)::value;
+        const auto codes = in_planes<L::kMostCode>(codes_of_step<L::kBits, L::kTable, s>(w));
 #pragma GCC unroll 8
-      for (int line = 0; line < kBlockBytes<K>; line += 64) __builtin_prefetch(panel + kPrefetchBytes + line);
-      Sums16 low[T], high[T];
-      if constexpr (B::kBits == 4) {
-#pragma GCC unroll 4
-        for (int j = 0; j < 4; ++j) {
-          const Codes32 v = load_codes(w + 32 * j);
-          const Codes32 a = low_half(v), c = high_half(v);
-#pragma GCC unroll 8
-          for (int t = 0; t < T; ++t) {
-            const Sums16 product = dot4(a, codes + 4 * (j * G + t));
-            if (j == 0)
-              low[t] = product;
-            else
-              add16(low[t], product);
-          }
-#pragma GCC unroll 8
-          for (int t = 0; t < T; ++t) add16(low[t], dot4(c, codes + 4 * ((j + 4) * G + t)));
-        }
-      } else {
-#pragma GCC unroll 8
-        for (int s = 0; s < B::kCols / 4; ++s) {
-          const Codes32 v = load_codes(w + 32 * s);
-          const Codes32 a = low_half(v), c = high_half(v);
-#pragma GCC unroll 8
-          for (int t = 0; t < T; ++t) {
-            const int8_t* four = codes + 4 * (s * G + t);
-            const Sums16 low_product = dot4(a, four), high_product = dot4(c, four);
-            if (s == 0) {
-              low[t] = low_product;
-              high[t] = high_product;
-            } else {
-              add16(low[t], low_product);
-              add16(high[t], high_product);
-            }
-          }
-        }
-      }
-      const f32x8 scale = block_scale<K>(panel), minimum = block_minimum<K>(panel);
+        for (int t = 0; t < T; ++t)
+          running[t].template add<decltype(j)::value, kSteps>(codes.of, splat_four(x->codes[s][t]));
+      });
+      const f32x8 scale = tile_scale<L>(w, *scales, part), minimum = tile_minimum<L>(w, *scales, part);
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t) {
-        i32x8 dot = widen<1>(low[t]);
-        if constexpr (B::kBits == 8) dot += widen<16>(high[t]);
-        if constexpr (B::kZero != 0) dot -= B::kZero * (kParts == 1 ? x->sum[t] : x->sum16[part][t]);
+        i32x8 dot = running[t].dot;
+        if constexpr (!L::kHasMinimum) dot -= weights.zero * (L::kParts == 1 ? x->sum[t] : x->sum16[part][t]);
         acc[t] = fmadd(__builtin_convertvector(dot, f32x8), scale * splat(x->scale[t]), acc[t]);
-        if constexpr (B::kHasMinimum) {
-          const float sum = kParts == 1 ? x->scaled_sum[t] : x->scale[t] * static_cast<float>(x->sum16[part][t]);
+        if constexpr (L::kHasMinimum) {
+          const float sum = L::kParts == 1 ? x->scaled_sum[t] : x->scale[t] * static_cast<float>(x->sum16[part][t]);
           acc[t] = fmadd(minimum, splat(sum), acc[t]);
         }
       }
-    }
+    });
+    w = weights.next(w, b);
   }
 #pragma GCC unroll 8
   for (int t = 0; t < T; ++t) out[t] = acc[t];

@@ -24,6 +24,7 @@ typedef float f32x8 __attribute__((vector_size(32)));
 typedef int32_t i32x8 __attribute__((vector_size(32)));
 
 #define FARTHING_INLINE inline __attribute__((always_inline))
+#define FARTHING_INLINE_BODY __attribute__((always_inline))  // of a lambda
 
 template <class To, class From>
 FARTHING_INLINE To recast(const From& from) {

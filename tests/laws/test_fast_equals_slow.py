@@ -36,6 +36,8 @@ def random_weight(rng, name, rows, cols):
     blocks = rng.integers(0, 256, rows * row_bytes(name, cols), dtype=np.uint8).view(fmt.block)
     for scale in {"d", "m", "dmin"} & set(fmt.block.names):
         blocks[scale] = rng.normal(0, 0.01, blocks[scale].shape).astype(np.float16)
+    if "e" in (fmt.block.names or ()):
+        blocks["e"] = rng.integers(80, 120, blocks["e"].shape)  # about as large
     return QTensor(name, rows, cols, blocks.view(np.uint8).reshape(-1))
 
 
@@ -208,6 +210,30 @@ def test_embedding_unpacks_exactly(isa, name):
     got = kernels.run(kernels.load(plan, KV, isa=isa), batch_of(np.arange(VOCAB)))
     expected = 2 * dequantize(weight.data, name, VOCAB, cols) @ np.eye(VOCAB, cols, dtype=np.float32).T
     np.testing.assert_allclose(got, expected, rtol=2e-7, atol=1e-12)
+
+
+@pytest.mark.parametrize("isa", kernels.instruction_sets())
+@pytest.mark.parametrize("name", sorted(kernels.formats()))
+def test_bytes_that_mean_nothing_spoil_only_their_row(isa, name):
+    """Scales that are not numbers, base-3 bytes from 243 on: whatever a file says."""
+    rng = np.random.default_rng(8)
+    cols = 2 * max(format_of(name).block_size, 32)
+    table = rng.normal(0, 1, (VOCAB, cols)).astype(np.float32)
+    good = random_weight(rng, name, 24, cols)
+    data = good.data.reshape(24, -1).copy()
+    data[5] = 255
+    bad = QTensor(name, 24, cols, data.reshape(-1))
+    for product in ("f32", "int8"):
+        for num_tokens in (1, 3, 17, 50):
+            expected, got = (
+                kernels.run(
+                    kernels.load(linear_plan(table, w, None, product), KV, isa=isa), batch_of(range(num_tokens))
+                )
+                for w in (good, bad)
+            )
+            others = np.arange(24) != 5
+            assert np.isfinite(expected).all()
+            np.testing.assert_array_equal(got[:, :24][:, others], expected[:, :24][:, others])
 
 
 def test_a_batch_outside_its_bounds_is_refused():
