@@ -50,8 +50,8 @@ def outcomes(trained: Trained, rows: Labelled, mode: str) -> Outcomes:
         return lambda drawn: route_outcome(rows.take(drawn), quality[drawn])
     assert rows.answers is not None, "a cascade's rows have answers"
     assert trained.check is not None, "and so have those that trained it"
-    p_right, next_quality = trained.p_right(rows.prompts, rows.answers), trained.check.next_quality
-    return lambda drawn: cascade_outcome(rows.take(drawn), p_right[drawn], next_quality)
+    checked = trained.checked(rows)
+    return lambda drawn: cascade_outcome(rows.take(drawn), {number: one.take(drawn) for number, one in checked.items()})
 
 
 def guarantee(trained: Trained, rows: Labelled, mode: str, goal: Goal, num_rows: int) -> str:

@@ -107,6 +107,22 @@ def test_a_second_signal_ends_what_runs(tmp_path):
     assert statuses(tmp_path) == ["aborted"]
 
 
+def test_a_signal_while_models_are_loaded_ends_it_at_once(tmp_path):
+    """Without a handler the first process of a container would not notice it at all."""
+    options = config(tmp_path)
+    (tmp_path / "farthing.toml").write_text((tmp_path / "farthing.toml").read_text().replace("play", "slow_start"))
+    with subprocess.Popen(
+        [*COMMAND, *options], stderr=subprocess.PIPE, text=True, env=environment(tmp_path), cwd=tmp_path
+    ) as process:
+        try:
+            assert process.stderr.readline() == "loading\n"
+            process.terminate()
+            assert process.wait(10) == 0
+            assert process.stderr.read() == "closed\n"
+        finally:
+            process.kill()
+
+
 def test_what_does_not_end_in_time_is_ended(tmp_path):
     options = config(tmp_path, "[server]\ndrain_s = 0.2\n")
     with running(tmp_path, *options) as (process, url):

@@ -18,6 +18,12 @@ from tests.ledger.open_books import books_of, budget_of, problems_of, rows_of, u
 SECOND = pico(USD_PER_HOUR) // 3600  # a cent, in pico-dollars
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These steps take no time at all, and the ledger's thread may have to wait for the processor."""
+    monkeypatch.setattr("farthing.ledger.allowance.MAX_WAIT_S", 20.0)
+
+
 class Machine:
     """An engine of one step at a time: the seconds of a step are shared by the calls in it."""
 
@@ -30,11 +36,15 @@ class Machine:
         """After it the engine asks every call's allowance, in its own thread."""
         self.num_steps += 1
         share = self.step_s / len(self.running)
-        for number, (call, tally) in list(self.running.items()):
+        for call, tally in self.running.values():
             old = tally.usage
             prompt_s = self.prompt_s if old.output_tokens == 0 else 0.0
             tally.usage = Usage(10, 0, old.output_tokens + 1, old.input_s + prompt_s, old.output_s + share)
-            if call.allowance is None or not call.allowance.covers(tally.usage) or tally.usage.output_tokens >= 1000:
+            assert call.allowance is not None
+            call.allowance.charge(tally.usage)
+        for number, (call, tally) in list(self.running.items()):
+            assert call.allowance is not None
+            if not call.allowance.covers() or tally.usage.output_tokens >= 1000:
                 tally.is_cut = True
                 del self.running[number]
 
@@ -118,7 +128,8 @@ def test_no_dollars_left_is_refused_before_it_begins(config: LedgerConfig) -> No
     asyncio.run(tour())
 
 
-def test_covers_does_not_wait_for_a_writer_that_hangs(config: LedgerConfig) -> None:
+def test_covers_does_not_wait_for_a_writer_that_hangs(config: LedgerConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("farthing.ledger.allowance.MAX_WAIT_S", 0.1)
     budget_of(config, "1000usd/total")
 
     async def tour() -> None:
@@ -133,7 +144,8 @@ def test_covers_does_not_wait_for_a_writer_that_hangs(config: LedgerConfig) -> N
                 lambda _: time.sleep(0.6), lambda *_: held.get_loop().call_soon_threadsafe(held.set_result, 1)
             )
             began = time.monotonic()
-            assert not allowance.covers(Usage(10, 0, 1, 5.0))  # beyond its tranche, and nobody answers
+            allowance.charge(Usage(10, 0, 1, 5.0))
+            assert not allowance.covers()  # beyond its tranche, and nobody answers
             assert time.monotonic() - began < 0.5
             await held
             await stream.aclose()

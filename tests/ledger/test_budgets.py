@@ -306,7 +306,7 @@ def over(num_bytes: int) -> list[Chunk]:
 def test_a_hosted_stream_ends_at_its_reservation(
     config: LedgerConfig, num_bytes: int, given: dict[str, Any], is_over: bool
 ) -> None:
-    """The call was not made shorter, and a provider that was given no limit keeps none."""
+    """The provider ignores the limit that it was sent."""
     budget_of(config, "1000tokens/day")
 
     async def tour() -> None:
@@ -318,7 +318,7 @@ def test_a_hosted_stream_ends_at_its_reservation(
             ends = [(chunk.index, chunk.finish_reason) for chunk in chunks[-2:]]
             assert ends == [(index, "length" if is_over else "stop") for index in (0, 1)]
             assert len(chunks) == num_bytes // 100 + 2
-            assert leaf.asked[0].max_output_tokens is None
+            assert leaf.asked[0].max_output_tokens == 100
             assert (tally.is_cut, leaf.is_closed) == (is_over, True)
             (row,) = rows_of(config)
             assert (row.status, row.finish_reason) == ("ok", "length" if is_over else "stop")

@@ -103,3 +103,23 @@ def test_stored_prompts_are_the_newest_and_can_be_deleted(config: LedgerConfig) 
         assert delete_traffic(database) == 10
     database.close()
     assert query(config, "SELECT COUNT(*) FROM traffic") == [(0,)]
+
+
+def test_scores_of_routed_answers_are_those_of_the_answer_given(config: LedgerConfig) -> None:
+    async def tour() -> None:
+        async with books_of(config) as books:
+            draft: Any = "discarded"
+            shared = {"asked_model": "auto", "key_id": None, "route": "cascade"}
+            await books.append(asked(1, served_model="small", status=draft, **shared))
+            await books.append(replace(asked(2, attempt=1, served_model="large", **shared), request_id="r1"))
+            await books.append(asked(3, served_model="small", **shared))
+            await books.append(asked(4, served_model="small", key_id=None, route=None))
+            for request_id, score in (("r1", 0.1), ("r1", 0.7), ("r3", 0.9), ("r4", 0.2)):
+                await books.feedback(request_id, None, Feedback(score=score))
+            await books.feedback("r3", None, Feedback(preferred="large"))
+
+    asyncio.run(tour())
+    with open_reader(config.url) as reader:
+        found = {(one.asked_model, one.served_model): one.score for one in reader.routed_scores(0, 2**62)}
+        assert found == {("auto", "large"): 0.7, ("auto", "small"): 0.9}
+        assert reader.routed_scores(2**61, 2**62) == []

@@ -162,6 +162,8 @@ def test_paths(tmp_path: Path) -> None:
     assert find_model(tmp_path) == file  # the only one
     (tmp_path / "config.json").touch()
     assert find_model(tmp_path) == tmp_path
+    with pytest.raises(ModelNotFound, match="no model '~nobody-of-this-name"):
+        find_model("~nobody-of-this-name/m.gguf")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.router_data import results_folder, routellm
 from farthing.errors import InvalidRequest
 from farthing.router.calibrate import Goal, prove
-from farthing.router.curve import cascade_outcome, curve, route_outcome
+from farthing.router.curve import Checked, cascade_outcome, curve, route_outcome
 from farthing.router.encode import encode_prompts
 from farthing.router.labelled import Labelled
 from farthing.router.policy import candidate_prices
@@ -41,7 +41,8 @@ def failures(
     prices = candidate_prices((quality[:, 1] - quality[:, 0]) / (rows.costs[1] - (0 if is_cascade else rows.costs[0])))
 
     def outcome_of(part: Labelled, scores: np.ndarray):
-        return cascade_outcome(part, 1 - scores[:, 1], 1.0) if is_cascade else route_outcome(part, scores)
+        checked = {0: Checked(1 - scores[:, 1], (1.0,))}
+        return cascade_outcome(part, checked) if is_cascade else route_outcome(part, scores)
 
     whole = outcome_of(rows, quality)
     wanted = goal.target * rows.quality[:, 1].mean() if goal.kind == "share" else goal.target
@@ -136,7 +137,7 @@ def test_a_budget_above_the_dearest_policy_needs_no_proof_and_one_below_the_chea
 
 def test_a_cascade_pays_for_the_small_answer_that_it_throws_away() -> None:
     rows, quality = world(50, seed=2)
-    always = cascade_outcome(rows, 1 - quality[:, 1], 1.0)(float("-inf"))
+    always = cascade_outcome(rows, {0: Checked(1 - quality[:, 1], (1.0,))})(float("-inf"))
     assert set(always.cost) == {41.0}
     assert set(route_outcome(rows, quality)(float("-inf")).cost) == {40.0}
 

@@ -99,7 +99,7 @@ def test_what_a_router_cannot_do_it_says(trained) -> None:
         calibrate(bare, labelled(60), Goal("share", 0.9), "cascade")
     with pytest.raises(InvalidRequest, match="rows of model-0, model-1, model-2"):
         calibrate(bare, labelled(60, num_models=3), Goal("share", 0.9), "route")
-    with pytest.raises(InvalidRequest, match="these have none"):
+    with pytest.raises(InvalidRequest, match="needs answers of model-0"):
         calibrate(trained, replace(labelled(60), answers=None), Goal("share", 0.9), "cascade")
     hopeless = calibrate(bare, replace(labelled(60), answers=None), Goal("quality", 0.999), "route")
     with pytest.raises(InvalidRequest, match="no threshold was proven"):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.load import serving
 from benchmarks.load.processes import Process
-from farthing.ledger import Row
+from farthing.ledger import Row, open_reader
 from tests.torture.clients import Seen, clients, mixed
 
 __all__ = ["Killing", "must_agree"]
@@ -51,11 +51,19 @@ class Killing:
             asyncio.ensure_future(clients(NUM_CLIENTS, place, self._request, stop, self.seen, seed + place))
             for place in (port, *others)
         ]
-        await asyncio.sleep(self.draw.uniform(0, LONGEST_S))
+        moment_s = self.draw.uniform(0, LONGEST_S)
+        await asyncio.sleep(moment_s / 2)
+        await asyncio.to_thread(self._read)
+        await asyncio.sleep(moment_s / 2)
         process.child.kill()  # without waiting: the clients are to go on while it dies
         stop.set()
         await asyncio.gather(*asking)
         process.kill()
+
+    def _read(self) -> None:
+        """As `farthing bill` beside the server. Were the server's own locks lost, this would take the write-ahead log
+        with it, and all that the server writes after it."""
+        open_reader(serving.ledger_url(self.config.parent)).close()
 
     def _request(self, draw: random.Random) -> bytes:
         return mixed(self.keys, draw)

@@ -50,8 +50,13 @@ def test_stays_within_what_it_said_it_could_use() -> None:
 
 def test_ends_where_the_allowance_does() -> None:
     class Allowance:
-        def covers(self, usage: Usage) -> bool:
-            return usage.output_tokens < 2
+        num_output = 0
+
+        def charge(self, usage: Usage) -> None:
+            self.num_output = usage.output_tokens
+
+        def covers(self) -> bool:
+            return self.num_output < 2
 
     call = replace(make_call(messages=[{"role": "user", "content": "a b c d"}]), allowance=Allowance())
     tally = Tally()

@@ -120,11 +120,13 @@ class Most:
 
     def __init__(self, num: int) -> None:
         self.num = num
-        self.asked: list[Usage] = []
+        self.charged = [Usage()]
 
-    def covers(self, usage: Usage) -> bool:
-        self.asked.append(usage)
-        return usage.output_tokens < self.num
+    def charge(self, usage: Usage) -> None:
+        self.charged.append(usage)
+
+    def covers(self) -> bool:
+        return self.charged[-1].output_tokens < self.num
 
 
 def test_an_allowance_that_is_used_up_ends_the_answer_after_that_step():
@@ -135,7 +137,7 @@ def test_an_allowance_that_is_used_up_ends_the_answer_after_that_step():
             pieces, others = await asyncio.gather(read(made.thread, cut), read(made.thread, whole))
             assert [piece.finish_reason for piece in pieces if piece.finish_reason] == ["length"]
             assert (cut.tally.usage.output_tokens, cut.tally.is_cut) == (5, True)
-            assert [usage.output_tokens for usage in most.asked] == [1, 2, 3, 4, 5]
+            assert [usage.output_tokens for usage in most.charged] == [0, 1, 2, 3, 4, 5]
             assert (whole.tally.usage.output_tokens, whole.tally.is_cut) == (30, False)
             assert others
 
@@ -143,13 +145,13 @@ def test_an_allowance_that_is_used_up_ends_the_answer_after_that_step():
 
 
 def test_an_allowance_can_end_a_prompt():
-    class Nothing:
-        def covers(self, usage: Usage) -> bool:
-            return usage.compute_s == 0
+    class Nothing(Most):
+        def covers(self) -> bool:
+            return self.charged[-1].compute_s == 0
 
     async def main():
         async with Made(max_num_batched_tokens=16) as made:
-            job = Job([asked(*PROMPT)], allowance=Nothing())
+            job = Job([asked(*PROMPT)], allowance=Nothing(0))
             pieces = await read(made.thread, job)
             assert [(piece.text, piece.finish_reason) for piece in pieces] == [("", "length")]
             assert (job.tally.usage.input_tokens, job.tally.is_cut) == (16, True)
@@ -271,28 +273,61 @@ def test_a_step_wakes_the_loop_once_whatever_the_number_of_streams():
     asyncio.run(main())
 
 
+def _listen(job: Job) -> list[int]:
+    """How many events the thread tells it at a time, however slowly they are read."""
+    counts, take = [], job.take
+
+    def heard(news):
+        counts.extend([len(news.events)] if news.events else [])
+        take(news)
+
+    job.take = heard
+    return counts
+
+
 def test_of_many_streams_each_gets_several_tokens_at_a_time_but_the_first_alone():
     async def main():
         async with Made() as made:
             jobs = [Job([asked(i, *PROMPT, max_tokens=30)]) for i in range(16)]
+            told = [_listen(job) for job in jobs]
             found = await asyncio.gather(*(read(made.thread, job) for job in jobs))
-            lengths = [[len(piece.text) for piece in pieces] for pieces in found]
-            assert all(length[0] <= 1 for length in lengths)
-            assert max(map(max, lengths)) > 1
+            assert all(counts[0] == 1 for counts in told)
+            assert max(map(max, told)) > 1
             for job, pieces in zip(jobs, found, strict=True):
                 assert "".join(piece.text for piece in pieces) == text(job.requests[0], made)
 
     asyncio.run(main())
 
 
+def test_a_call_whose_budget_others_used_up_before_its_first_step_is_refused():
+    async def main():
+        async with Made(max_num_seqs=1) as made:
+            with pytest.raises(UpstreamError) as caught:
+                await read(made.thread, Job([asked(*PROMPT)], allowance=Most(0)))
+            assert (caught.value.status, caught.value.code) == (429, "budget_exceeded")
+            assert made.engine.stats().num_steps == 0
+            common = Most(6)
+            first = Job([asked(*PROMPT, max_tokens=30)], allowance=common)
+            waits = Job([asked(1, max_tokens=30)], allowance=common)
+            pieces, error = await asyncio.gather(
+                read(made.thread, first), read(made.thread, waits), return_exceptions=True
+            )
+            assert pieces[-1].finish_reason == "length"
+            assert (first.tally.usage.output_tokens, first.tally.is_cut) == (6, True)
+            assert (error.code, waits.tally.usage, waits.tally.is_cut) == ("budget_exceeded", Usage(), False)
+            assert await read(made.thread, Job([asked(2)]))
+
+    asyncio.run(main())
+
+
 def test_an_allowance_that_fails_fails_only_whom_it_must():
-    class Broken:
-        def covers(self, usage: Usage) -> bool:
+    class Broken(Most):
+        def charge(self, usage: Usage) -> None:
             raise RuntimeError(f"our bug at {usage}")
 
     async def main():
         async with Made() as made:
-            ended, broken = Job([asked(1, max_tokens=1)]), Job([asked(2, max_tokens=9)], allowance=Broken())
+            ended, broken = Job([asked(1, max_tokens=1)]), Job([asked(2, max_tokens=9)], allowance=Broken(9))
             pieces, error = await asyncio.gather(
                 read(made.thread, ended), read(made.thread, broken), return_exceptions=True
             )

@@ -5,7 +5,8 @@ import pytest
 
 from farthing.economics.count import count_tokens
 from farthing.upstreams import UpstreamError
-from farthing.upstreams.estimate import ASSUMED_MAX_OUTPUT, estimate_usage, max_usage, num_choices
+from farthing.upstreams.estimate import estimate_usage, max_usage, num_choices
+from farthing.upstreams.output_limits import MOST_ASSUMED, UNKNOWN_MODEL, assumed_output
 from tests.upstreams.provider import make_call
 
 ENGLISH = "Budgets reserve an upper bound before the call and settle what was really used after it has ended. " * 30
@@ -26,7 +27,7 @@ def test_the_bound_holds_and_the_estimate_is_near(text: str) -> None:
 @pytest.mark.parametrize(
     ("body", "budget", "configured", "most"),
     [
-        ({}, None, None, ASSUMED_MAX_OUTPUT),
+        ({}, None, None, UNKNOWN_MODEL),
         ({}, None, 100, 100),
         ({"max_tokens": 50}, None, None, 50),
         ({"max_tokens": 50, "n": 3}, None, None, 150),
@@ -50,6 +51,29 @@ def test_limits_that_cannot_be(body: Any) -> None:
     with pytest.raises(UpstreamError) as caught:
         max_usage(make_call(**body), None)
     assert (caught.value.status, caught.value.param) == (400, next(iter(body)))
+
+
+@pytest.mark.parametrize(
+    ("model", "most"),
+    [
+        ("gpt-4o-mini-2024-07-18", 16_384),
+        ("openai/gpt-4o", 16_384),
+        ("gpt-4-turbo", 4096),
+        ("gpt-4.1-nano", MOST_ASSUMED),
+        ("gpt-5-nano", MOST_ASSUMED),
+        ("gpt-5-chat-latest", 16_384),
+        ("o3-mini", MOST_ASSUMED),
+        ("openai/o1", MOST_ASSUMED),
+        ("us.anthropic.claude-3-5-haiku-20241022-v1:0", 8192),
+        ("claude-3-haiku-20240307", 4096),
+        ("Claude-Haiku-4-5", MOST_ASSUMED),
+        ("models/gemini-2.0-flash", 8192),
+        ("o1ly-7b", UNKNOWN_MODEL),
+        ("", UNKNOWN_MODEL),
+    ],
+)
+def test_no_more_is_assumed_than_a_model_gives(model: str, most: int) -> None:
+    assert assumed_output(model) == most
 
 
 def test_choices() -> None:

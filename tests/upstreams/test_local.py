@@ -3,6 +3,8 @@
 import asyncio
 import subprocess
 import sys
+import threading
+import time
 from decimal import Decimal
 
 import pytest
@@ -15,6 +17,7 @@ from farthing.request import Message, Request, SamplingParams
 from farthing.upstreams import Tally, UpstreamError
 from farthing.upstreams.local import LocalUpstream
 from farthing.upstreams.local_config import LocalConfig
+from farthing.upstreams.local_model import LocalModel
 from farthing.upstreams.local_prompt import GOLDEN
 from tests.upstreams.tool_model import answer, call_of, reason_of, text_of, user, write_model
 
@@ -286,6 +289,30 @@ def test_models_are_loaded_at_the_start_or_when_they_are_needed(tmp_path):
 
     assert asyncio.run(main(True)) == (["one", "two"], ["one", "two"])
     assert asyncio.run(main(False)) == ([], ["one"])
+
+
+def test_what_is_closed_while_a_model_is_loaded_leaves_no_engine(tmp_path, monkeypatch):
+    """A server that is stopped while it starts: the model would outlive it, and its thread too."""
+    folder = write_model(tmp_path / "small", None)
+    begun, load = threading.Event(), LocalModel.load
+
+    def slow(model):
+        begun.set()
+        time.sleep(0.2)
+        return load(model)
+
+    monkeypatch.setattr(LocalModel, "load", slow)
+
+    async def close_while_loading():
+        made = LocalUpstream("mine", LocalConfig(models=(str(folder),), threads=1))
+        starting = asyncio.create_task(made.start())
+        await asyncio.to_thread(begun.wait)
+        starting.cancel()
+        await made.aclose()
+        return made._models["small"].thread
+
+    thread = asyncio.run(close_while_loading())
+    assert not thread._thread.is_alive()
 
 
 def test_importing_the_upstream_imports_nothing_heavy():

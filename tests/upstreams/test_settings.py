@@ -44,6 +44,8 @@ KINDS = {"openai": openai.from_config, "anthropic": anthropic.from_config, "echo
         ("openai", {"headers": {"x": 1}}, "table of texts"),
         ("openai", {"headers": {"x": "a\r\ny: b"}}, "no HTTP header"),
         ("openai", {"include_usage": 1}, "true or false"),
+        ("openai", {"limit_field": "max_output"}, "max_completion_tokens or max_tokens"),
+        ("anthropic", {"limit_field": "max_tokens"}, "is unknown"),
     ],
 )
 def test_refused(kind: str, table: dict[str, Any], says: str) -> None:

@@ -5,9 +5,9 @@ name                 a [[model]] of --config, or a model that just one [[upstrea
 name@q8_0            else a local model (a pulled name, a GGUF file, a folder), its weights re-blocked
 """
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from farthing.errors import FarthingError, InvalidRequest
@@ -74,7 +74,7 @@ class Candidates:
         is_variant = bool(at) and weights in FORMATS
         if not is_variant:
             source, weights = name, self._weights or ""
-            if at and not name.startswith("hf:") and not Path(name).expanduser().exists():
+            if at and not name.startswith("hf:") and not os.path.exists(os.path.expanduser(name)):
                 raise InvalidRequest(f"--models {name}: {name.rpartition('@')[2]!r} is no format of weights; "
                                      f"allowed after @: {', '.join(FORMATS)}")  # fmt: skip
         try:

@@ -106,11 +106,13 @@ def _bill(reader: "Reader", period: "Period", dimensions: list[str], html: Path 
     from farthing.report.bill_forecast import history_us
     from farthing.report.bill_html import to_html
     from farthing.report.bill_json import to_json
+    from farthing.report.bill_lot import lots
     from farthing.report.bill_terminal import print_bill
     from farthing.report.whole_file import whole_file
 
     names, rooms = _key_names(reader), reader.budgets()
-    budgets = budget_lines(rooms, names)
+    over = reader.overshoots(period.since_us, period.until_us)
+    budgets = budget_lines(rooms, names, over)
     with ExitStack() as files:
         out = None if html is None else files.enter_context(whole_file(html, "--html"))
         before = history_us(period)
@@ -118,13 +120,15 @@ def _bill(reader: "Reader", period: "Period", dimensions: list[str], html: Path 
         grouped = [name for name in dimensions if name != "lever"]
         found = collect(reader.rows(period.since_us, period.until_us), period, grouped, history)
         found.key_names = names
+        if "route" in grouped:
+            found.lots = lots(found.routers, reader.routed_scores(period.since_us, period.until_us))
         if found.total.num_rows == 0:
             raise InvalidRequest(f"the ledger has no row from {period.text}; see another time with --since or --month")
         if out is not None:
             out.write(to_html(found, dimensions, budgets))
     emit(
         json,
-        to_json(found, budget_documents(rooms), dimensions),
+        to_json(found, budget_documents(rooms, over), dimensions),
         lambda: print_bill(found, dimensions, budgets, console()),
     )
     if html is not None:

@@ -2,7 +2,10 @@
 
 import asyncio
 import logging
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,31 +25,52 @@ def serve(
         Path | None,
         typer.Option("--config", metavar="FILE", help="A farthing.toml; none is read that is not named here."),
     ] = None,
-    host: Annotated[str | None, typer.Option("--host", metavar="HOST", help="Default: 127.0.0.1.")] = None,
+    host: Annotated[
+        str | None, typer.Option("--host", metavar="HOST", help="Default: the file's, else 127.0.0.1.")
+    ] = None,
     port: Annotated[
-        int | None, typer.Option("--port", min=0, max=65535, metavar="N", help="0 is any free one. Default: 8000.")
+        int | None,
+        typer.Option("--port", min=0, max=65535, metavar="N", help="0: any free one. Default: the file's, else 8000."),
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", "-m", metavar="MODEL", help="Serve this model of this machine; repeatable."),
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            help="A pulled model's name, a GGUF file or a folder, run on this machine; repeatable.",
+        ),
     ] = None,
     json_mode: JsonOption = False,
 ) -> None:
     """Serve OpenAI's and Anthropic's APIs, the embedded model where nothing else is asked for."""
-    from farthing.server.running import serve as run
+    with _leaves_at_sigterm():
+        from farthing.server.running import serve as run
 
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    settings = _settings(config, host, port, model)
+        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        settings = _settings(config, host, port, model)
 
-    def announce(address: str) -> None:
-        if json_mode:
-            emit(True, {"url": address, "openai_base_url": f"{address}/v1"}, lambda: None)
-            return
-        note(f"farthing serves {address}/v1 (Anthropic's clients: {address}); Ctrl-C stops it")
-        note(f"try: curl {address}/v1/models")
+        def announce(address: str) -> None:
+            if json_mode:
+                emit(True, {"url": address, "openai_base_url": f"{address}/v1"}, lambda: None)
+                return
+            note(f"farthing serves {address}/v1 (Anthropic's clients: {address}); Ctrl-C stops it")
+            key = ' -H "authorization: Bearer KEY"' if settings.server.require_keys else ""
+            note(f"try: curl {address}/v1/models{key}")
 
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(run(settings, announce))
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(run(settings, announce))
+
+
+@contextmanager
+def _leaves_at_sigterm() -> Iterator[None]:
+    """From the first moment, imports and all: as the first process of a container we would otherwise not notice it.
+    The server listens for itself once it can."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _settings(path: Path | None, host: str | None, port: int | None, models: list[str] | None) -> "Config":

@@ -47,8 +47,10 @@ class Override:
 
 
 def default_path() -> Path:
-    """Where a user keeps prices: farthing/prices.toml in the configuration folder."""
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "farthing" / "prices.toml"
+    """Where a user keeps prices: farthing/prices.toml in the configuration folder. Nothing lies there of a user without
+    a home, as a service's may be: expanduser leaves the ~ as it is, where Path.home raises."""
+    base = os.environ.get("XDG_CONFIG_HOME", "")
+    return Path(base if os.path.isabs(base) else os.path.expanduser("~/.config")) / "farthing" / "prices.toml"
 
 
 def override_price(

@@ -3,7 +3,8 @@
     granted ---------------------------------|   more is asked for when less than half a tranche is left; in the
     used --------------------|step|              background, so that the engine does not wait
 
-The engine asks after each step. A call ends when its next step, taken to be as long as its last, is not covered.
+A call ends when its next step, taken to be as long as its last, is not covered by its own grant: so a budget is rarely
+overshot at all. That it never is by more than a step, whatever steps cost, is its purse's doing (purse.py).
 """
 
 import threading
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from farthing.economics.usage import Usage
 from farthing.ledger.errors import LedgerAway
-from farthing.ledger.reservation import Hold, extend
+from farthing.ledger.purse import Purses, Share
+from farthing.ledger.reservation import Extension, Hold, extend
 
 if TYPE_CHECKING:
     from farthing.ledger.writer import Writer
@@ -24,48 +26,64 @@ STEPS_AHEAD = 32  # that an extension is worth, at least
 
 
 class LocalAllowance:
-    """call.Allowance. covers is called by one thread, the engine's; extensions come back in the writer's."""
+    """call.Allowance. Asked by one thread, the engine's; extensions come back in the writer's."""
 
     def __init__(
         self,
         writer: "Writer",
         hold: Hold,
         instance_id: str,
-        granted_pico: int,
+        purses: Purses,
+        share: Share,
         tranche_pico: int,
         cost_pico: Callable[[Usage], int],
     ) -> None:
         self._writer, self._hold, self._instance_id = writer, hold, instance_id
-        self._granted, self._tranche, self._cost_pico = granted_pico, tranche_pico, cost_pico
-        self._used = self._output_tokens = 0
+        self._purses, self._share = purses, share
+        self._tranche, self._cost_pico = tranche_pico, cost_pico
+        self._output_tokens = self._next_step = 0
         self._answered = threading.Event()
         self._answered.set()
 
-    def covers(self, usage: Usage) -> bool:
+    def charge(self, usage: Usage) -> None:
         used = self._cost_pico(usage)
-        step = used - self._used
         # The step that ends the prompt says nothing about the next one, which makes a single token.
         is_like_last = usage.output_tokens == 0 or self._output_tokens > 0
-        self._used, self._output_tokens = used, usage.output_tokens
-        next_step = step if is_like_last else 0
-        wanted = max(self._tranche, STEPS_AHEAD * next_step)
-        if used + wanted // 2 >= self._granted and self._answered.is_set():
-            self._ask(wanted, used - self._granted)
-        if used + next_step < self._granted:
-            return True
-        self._answered.wait(MAX_WAIT_S)
-        return used + next_step < self._granted
+        self._next_step = used - self._share.spent if is_like_last else 0
+        self._output_tokens = usage.output_tokens
+        self._share.spend(used)
+        if used + self._wanted // 2 >= self._share.granted:
+            self._ask()
 
-    def _ask(self, wanted_pico: int, forced_pico: int) -> None:
+    def covers(self) -> bool:
+        if self._is_covered:
+            return True
+        self._ask()
+        self._answered.wait(MAX_WAIT_S)
+        return self._is_covered
+
+    @property
+    def _is_covered(self) -> bool:
+        return self._share.spent + self._next_step < self._share.granted and self._share.room > 0
+
+    @property
+    def _wanted(self) -> int:
+        """With what others overspent, where this call is to go on all the same."""
+        return max(self._tranche, STEPS_AHEAD * self._next_step) - min(0, self._share.room)
+
+    def _ask(self) -> None:
+        """For more, unless an answer is on its way."""
+        if not self._answered.is_set():
+            return
         self._answered.clear()
+        wanted, forced = self._wanted, self._share.spent - self._share.granted
         try:
             hold, instance_id = self._hold, self._instance_id
-            self._writer.call(
-                lambda database: extend(database, hold, instance_id, wanted_pico, forced_pico), self._extended
-            )
+            self._writer.call(lambda database: extend(database, hold, instance_id, wanted, forced), self._extended)
         except LedgerAway:
             self._answered.set()
 
-    def _extended(self, granted_pico: int | None, _: Exception | None) -> None:
-        self._granted += granted_pico or 0
+    def _extended(self, extension: Extension | None, _: Exception | None) -> None:
+        if extension is not None:
+            self._purses.extend(self._hold, extension)
         self._answered.set()

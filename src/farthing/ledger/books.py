@@ -11,7 +11,6 @@ from typing import Any
 from farthing.economics.charge import Pricer
 from farthing.economics.usage import Usage
 from farthing.errors import FarthingError
-from farthing.ledger.allowance import LocalAllowance
 from farthing.ledger.attempt import Attempt, hosted_charge
 from farthing.ledger.awaiting import wait_through
 from farthing.ledger.budget import Budget, BudgetIndex
@@ -20,11 +19,12 @@ from farthing.ledger.database import Database
 from farthing.ledger.directory import directory_version, load_index
 from farthing.ledger.errors import LedgerAway
 from farthing.ledger.feedback import Feedback, insert_feedback
-from farthing.ledger.holding import make_ask, refusal_error, tranche_pico
+from farthing.ledger.holding import make_ask, refusal_error
 from farthing.ledger.ids import new_id, now_us
 from farthing.ledger.instance import Instance, beat, leave, recover
 from farthing.ledger.keeper import Keeper
 from farthing.ledger.key import Key, check_key, find_key, hash_secret
+from farthing.ledger.local_dollars import LocalDollars
 from farthing.ledger.metered import Metered
 from farthing.ledger.opening import open_database
 from farthing.ledger.records import Entry, Settlement
@@ -35,12 +35,12 @@ from farthing.ledger.waiting import Waiting
 from farthing.ledger.writer import Writer
 from farthing.upstreams.call import Call, Tally, Upstream
 from farthing.upstreams.errors import UpstreamError
+from farthing.upstreams.estimate import num_choices
 
 __all__ = ["Books", "BooksStats"]
 
 MAX_CACHED_KEYS = 10_000
 AWAY_TIMEOUT_S = 0.2
-_NEWEST = 0.2  # weight of the newest measurement in a running mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Books:
         self._writer = Writer(config, database, self._waiting)
         self._keeper = Keeper(config, self._writer, self._waiting, self._instance, self._index, self._news)
         self._keys: OrderedDict[str, tuple[Key, int]] = OrderedDict()  # by hash, with the directory's version
-        self._s_per_input_token: dict[str, float] = {}  # of local models
+        self._local = LocalDollars(self._writer, pricer, instance_id)
         self._num_refused = self._num_over_budget = self._num_kept = 0
 
     @classmethod
@@ -179,26 +179,23 @@ class Books:
             return None if tally.is_local else await self._trace(attempt, call, tally), call
         # A local prompt is counted by its tokenizer, its model perhaps loaded for that: not on the event loop.
         usage = await asyncio.to_thread(max_usage, call) if tally.is_local else max_usage(call)
-        tranche = 0
-        if tally.is_local:
-            tranche = tranche_pico(self.pricer, usage, self._s_per_input_token.get(call.model, 0.0))
-        ask = make_ask(attempt, self._instance.id, budgets, call, tally, usage, self.pricer, tranche)
+        tranche = self._local.tranche(call.model, usage) if tally.is_local else 0
+        count = num_choices(call.body)
+        ask = make_ask(attempt, self._instance.id, budgets, call, tally, usage, self.pricer, tranche, count)
         hold = await self._reserve(ask)
         if isinstance(hold, Refusal):
             self._num_over_budget += 1
             raise refusal_error(hold, tally.model)
-        asked = replace(call, max_output_tokens=hold.max_output_tokens) if hold.is_lowered else call
-        granted = [amount for room, amount in hold.amounts if room.budget.unit == "usd"]
-        if granted and tally.is_local:
-            local = self.pricer.local
-            allowance = LocalAllowance(
-                self._writer, hold, self._instance.id, granted[0], tranche, lambda used: local(used).total_pico or 0
-            )
+        # Hosted: also a call that fits goes out with its bound, so that it can be relied on.
+        is_limited = hold.is_lowered or hold.is_bound
+        asked = replace(call, max_output_tokens=hold.max_output_tokens) if is_limited else call
+        if (allowance := self._local.allowance(hold, tranche)) is not None:
             asked = replace(asked, allowance=allowance)
         return hold, asked
 
-    def submit(self, entry: Entry) -> "asyncio.Future[Any]":
-        return self._writer.submit_entry(entry)
+    def submit(self, entry: Entry, hold: Hold | None = None) -> "asyncio.Future[Any]":
+        """hold: what the entry settles."""
+        return self._writer.submit_entry(entry) if hold is None else self._local.submit(entry, hold)
 
     async def committed(self, future: "asyncio.Future[Any]", entry: Entry) -> None:
         """Returns when the row is written for good. Raises LedgerAway where that is not so within the time allowed."""
@@ -215,21 +212,13 @@ class Books:
             raise cancelled or _known(error)
 
     def learn(self, tally: Tally) -> None:
-        """How long a local model takes for a token of a prompt: what the next call's first tranche is made for."""
-        usage = tally.usage
-        computed = usage.input_tokens - usage.cache_read_tokens
-        if tally.is_local and computed > 0 and usage.input_s > 0:
-            pace, model = usage.input_s / computed, tally.model
-            self._s_per_input_token[model] = pace + (self._s_per_input_token.get(model, pace) - pace) * (1 - _NEWEST)
+        self._local.learn(tally)
 
     def price(self, model: str, provider: str, usage: Usage, *, is_local: bool) -> int | None:
-        """What an input would cost now. Local: by the measured pace; None before there is one, or without a price."""
+        """What an input would cost now; None where nobody knows."""
         if not is_local:
             return hosted_charge(self.pricer, model, provider, usage, datetime.now(UTC)).total_pico
-        pace = self._s_per_input_token.get(model)
-        if pace is None:
-            return None
-        return self.pricer.local(Usage(input_s=(usage.input_tokens - usage.cache_read_tokens) * pace)).total_pico
+        return self._local.price(model, usage)
 
     def _check_available(self, budgets: Sequence[Budget]) -> None:
         """Before a call is made whose row could not be kept, or whose budgets could not be asked."""
@@ -251,7 +240,7 @@ class Books:
         return hold
 
     async def _reserve(self, ask: Ask) -> Hold | Refusal:
-        future = self._writer.submit(lambda database: reserve(database, ask))
+        future = self._writer.submit(lambda database: reserve(database, ask), self._local.reserved)
         cancelled = await wait_through(future, self._config.stall_timeout_s)
         if future.done() and future.exception() is None and cancelled is None:
             result: Hold | Refusal = future.result()
@@ -259,7 +248,10 @@ class Books:
         # It may have been made, or be made yet: what nobody uses must not stay reserved.
         future.add_done_callback(lambda late: late.exception())
         charges = tuple((budget.id, 0) for budget in ask.budgets)
-        release = self._writer.submit_entry(Entry(None, Settlement(ask.reservation_id, charges, "release")))
+        release = self._writer.submit_entry(
+            Entry(None, Settlement(ask.reservation_id, charges, "release")),
+            callback=lambda *_: self._local.released(ask.reservation_id),
+        )
         release.add_done_callback(lambda late: late.exception())
         raise cancelled or _known(future.exception() if future.done() else LedgerAway(self._writer.why_away))
 

@@ -14,9 +14,16 @@ URL_FORMS = "sqlite:///ledger.db (relative), sqlite:////var/lib/farthing/ledger.
 
 
 def data_folder() -> Path:
-    """$XDG_DATA_HOME/farthing, else ~/.local/share/farthing; a relative XDG_DATA_HOME is invalid and ignored."""
+    """$XDG_DATA_HOME/farthing, else ~/.local/share/farthing; a relative XDG_DATA_HOME is invalid and ignored.
+
+    Raises LedgerError for a user without a home, as a service's may be."""
     base = os.environ.get("XDG_DATA_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".local" / "share") / "farthing"
+    if os.path.isabs(base):
+        return Path(base) / "farthing"
+    try:
+        return Path.home() / ".local" / "share" / "farthing"
+    except RuntimeError:
+        raise LedgerError("this user has no home for the ledger and its spool; set XDG_DATA_HOME to a folder") from None
 
 
 def default_url() -> str:
@@ -60,10 +67,10 @@ class LedgerConfig:
         url, path = self.url, self.sqlite_path
         if path is not None and not path.is_absolute():
             url = f"sqlite:///{folder.absolute() / path}"
-        return replace(self, url=url, spool_folder=str(folder.absolute() / Path(self.spool_folder).expanduser()))
+        return replace(self, url=url, spool_folder=str(folder.absolute() / os.path.expanduser(self.spool_folder)))
 
     @property
     def sqlite_path(self) -> Path | None:
         """The file of a SQLite ledger; None for PostgreSQL."""
         scheme, _, rest = self.url.partition(":///")
-        return Path(rest).expanduser() if scheme == "sqlite" else None
+        return Path(os.path.expanduser(rest)) if scheme == "sqlite" else None

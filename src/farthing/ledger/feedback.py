@@ -7,7 +7,7 @@ from farthing.ledger.database import Database
 from farthing.ledger.ids import new_id, now_us
 from farthing.upstreams.errors import UpstreamError
 
-__all__ = ["Feedback", "FeedbackRow", "feedback_rows", "insert_feedback"]
+__all__ = ["Feedback", "FeedbackRow", "RoutedScore", "feedback_rows", "insert_feedback", "routed_scores"]
 
 MAX_PER_REQUEST = 16
 _COLUMNS = "f.request_id, f.at_us, f.key_id, f.served_model, f.score, f.preferred"
@@ -29,6 +29,15 @@ class FeedbackRow:
     served_model: str  # of the attempt whose answer was given
     score: float | None
     preferred: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RoutedScore:
+    """What an answer was worth that a router had given, or a fallback."""
+
+    asked_model: str
+    served_model: str
+    score: float
 
 
 def insert_feedback(database: Database, request_id: str, key_id: str | None, feedback: Feedback) -> str | UpstreamError:
@@ -63,6 +72,19 @@ def feedback_rows(database: Database, since_us: int, until_us: int) -> list[Feed
     ).fetchall()
     by_request = {str(values[0]): _row(values) for values in found}
     return sorted(by_request.values(), key=lambda row: row.at_us)
+
+
+def routed_scores(database: Database, since_us: int, until_us: int) -> list[RoutedScore]:
+    """The last score of each request of that time whose answer has a route; preferences are none."""
+    found = database.execute(
+        "SELECT f.request_id, a.asked_model, f.served_model, f.score FROM feedback f"
+        " JOIN attempts a ON a.request_id = f.request_id AND a.served_model = f.served_model"
+        " WHERE a.started_us >= ? AND a.started_us < ? AND a.route IS NOT NULL AND a.status <> 'discarded'"
+        " AND f.score IS NOT NULL ORDER BY f.id",
+        (since_us, until_us),
+    ).fetchall()
+    by_request = {str(request): (str(asked), str(served), float(score)) for request, asked, served, score in found}
+    return [RoutedScore(*values) for values in by_request.values()]
 
 
 def _row(values: Sequence[object]) -> FeedbackRow:

@@ -30,6 +30,7 @@ def make_ask(
     usage: Usage,
     pricer: Pricer,
     tranche: int,
+    num_choices: int = 1,
 ) -> Ask:
     at = datetime.fromtimestamp(attempt.started_us / 1e6, UTC)
     killed = replace(attempt, status="killed").row(call, tally, pricer, attempt.began_ns, None)
@@ -42,6 +43,7 @@ def make_ask(
         is_local=tally.is_local,
         tranche_pico=tranche,
         attempt=row_document(killed),
+        num_choices=num_choices,
     )
 
 

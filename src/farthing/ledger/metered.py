@@ -110,7 +110,7 @@ class Metered:
         entry = Entry(row, None if hold is None else settlement_of(hold, row))
         call.receipts.append(receipt_of(row, tally))
         try:
-            await books.committed(books.submit(entry), entry)
+            await books.committed(books.submit(entry, hold), entry)
         except UpstreamError:
             if is_normal:  # an answer whose row is not written does not end well; another failure goes first
                 raise

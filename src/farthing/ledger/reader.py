@@ -5,9 +5,10 @@ from collections.abc import Iterator, Sequence
 from farthing.ledger.config import LedgerConfig
 from farthing.ledger.database import Database
 from farthing.ledger.directory import list_budgets
-from farthing.ledger.feedback import FeedbackRow, feedback_rows
+from farthing.ledger.feedback import FeedbackRow, RoutedScore, feedback_rows, routed_scores
 from farthing.ledger.key import Key, list_keys
 from farthing.ledger.opening import open_database
+from farthing.ledger.overshoot import Overshoot, overshoots
 from farthing.ledger.records import COLUMNS, row_from_values
 from farthing.ledger.reservation import Room, rooms_of
 from farthing.ledger.row import Row
@@ -47,6 +48,10 @@ class Reader:
         """Those that hold now, with what was used and is reserved in the window that holds now."""
         return [room for budget in list_budgets(self._database) for room in rooms_of(self._database, [budget])]
 
+    def overshoots(self, since_us: int, until_us: int) -> dict[str, Overshoot]:
+        """By budget id: what hosted calls of that time used beyond what was reserved for them."""
+        return overshoots(self._database, since_us, until_us)
+
     def request_attempts(self, request_ids: Sequence[str]) -> dict[str, Row]:
         """Of each request the last attempt that was not discarded: whose answer was given."""
         found: dict[str, Row] = {}
@@ -62,6 +67,10 @@ class Reader:
     def feedback(self, since_us: int = 0, until_us: int = 2**62) -> list[FeedbackRow]:
         """The last of each request."""
         return feedback_rows(self._database, since_us, until_us)
+
+    def routed_scores(self, since_us: int, until_us: int) -> list[RoutedScore]:
+        """The last of each request whose answer has a route."""
+        return routed_scores(self._database, since_us, until_us)
 
     def traffic(self, since_us: int = 0, until_us: int = 2**62) -> list[Traffic]:
         """What was stored of prompts and answers: nothing, unless the server's configuration says so."""

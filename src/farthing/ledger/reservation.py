@@ -17,7 +17,7 @@ from farthing.ledger.database import Database
 from farthing.ledger.events import NO_BUDGET, Event, add_to_counters, write_events
 from farthing.ledger.ids import new_id, now_us
 
-__all__ = ["Ask", "Hold", "Refusal", "Room", "count_request", "extend", "reserve", "rooms_of"]
+__all__ = ["Ask", "Extension", "Hold", "Refusal", "Room", "count_request", "extend", "reserve", "rooms_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,7 @@ class Ask:
     is_local: bool
     tranche_pico: int
     attempt: dict[str, Any]  # the row to be written if this process is killed
+    num_choices: int = 1  # each gets the same share of the output tokens, and one of them at least
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,19 @@ class Hold:
     def is_bound(self) -> bool:
         """Whether a budget sets an end to a hosted answer."""
         return bool(self.amounts) and not self.is_local
+
+    @property
+    def local_dollars(self) -> tuple[tuple[Room, int], ...]:
+        """What a local call holds of budgets in dollars: the same amount of each."""
+        return tuple(held for held in self.amounts if self.is_local and held[0].budget.unit == "usd")
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """Pico-dollars more for a local call, and the rooms they came from, as they were before."""
+
+    granted: int
+    rooms: tuple[Room, ...] = ()
 
 
 def rooms_of(database: Database, budgets: Sequence[Budget], windows_us: Sequence[int] | None = None) -> list[Room]:
@@ -122,17 +136,17 @@ def reserve(database: Database, ask: Ask) -> Hold | Refusal:
     return Hold(ask.reservation_id, tuple(amounts), output_tokens, is_lowered, ask.is_local)
 
 
-def extend(database: Database, hold: Hold, instance_id: str, wanted_pico: int, forced_pico: int) -> int:
+def extend(database: Database, hold: Hold, instance_id: str, wanted_pico: int, forced_pico: int) -> Extension:
     """Dollars for a local call that goes on: as many as there is room for up to wanted_pico, but forced_pico, which it
-    has used already, in any case. Returns how many; 0 where somebody closed the reservation."""
+    has used already, in any case. None where somebody closed the reservation."""
     sql = "SELECT 1 FROM open_reservations WHERE reservation_id = ?"
     if database.execute(sql, (hold.reservation_id,)).fetchone() is None:
-        return 0
-    held = [room for room, _ in hold.amounts if room.budget.unit == "usd"]
+        return Extension(0)
+    held = [room for room, _ in hold.local_dollars]
     rooms = rooms_of(database, [room.budget for room in held], [room.window_us for room in held])
-    granted = max(min([wanted_pico, *(room.left for room in rooms)]), forced_pico)
-    if granted <= 0 or not rooms:
-        return 0
+    granted = max(0, min([wanted_pico, *(room.left for room in rooms)]), forced_pico)
+    if granted == 0 or not rooms:
+        return Extension(0, tuple(rooms))
     named = [(hold.reservation_id, room.budget.id, room.window_us) for room in rooms]
     write_events(database, [Event(*name, "extend", granted, instance_id, hold.is_local) for name in named])
     database.execute(
@@ -141,7 +155,7 @@ def extend(database: Database, hold: Hold, instance_id: str, wanted_pico: int, f
         (granted, hold.reservation_id, *(room.budget.id for room in rooms)),
     )
     add_to_counters(database, [(room.budget.id, room.window_us, 0, granted) for room in rooms])
-    return granted
+    return Extension(granted, tuple(rooms))
 
 
 def count_request(database: Database, budgets: Sequence[Budget], instance_id: str) -> Refusal | None:
@@ -185,8 +199,8 @@ def _open(database: Database, ask: Ask, amounts: Sequence[tuple[Room, int]]) -> 
 
 
 def _fitting(room: Room, ask: Ask, output_tokens: int) -> int | Refusal:
-    """How many output tokens fit, at least one (or none where none was asked for)."""
-    least = min(1, output_tokens)
+    """How many output tokens fit, at least one for each choice (or none where none was asked for)."""
+    least = min(ask.num_choices, output_tokens)
     if room.budget.unit == "tokens":
         fitting = min(output_tokens, room.left - ask.usage.input_tokens)
         return fitting if fitting >= least else Refusal(room, ask.usage.input_tokens + least)

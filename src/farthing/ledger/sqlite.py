@@ -1,5 +1,6 @@
 """SQLite: one file in WAL mode. A commit survives a killed process; with synchronous FULL also a power cut."""
 
+import errno
 import os
 import sqlite3
 import time
@@ -27,6 +28,20 @@ _AWAY = {
 }
 
 
+def _make(path: Path) -> None:
+    """Who used what is nobody else's business: only the owner may read the file.
+
+    A file that is there must not be opened and closed here. Closing any descriptor of a file drops all POSIX locks
+    that this process has on it, those of its other connections too. The next process to leave the ledger would then
+    think itself the last one and delete the WAL, into which we went on writing: every later row would be lost.
+    """
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        if not os.access(path, os.R_OK | os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path)) from None
+
+
 class SqliteDatabase:
     """See database.Database. Made by the thread that opens it, used by the one that writes."""
 
@@ -35,8 +50,8 @@ class SqliteDatabase:
     def __init__(self, path: Path, config: LedgerConfig) -> None:
         if not path.parent.exists():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if str(path) != ":memory:":  # who used what is nobody else's business: only the owner may read it
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        if str(path) != ":memory:":
+            _make(path)
         self._connection = sqlite3.connect(
             path, timeout=config.lock_timeout_s, isolation_level=None, check_same_thread=False, cached_statements=256
         )

@@ -69,16 +69,24 @@ class Writer:
     def num_queued(self) -> int:
         return self._queue.qsize()
 
-    def submit(self, run: Run) -> "asyncio.Future[Any]":
+    def submit(self, run: Run, callback: Callback | None = None) -> "asyncio.Future[Any]":
         """A future of the running loop with what `run` returns, resolved after the COMMIT."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._put(_Job(run, future))
+        self._put(_Job(run, future, callback))
         return future
 
-    def submit_entry(self, entry: Entry) -> "asyncio.Future[Any]":
-        """From here on the entry is not lost while this process lives, whatever becomes of the future."""
+    def submit_entry(
+        self, entry: Entry, then: Run = lambda _: None, callback: Callback | None = None
+    ) -> "asyncio.Future[Any]":
+        """From here on the entry is not lost while this process lives, whatever becomes of the future. `then` runs in
+        the same transaction; its result is None where the entry waits for the database."""
+
+        def run(database: Database) -> Any:
+            write_entry(database, entry)
+            return then(database)
+
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._put(_Job(lambda database: write_entry(database, entry), future, entry=entry))
+        self._put(_Job(run, future, callback, entry))
         return future
 
     def call(self, run: Run, callback: Callback) -> None:

@@ -5,6 +5,7 @@ Nothing is copied that can stay where it is: matrices are views of the mapped fi
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -147,7 +148,7 @@ def load_model(path_or_name: str | Path, *, weights: str | None = None) -> Model
     if weights is not None and weights not in quantizable():
         raise InvalidRequest(f"weights is {weights!r}; allowed: {', '.join(quantizable())}, or none to keep the file's")
     path = find_model(path_or_name)
-    is_path = Path(path_or_name).expanduser().exists()
+    is_path = os.path.exists(os.path.expanduser(path_or_name))
     name = str(path_or_name) if not is_path else path.stem if path.is_file() else path.resolve().name
     config, tensors, tokenizer = _open_folder(path) if path.is_dir() else _open_gguf(path)
     return Model(name, path, config, tokenizer, Tensors(tensors, weights))

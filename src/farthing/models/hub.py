@@ -75,13 +75,19 @@ _HUB_NAME = re.compile(
 
 
 def models_folder() -> Path:
-    """The folder that holds all pulled models; it need not exist."""
+    """The folder that holds all pulled models; it need not exist. Raises InvalidRequest for a user without a home, as a
+    service's may be."""
     home = os.environ.get("FARTHING_CACHE")
     if home:
-        return Path(home).expanduser().absolute() / "models"
+        return Path(os.path.expanduser(home)).absolute() / "models"
     base = os.environ.get("XDG_CACHE_HOME")
     # The XDG specification: a relative path is invalid and to be ignored.
-    return (Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache") / "farthing" / "models"
+    if base and Path(base).is_absolute():
+        return Path(base) / "farthing" / "models"
+    try:
+        return Path.home() / ".cache" / "farthing" / "models"
+    except RuntimeError:
+        raise InvalidRequest("this user has no home for models; set FARTHING_CACHE to a folder for them") from None
 
 
 def known_models() -> tuple[KnownModel, ...]:
@@ -121,7 +127,7 @@ def find_model(name_or_path: str | Path) -> Path:
         if hub.folder.is_dir() and hub.path.exists():
             return hub.path
         raise ModelNotFound(f"{name} is not in {models_folder()}; get it with: farthing pull {name}")
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # which leaves the ~ of an unknown user as it is
     if name and path.is_file():
         return path
     if name and path.is_dir():

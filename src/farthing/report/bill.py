@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from farthing.ledger.row import Row
 from farthing.report.bill_forecast import Forecast, forecast
 from farthing.report.bill_levers import Levers
+from farthing.report.bill_lot import MAX_ROUTERS, Lot, RouterSums
 from farthing.report.bill_period import Period, day_of
 from farthing.report.bill_prices import Stale, StalePrices
 from farthing.report.bill_sketch import Sketch
@@ -35,6 +36,8 @@ class Bill:
     stale: list[Stale] = field(default_factory=list)
     forecast: Forecast | str = ""
     key_names: Mapping[str, str] = field(default_factory=dict)  # by key id
+    routers: dict[str, RouterSums] = field(default_factory=dict)  # by the name that was asked for
+    lots: Sequence[Lot] = ()  # beside the routers, where routes are shown
 
     def label(self, dimension: str, name: str) -> str:
         """A group's name for people: a key's own name before its id."""
@@ -70,6 +73,8 @@ def collect(rows: Iterable[Row], period: Period, dimensions: Sequence[str] = (),
         for dimension, groups in bill.groups.items():
             for name in _names(row, dimension):
                 groups.add(name, row)
+        if row.route is not None and (row.asked_model in bill.routers or len(bill.routers) < MAX_ROUTERS):
+            bill.routers.setdefault(row.asked_model, RouterSums()).add(row)
         _add_day(bill.day_models, row)
         _add_percentiles(bill, row, pending)
     bill.levers = levers.pico

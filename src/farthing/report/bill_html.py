@@ -11,7 +11,7 @@ from typing import Any
 
 from farthing.report.bill import Bill
 from farthing.report.bill_charts import MAX_DAYS, day_chart, share_chart, waterfall_chart
-from farthing.report.bill_routes import num_given
+from farthing.report.bill_routes import lot_lines, num_given
 from farthing.report.bill_sketch import MAX_ERROR, Sketch
 from farthing.report.bill_sums import Sums
 from farthing.report.bill_words import exact, forecast_text, money, notes, share, shown
@@ -167,7 +167,9 @@ def _groups(bill: Bill, dimension: str) -> str:
     ]
     more = f"<p>and {len(found) - MAX_LINES:,} more.</p>" if len(found) > MAX_LINES else ""
     several = '<p class="soft">A row with several tags counts under each.</p>' if dimension == "tag" else ""
-    return _grid(head, cells) + more + several
+    lots = lot_lines(bill.lots) if dimension == "route" else []
+    beside = "".join(f'<p class="soft">{escape(line)}</p>' for line in lots)
+    return _grid(head, cells) + more + several + beside
 
 
 def _grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -74,12 +74,13 @@ def print_explanation(why: Why, answer: AnswerReason | None, trained: Trained, c
         console.print(f"  words that weigh most: {_reasons(why.words)}")
     console.print(f"  likeliest topic: {shown(', '.join(why.topic), 120) or 'one without words of its own'}")
     if answer is not None:
-        _print_answer(answer, small, names[1], console)
+        _print_answer(answer, small, console)
     for mode, found in trained.proven.items():
         console.print(f"{mode} promises {promise(found, trained.origin.unit)}")
 
 
-def _print_answer(answer: AnswerReason, small: str, second: str, console: Console) -> None:
+def _print_answer(answer: AnswerReason, small: str, console: Console) -> None:
+    second = shown(answer.next_model, NAME)
     said = {None: "no threshold is set (--mode cascade)", True: f"ask {second}", False: "keep it"}
     below = "" if answer.threshold is None else f" (kept where it is right with at least {share(answer.threshold)})"
     console.print(f"after {small}'s answer: {said[answer.escalates]}{below}")

@@ -36,17 +36,24 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
+    """next_member: who is asked where it is not kept; None: the one after it."""
+
     is_kept: bool
     why: str
+    next_member: int | None = None
 
 
 class Decider(Protocol):
-    """Takes neither network nor disk: both methods are called in the event loop."""
+    """Takes neither network nor disk: its methods are called in the event loop."""
 
     def choose(self, question: Question) -> Choice: ...
 
+    def checks(self, member: int) -> bool:
+        """Whether it can judge that member's answers."""
+        ...
+
     def judge(
-        self, question: Question, answer: str, logprobs: Sequence[TokenLogprob], samples: Sequence[str]
+        self, question: Question, answer: str, logprobs: Sequence[TokenLogprob], samples: Sequence[str], member: int = 0
     ) -> Verdict: ...
 
     def drift(self) -> Drift | None:
@@ -99,13 +106,17 @@ class TrainedDecider:
             return Choice(0, "cascade", is_cascade=True)
         return Choice(member, f"router: {_gap(decision, quality, self._trained.costs, member)}")
 
+    def checks(self, member: int) -> bool:
+        return member in self._trained.checks
+
     def judge(
-        self, question: Question, answer: str, logprobs: Sequence[TokenLogprob], samples: Sequence[str]
+        self, question: Question, answer: str, logprobs: Sequence[TokenLogprob], samples: Sequence[str], member: int = 0
     ) -> Verdict:
         found = signals(logprobs, answer, samples)[None]
-        p_right = self._trained.p_right([question.prompt], [answer], signals=found)
-        is_kept = not self._trained.escalates(p_right, self._prices["cascade"])[0]
-        return Verdict(is_kept, f"cascade {_word(is_kept)}: p_right {p_right[0]:.2f}")
+        p_right = self._trained.p_right([question.prompt], [answer], signals=found, model=member)
+        to = int(self._trained.next_model(p_right, member, self._prices["cascade"])[0])
+        is_kept = to == member
+        return Verdict(is_kept, f"cascade {_word(is_kept)}: p_right {p_right[0]:.2f}", None if is_kept else to)
 
     def drift(self) -> Drift | None:
         if len(self._live) < MIN_LIVE:
@@ -135,10 +146,13 @@ class PriorDecider:
         is_large = rank > limit or limit == 0
         return Choice(int(is_large), f"router: prior {rank:.2f} {'>' if is_large else '<='} {limit:.2f}")
 
+    def checks(self, member: int) -> bool:
+        return member == 0
+
     def judge(
-        self, question: Question, answer: str, logprobs: Sequence[TokenLogprob], samples: Sequence[str]
+        self, question: Question, answer: str, logprobs: Sequence[TokenLogprob], samples: Sequence[str], member: int = 0
     ) -> Verdict:
-        del question, answer, samples
+        del question, answer, samples, member
         least, found = self._config.min_confidence, confidence(logprobs)
         assert least is not None, "the configuration was checked"
         if found is None:

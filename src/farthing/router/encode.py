@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from farthing.errors import InvalidRequest
 from farthing.router.checks import checks
+from farthing.router.code import code_checks
 from farthing.router.grams import Grams, Sparse, grams, sparse
 from farthing.router.structure import structure
 
@@ -21,7 +22,7 @@ ANSWER_KINDS = ("words", "pairs")
 @dataclass(frozen=True)
 class Encoded:
     texts: Mapping[str, Sparse]  # by name: "words", …, "answer words", …
-    forms: Mapping[str, Matrix]  # by name: "form", "checks", "hidden": [n, d]
+    forms: Mapping[str, Matrix]  # by name: "form", "checks", "code", "signals", "hidden": [n, d]
 
     def __len__(self) -> int:
         return len(next(iter(self.texts.values())))
@@ -53,8 +54,10 @@ def encode_answers(
         raise InvalidRequest(f"{len(answers)} answers to {len(prompts)} prompts")
     of_prompts = encode_prompts(prompts, hidden)
     found = [grams(answer) for answer in answers]
-    checked = np.array([checks(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)])
-    forms = {**of_prompts.forms, "checks": checked, **({} if signals is None else {"signals": signals})}
+    both = list(zip(prompts, answers, strict=True))
+    forms = {**of_prompts.forms, "checks": np.array([checks(prompt, answer) for prompt, answer in both])}
+    forms["code"] = np.array([code_checks(prompt, answer) for prompt, answer in both])
+    forms |= {} if signals is None else {"signals": signals}
     return Encoded({**of_prompts.texts, **_texts(found, ANSWER_KINDS, "answer ")}, forms)
 
 

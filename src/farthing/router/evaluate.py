@@ -67,8 +67,9 @@ def evaluate(trained: Trained, rows: Labelled, seed: int = 0) -> Evaluation:
     best = max(reversed(singles), key=lambda policy: (policy.quality, -policy.cost))
     hindsight = np.argmax(rows.quality, axis=1)  # of equals the first, which is the cheapest
     at_best = rows.quality[np.arange(len(rows)), hindsight]
-    oracle = _policy("oracle", at_best, float(spent(hindsight, costs, is_cascade=False).mean()))
-    modes = tuple(_mode(trained, rows, mode, seed) for mode in trained.prices if mode == "route" or rows.answers)
+    oracle = _policy("oracle", at_best, float(spent(hindsight, costs).mean()))
+    has_answers = bool(trained.checks) and trained.checks.keys() <= rows.checked.keys()
+    modes = tuple(_mode(trained, rows, mode, seed) for mode in trained.prices if mode == "route" or has_answers)
     signals = trained.signals(encode_prompts(rows.prompts)) if len(rows) >= MIN_LIVE else None
     changed = None if signals is None else drift(trained.base, signals)
     return Evaluation(names, trained.origin.unit, len(rows), singles, best, oracle, modes, changed)
@@ -79,11 +80,9 @@ def mode_outcome(trained: Trained, rows: Labelled, mode: str) -> tuple[Callable[
     if mode == "route":
         quality = trained.before.quality(encode_prompts(rows.prompts))
         return route_outcome(rows, quality), quality[:, -1] - quality[:, 0], rows.pair
-    assert rows.answers is not None, "a cascade is judged where there are answers"
-    assert trained.check is not None, "it has prices for a cascade"
-    p_right = trained.p_right(rows.prompts, rows.answers, signals=rows.signals)
-    pair = Pair(rows.quality[:, 0], rows.quality[:, 1])
-    return cascade_outcome(rows, p_right, trained.check.next_quality), -p_right, pair
+    checked = trained.checked(rows)
+    pair = Pair(rows.quality[:, 0], rows.quality[:, len(checked[0].next_quality)])
+    return cascade_outcome(rows, checked), -checked[0].p_right, pair
 
 
 def _mode(trained: Trained, rows: Labelled, mode: str, seed: int) -> ModeResult:

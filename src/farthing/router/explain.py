@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farthing.router.checks import CHECK_NAMES
+from farthing.router.code import CODE_NAMES
 from farthing.router.encode import Encoded, encode_answers, encode_prompts
 from farthing.router.grams import NUM_BUCKETS, grams, words
 from farthing.router.scorers import Scorer
@@ -52,7 +53,8 @@ class Why:
 @dataclass(frozen=True)
 class AnswerReason:
     p_right: float
-    next_quality: float
+    next_model: str  # that is asked where it is not kept
+    next_quality: float  # expected of that model
     escalates: bool | None  # None where no threshold was proven
     threshold: float | None  # the chance of being right below which the next model is asked
     reasons: tuple[Reason, ...]  # of the score, before it is made a probability
@@ -94,8 +96,10 @@ def explain_answer(trained: Trained, prompt: str, answer: str) -> AnswerReason:
     assert check is not None, "p_right raises where there is none"
     encoded = encode_answers([prompt], [answer])
     reasons = {
-        name.replace("_", " "): _form_part(check.scorer, encoded, "checks", [index], _first)
-        for index, name in enumerate(CHECK_NAMES)
+        name.replace("_", " "): _form_part(check.scorer, encoded, form, [index], _first)
+        for form, names in (("checks", CHECK_NAMES), ("code", CODE_NAMES))
+        if form in check.scorer.forms
+        for index, name in enumerate(names)
     }
     reasons |= {f"“{name}”": amount for name, amount in _word_parts(check.scorer, answer, encoded, "answer ").items()}
     found = trained.proven.get("cascade")
@@ -103,8 +107,16 @@ def explain_answer(trained: Trained, prompt: str, answer: str) -> AnswerReason:
     if found is not None and found.price is not None:
         escalates = bool(trained.escalates(p_right)[0])
         if isfinite(found.price):
-            threshold = check.next_quality - found.price * trained.costs[1]
-    return AnswerReason(float(p_right[0]), check.next_quality, escalates, threshold, _largest(reasons, NUM_REASONS))
+            threshold = float(trained.worths(0, found.price).max())
+    to = int(trained.next_model(p_right)[0]) if escalates else 1
+    return AnswerReason(
+        float(p_right[0]),
+        trained.models[to],
+        check.next_quality[to - 1],
+        escalates,
+        threshold,
+        _largest(reasons, NUM_REASONS),
+    )
 
 
 def _lead_threshold(trained: Trained) -> float | None:

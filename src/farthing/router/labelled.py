@@ -1,7 +1,7 @@
 """Labelled rows: prompts, the quality of each model's answer to them, and what a request to each model costs."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,19 @@ from farthing.router.metrics import Pair
 from farthing.router.policy import checked_costs
 from farthing.router.signals import SIGNAL_NAMES
 
-__all__ = ["Labelled"]
+__all__ = ["Answers", "Labelled"]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Of one model to every prompt."""
+
+    texts: tuple[str, ...]
+    signals: NDArray[np.float64] | None = None  # in the order of SIGNAL_NAMES; nan where not known
+
+    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> "Answers":
+        signals = None if self.signals is None else self.signals[np.asarray(rows, np.int64)]
+        return Answers(tuple(self.texts[i] for i in rows), signals)
 
 
 @dataclass(frozen=True)
@@ -20,8 +32,9 @@ class Labelled:
     costs: tuple[float, ...]  # mean of a request, in dollars or any one unit
     prompts: tuple[str, ...]
     quality: NDArray[np.float64]  # [n, k], 0 to 1; right or wrong are 1 and 0
-    answers: tuple[str, ...] | None = None  # of the first model: what a cascade checks. No other model's text is read
+    answers: tuple[str, ...] | None = None  # of the first model: what a cascade checks; the dearest's are never read
     signals: NDArray[np.float64] | None = None  # of those answers, in the order of SIGNAL_NAMES; nan where not known
+    later: Mapping[int, Answers] = field(default_factory=dict)  # of models between the first and the dearest, by number
 
     def __post_init__(self) -> None:
         checked_costs(self.costs)
@@ -34,10 +47,22 @@ class Labelled:
             )
         if self.quality.size and (self.quality.min() < 0 or self.quality.max() > 1):
             raise InvalidRequest("a quality is outside of 0 to 1")
-        if self.answers is not None and len(self.answers) != len(self.prompts):
-            raise InvalidRequest(f"{len(self.answers)} answers to {len(self.prompts)} prompts")
-        if self.signals is not None and self.signals.shape != (len(self.prompts), len(SIGNAL_NAMES)):
-            raise InvalidRequest(f"signals of shape {self.signals.shape}; {', '.join(SIGNAL_NAMES)} of each row needed")
+        for answers in self.checked.values():
+            self._check(answers)
+        if not all(0 < number < len(self.models) - 1 for number in self.later):
+            raise InvalidRequest(f"answers of models {list(self.later)}; allowed: between the first and the dearest")
+
+    def _check(self, answers: Answers) -> None:
+        if len(answers.texts) != len(self.prompts):
+            raise InvalidRequest(f"{len(answers.texts)} answers to {len(self.prompts)} prompts")
+        signals = answers.signals
+        if signals is not None and signals.shape != (len(self.prompts), len(SIGNAL_NAMES)):
+            raise InvalidRequest(f"signals of shape {signals.shape}; {', '.join(SIGNAL_NAMES)} of each row needed")
+
+    @property
+    def checked(self) -> dict[int, Answers]:
+        """By model, the answers that a cascade can check: none without those of the first."""
+        return {} if self.answers is None else {0: Answers(self.answers, self.signals), **self.later}
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -52,4 +77,5 @@ class Labelled:
         prompts = tuple(self.prompts[i] for i in rows)
         chosen = np.asarray(rows, np.int64)
         signals = None if self.signals is None else self.signals[chosen]
-        return Labelled(self.models, self.costs, prompts, self.quality[chosen], answers, signals)
+        later = {number: answers.take(rows) for number, answers in self.later.items()}
+        return Labelled(self.models, self.costs, prompts, self.quality[chosen], answers, signals, later)

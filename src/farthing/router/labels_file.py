@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from farthing.errors import InvalidRequest
 from farthing.router.label import Label, Line, read_line, read_prompt
-from farthing.router.labelled import Labelled
+from farthing.router.labelled import Answers, Labelled
 from farthing.router.origin import Unit
 from farthing.router.signals import LEAST, SIGNAL_NAMES
 
@@ -110,23 +110,33 @@ def to_rows(
     if not keeps_order:
         names.sort(key=lambda name: of_request[name])
     quality = np.array([[complete[prompt][name].score for name in names] for prompt in complete], np.float64)
-    answers = [row[names[0]].answer for row in complete.values()]
-    known = tuple(answer for answer in answers if answer is not None)
-    if 0 < len(known) < len(complete):
-        told.append(f"answers of {names[0]} not used: {len(complete) - len(known):,} prompts have none")
+    answered = {number: _answers(name, complete, told) for number, name in enumerate(names[:-1])}
+    first = answered.pop(0)
     rows = Labelled(
         tuple(names),
         tuple(of_request[name] for name in names),
         tuple(complete),
         quality,
-        known if len(known) == len(complete) else None,
-        row_signals([row[names[0]] for row in complete.values()]),
+        None if first is None else first.texts,
+        None if first is None else first.signals,
+        {number: answers for number, answers in answered.items() if answers is not None} if first else {},
     )
     return rows, Told(tuple(told))
 
 
+def _answers(name: str, complete: Mapping[str, Mapping[str, Label]], told: list[str]) -> Answers | None:
+    """One model's, where every prompt has one."""
+    texts = [row[name].answer for row in complete.values()]
+    known = tuple(text for text in texts if text is not None)
+    if 0 < len(known) < len(complete):
+        told.append(f"answers of {name} not used: {len(complete) - len(known):,} prompts have none")
+    if not known or len(known) < len(complete):
+        return None
+    return Answers(known, row_signals([row[name] for row in complete.values()]))
+
+
 def row_signals(labels: Sequence[Label]) -> NDArray[np.float64] | None:
-    """Of the first model's answers, nan where not known; None where nothing is."""
+    """Of one model's answers, nan where not known; None where nothing is."""
     found = np.full((len(labels), len(SIGNAL_NAMES)), np.nan)
     for at, label in enumerate(labels):
         for name, value in (("mean_logprob", label.logprob_mean), ("min_logprob", label.logprob_least)):

@@ -51,8 +51,9 @@ def train_with_partial(rows: Labelled, partial: Labels, part: float) -> tuple[Tr
         None if rows.signals is None else np.vstack([rows.signals, np.full((len(judged), len(SIGNAL_NAMES)), np.nan)]),
     )
     of_answers = train(checked)
-    prices = {**learned.prices, "cascade": of_answers.prices["cascade"]}
-    return replace(learned, check=of_answers.check, prices=prices), tuple(chosen)
+    checks = {**base.checks, **of_answers.checks}  # of later models' answers nothing new is known
+    prices = {**learned.prices, "cascade": (base if rows.later else of_answers).prices["cascade"]}
+    return replace(learned, checks=checks, prices=prices), tuple(chosen)
 
 
 def _is_known(row: Mapping[str, Label], name: str) -> bool:

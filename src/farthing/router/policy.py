@@ -5,14 +5,14 @@ infinity) and "always the cheapest" (infinity). With two models it is a threshol
 the same rule asks whether another model is worth its price: what is spent already is spent.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from farthing.errors import InvalidRequest
 
-__all__ = ["candidate_prices", "checked_costs", "choose", "escalates", "spent"]
+__all__ = ["candidate_prices", "checked_costs", "choose", "next_model", "spent", "worths"]
 
 Matrix = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -34,16 +34,32 @@ def choose(quality: Matrix, costs: Matrix, price: float) -> Indices:
     return np.asarray(np.argmax(quality - price * costs, axis=1), np.int64)
 
 
-def escalates(p_right: Matrix, next_quality: float, next_cost: float, price: float) -> NDArray[np.bool_]:
-    """Whether the expected loss of keeping an answer, right with `p_right`, exceeds the price of the next model's."""
+def worths(
+    quality: Sequence[float], costs: Sequence[float], spreads: Mapping[int, Sequence[float]], price: float
+) -> Matrix:
+    """What asking each model is worth, less its price. Where `spreads` has a model's chances of being right, its answer
+    will be checked, and a dearer one can still be asked: so it is worth the mean of the better of the two."""
+    found = np.zeros(len(quality))
+    best = -np.inf
+    for number in reversed(range(len(quality))):
+        value = float(np.maximum(spreads[number], best).mean()) if number in spreads else quality[number]
+        found[number] = value - price * costs[number]
+        best = max(best, found[number])
+    return found
+
+
+def next_model(p_right: Matrix, worth: Matrix, price: float) -> Indices:
+    """Per answer, right with `p_right`: 0 to keep it, or i to ask the i-th of the dearer models, where the expected
+    loss of keeping it exceeds the price of the one that is worth most."""
     if np.isinf(price):
-        return np.full(len(p_right), price < 0)
-    return np.asarray(next_quality - p_right > price * next_cost)
+        return np.full(len(p_right), len(worth) if price < 0 else 0)
+    best = int(np.argmax(worth))  # of equals the cheaper
+    return np.where(worth[best] > p_right, best + 1, 0)
 
 
-def spent(chosen: Indices, costs: Matrix, is_cascade: bool) -> Matrix:
-    """What each request costs. A cascade begins with model 0 and pays for it also where another answers."""
-    return np.asarray(costs[chosen] + (costs[0] * (chosen > 0) if is_cascade else 0.0))
+def spent(chosen: Indices, costs: Matrix) -> Matrix:
+    """What each request costs where one model is asked."""
+    return np.asarray(costs[chosen])
 
 
 def candidate_prices(ratios: Matrix, num: int = NUM_CANDIDATES) -> list[float]:

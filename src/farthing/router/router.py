@@ -1,7 +1,8 @@
 """One upstream over several, ordered by cost: the cheapest that will do answers.
 
     before the call     decider.choose -> a member, or the first one as a draft
-    cascade             draft held back -> decider.judge -> given, or discarded and the next member asked
+    cascade             draft held back -> decider.judge -> given, or discarded and a dearer member asked, whose answer
+                        is a draft in its turn where it can be checked
     conversation        stays with a dearer member whose cache has it, unless moving is cheaper (sessions.py)
 
 Each member is metered: every attempt, the discarded ones too, has its row and is paid, and its route says why.
@@ -53,6 +54,15 @@ class _Run:
     member: int = 0  # that was asked last
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A draft that was not good enough, and its usage."""
+
+    member: int
+    draft: Draft
+    tally: Tally
+
+
 class Router:
     """Raises FarthingError for a file or settings that do not belong to these members."""
 
@@ -67,6 +77,7 @@ class Router:
         self.name = name
         self._config = config
         self._members = list(members)
+        self._num = len(members)
         self._asked = [Member(member.upstream, member.model, Breaker(clock_s)) for member in members]
         self._decider: Decider = make_decider(config, [member.is_local for member in members])
         self._sessions = Sessions(config.sticky_s, config.sticky_max, clock_s)
@@ -105,7 +116,7 @@ class Router:
 
     def _order(self, first: int) -> list[int]:
         """A member, and where it cannot answer the dearer ones, then the cheaper ones."""
-        return [*range(first, len(self._members)), *reversed(range(first))]
+        return [*range(first, self._num), *reversed(range(first))]
 
     async def _direct(self, run: _Run, order: Sequence[int], why: str) -> AsyncGenerator[Chunk, None]:
         last: UpstreamError | None = None
@@ -128,39 +139,56 @@ class Router:
         raise last
 
     async def _cascade(self, run: _Run) -> AsyncGenerator[Chunk, None]:
-        if not self._asked[0].breaker.allows():
-            pieces = self._direct(run, self._order(1), _moved(None))
-        else:
-            draft, verdict = Draft(), Verdict(False, "")
+        """One draft after the other, until one is kept or nobody can check who is asked next."""
+        number, why = 0, _moved(None)
+        is_any_asked = False
+        held: _Held | None = None
+        while self._decider.checks(number):
+            if not self._asked[number].breaker.allows():
+                number += 1
+                continue
+            draft, is_any_asked = Draft(), True
             try:
-                verdict = await self._drafted(run, draft)
+                verdict = await self._drafted(run, number, draft)
             except UpstreamError as error:
-                if not _is_elsewhere(error):
+                if _is_elsewhere(error):
+                    number, why = number + 1, _moved(error)
+                    continue
+                if held is None:
                     raise
-                draft, verdict = Draft(), Verdict(False, _moved(error))
-            pieces = self._given(run, draft) if verdict.is_kept else self._escalated(run, draft, verdict)
+                pieces = self._after_all(run, held)
+                break
+            if verdict.is_kept:
+                pieces = self._given(run, number, draft)
+                break
+            self._counts.num_escalated += number == 0
+            held = _Held(number, draft, replace(run.tally, headers=dict(run.tally.headers)))
+            number, why = verdict.next_member or number + 1, verdict.why
+        else:
+            pieces = self._escalated(run, range(number, self._num) if is_any_asked else self._order(number), why, held)
         async with aclosing(pieces):
             async for chunk in pieces:
                 yield chunk
 
-    async def _drafted(self, run: _Run, draft: Draft) -> Verdict:
+    async def _drafted(self, run: _Run, number: int, draft: Draft) -> Verdict:
         """Fills the draft. The verdict is told with its last piece, while its row can still say so."""
-        small, config, question = self._members[0], self._config, run.question
+        member, config, question = self._members[number], self._config, run.question
         samples: list[str] = []
-        if config.samples and not question.has_tools:
-            samples = await self._samples(run)
+        if number == 0:
+            self._counts.num_drafts += 1
+            if config.samples and not question.has_tools:
+                samples = await self._samples(run)
         verdict = Verdict(True, "cascade kept: no end")
-        self._counts.num_drafts += 1
-        pieces = self._attempt(run, 0, draft_call(run.call, is_local=small.is_local), "cascade: cut")
+        pieces = self._attempt(run, number, draft_call(run.call, is_local=member.is_local), "cascade: cut")
         async with aclosing(pieces):
             async for chunk in pieces:
                 draft.chunks.append(chunk)
                 if chunk.finish_reason is not None:
-                    verdict = self._verdict(run, draft, samples, chunk.finish_reason)
+                    verdict = self._verdict(run, number, draft, samples, chunk.finish_reason)
                     run.tally.route, run.tally.is_discarded = verdict.why, not verdict.is_kept
         return verdict
 
-    def _verdict(self, run: _Run, draft: Draft, samples: Sequence[str], finish_reason: str) -> Verdict:
+    def _verdict(self, run: _Run, number: int, draft: Draft, samples: Sequence[str], finish_reason: str) -> Verdict:
         """An answer that a budget ended is kept: a dearer one would not even begin."""
         text, tool_calls = draft.text, draft.tool_calls
         if run.tally.is_cut:
@@ -169,7 +197,7 @@ class Router:
             return Verdict(False, f"cascade escalated: {wrong}")
         if tool_calls:
             return Verdict(True, "cascade kept: its tool calls are well formed")
-        return self._decider.judge(run.question, text, draft.logprobs, samples)
+        return self._decider.judge(run.question, text, draft.logprobs, samples, number)
 
     async def _samples(self, run: _Run) -> list[str]:
         """Short answers of the first member, an attempt of their own before the draft, which then finds the prompt in
@@ -183,28 +211,33 @@ class Router:
                 texts[chunk.index] += chunk.text
         return texts
 
-    async def _given(self, run: _Run, draft: Draft) -> AsyncGenerator[Chunk, None]:
-        for chunk in shown(draft.chunks, run.call, is_local=self._members[0].is_local):
+    async def _given(self, run: _Run, number: int, draft: Draft) -> AsyncGenerator[Chunk, None]:
+        for chunk in shown(draft.chunks, run.call, is_local=self._members[number].is_local):
             yield chunk
 
-    async def _escalated(self, run: _Run, draft: Draft, verdict: Verdict) -> AsyncGenerator[Chunk, None]:
-        """The next member's answer. Where nobody else can answer, the draft is better than none."""
-        self._counts.num_escalated += bool(draft.chunks)
-        kept = replace(run.tally, headers=dict(run.tally.headers))
+    async def _escalated(
+        self, run: _Run, order: Sequence[int], why: str, held: _Held | None
+    ) -> AsyncGenerator[Chunk, None]:
+        """A dearer member's answer. Where nobody else can answer, the last draft is better than none."""
         is_begun = False
         try:
-            async with aclosing(self._direct(run, range(1, len(self._members)), verdict.why)) as pieces:
+            async with aclosing(self._direct(run, order, why)) as pieces:
                 async for chunk in pieces:
                     is_begun = True
                     yield chunk
             return
         except UpstreamError:
-            if is_begun or not draft.chunks:
+            if is_begun or held is None:
                 raise
+        async with aclosing(self._after_all(run, held)) as pieces:
+            async for chunk in pieces:
+                yield chunk
+
+    async def _after_all(self, run: _Run, held: _Held) -> AsyncGenerator[Chunk, None]:
         for name in Tally.__slots__:
-            setattr(run.tally, name, getattr(kept, name))
-        run.member, run.tally.route = 0, "cascade kept: nobody else could answer"
-        async with aclosing(self._given(run, draft)) as pieces:
+            setattr(run.tally, name, getattr(held.tally, name))
+        run.member, run.tally.route = held.member, "cascade kept: nobody else could answer"
+        async with aclosing(self._given(run, held.member, held.draft)) as pieces:
             async for chunk in pieces:
                 yield chunk
 

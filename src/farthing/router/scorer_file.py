@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from farthing.router.blocks import NUM_COSINES, FormBlock, TextBlock
 from farthing.router.checks import CHECK_NAMES
+from farthing.router.code import CODE_NAMES
 from farthing.router.encode import ANSWER_KINDS, PROMPT_KINDS
 from farthing.router.file import Contents
 from farthing.router.grams import NUM_BUCKETS
@@ -22,6 +23,7 @@ Arrays = Mapping[str, NDArray[Any]]
 _WIDTHS = {
     "form": len(NAMES),
     "checks": len(CHECK_NAMES),
+    "code": len(CODE_NAMES),
     "signals": len(SIGNAL_NAMES),
     "hidden": None,  # whatever it was trained with
 }
@@ -50,7 +52,7 @@ def scorer_arrays(scorer: Scorer, prefix: str) -> Arrays:
 def read_scorer(contents: Contents, prefix: str, num_models: int, reads_answers: bool) -> Scorer:
     kinds = [*PROMPT_KINDS, *(f"answer {kind}" for kind in ANSWER_KINDS if reads_answers)]
     names = ["form", *(["checks"] if reads_answers else [])]
-    names += ["signals"] if reads_answers and contents.has(f"{prefix}.signals.center") else []
+    names += [name for name in ("code", "signals") if reads_answers and contents.has(f"{prefix}.{name}.center")]
     names += ["hidden"] if contents.has(f"{prefix}.hidden.center") else []
     weights: dict[str, NDArray[np.float64]] = {}
     texts = {name: _text(contents, f"{prefix}.{name}", num_models, weights, name) for name in kinds}

@@ -41,7 +41,7 @@ BEFORE_CALL = Recipe(
 AFTER_ANSWER = Recipe(
     {
         "words": 1.0, "pairs": 1.0, "parts": 1.0, "answer words": 1.0, "answer pairs": 1.0, "form": 0.3, "checks": 5.0,
-        "signals": 3.0, "hidden": 1.0, TOPICS: 0.03,
+        "code": 5.0, "signals": 3.0, "hidden": 1.0, TOPICS: 0.03,
     },
     penalties=(50.0, 15.0),
 )  # fmt: skip
@@ -84,7 +84,10 @@ class Learned:
 
 
 def learn(encoded: Encoded, targets: Matrix, recipe: Recipe, seed: int = 0) -> Learned:
-    """`targets` [n, k]: the quality of each model's answer, 0 to 1. Raises InvalidRequest for too few rows."""
+    """`targets` [n, k]: the quality of each model's answer, 0 to 1. Where no answer has code, nothing is learned of it.
+
+    Raises InvalidRequest for too few rows.
+    """
     if targets.ndim != 2 or len(targets) != len(encoded):
         raise InvalidRequest(f"labels of shape {targets.shape} for {len(encoded)} prompts")
     if len(encoded) < MIN_ROWS:
@@ -95,7 +98,7 @@ def learn(encoded: Encoded, targets: Matrix, recipe: Recipe, seed: int = 0) -> L
         rows = np.sort(rng.choice(len(rows), MAX_ROWS, replace=False))
         encoded, targets = encoded.take(rows), targets[rows]
     texts = {name: text_block(part) for name, part in encoded.texts.items()}
-    forms = {name: form_block(values, rng) for name, values in encoded.forms.items()}
+    forms = {name: form_block(values, rng) for name, values in encoded.forms.items() if values.any() or name != "code"}
     topics = learn_topics(encoded.texts["words"], rng)
     features: dict[str, Matrix] = {name: texts[name].rows(encoded.texts[name]) for name in texts}
     features |= {name: forms[name].rows(encoded.forms[name]) for name in forms}

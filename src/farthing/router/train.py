@@ -12,7 +12,7 @@ from farthing.router.curve import cascade_outcome, curve, route_outcome
 from farthing.router.drift import baseline
 from farthing.router.encode import Encoded, encode_answers, encode_prompts
 from farthing.router.grams import bucket, words
-from farthing.router.labelled import Labelled
+from farthing.router.labelled import Answers, Labelled
 from farthing.router.policy import candidate_prices, checked_costs
 from farthing.router.probability import fit_platt
 from farthing.router.scorers import AFTER_ANSWER, BEFORE_CALL, Learned, learn
@@ -23,6 +23,7 @@ __all__ = ["calibrate", "train"]
 
 Matrix = NDArray[np.float64]
 NUM_TOPIC_WORDS = 6
+SPREAD = (np.arange(32) + 0.5) / 32
 
 
 def train(rows: Labelled, seed: int = 0, hidden: Matrix | None = None) -> Trained:
@@ -32,13 +33,17 @@ def train(rows: Labelled, seed: int = 0, hidden: Matrix | None = None) -> Traine
     costs = checked_costs(rows.costs)
     gains = np.diff(learned.left_out, axis=1) / np.diff(costs)
     prices = {"route": tuple(candidate_prices(gains.ravel()))}
-    check = None
-    if rows.answers is not None:
-        check, p_right = _learn_check(rows, seed, hidden)
-        prices["cascade"] = tuple(candidate_prices((check.next_quality - p_right) / costs[1]))
+    checks = {}
+    ratios = []
+    for number, answers in rows.checked.items():
+        checks[number], p_right = _learn_check(rows, number, answers, seed, hidden)
+        for dearer, quality in enumerate(checks[number].next_quality, number + 1):
+            ratios.append((quality - p_right) / costs[dearer])
+    if ratios:
+        prices["cascade"] = tuple(candidate_prices(np.concatenate(ratios)))
     topic_words = _topic_words(learned.scorer.topics, rows.prompts)
     signals = _base_signals(learned, encoded)
-    return Trained(rows.models, rows.costs, learned.scorer, check, prices, {}, {}, baseline(signals), topic_words)
+    return Trained(rows.models, rows.costs, learned.scorer, checks, prices, {}, {}, baseline(signals), topic_words)
 
 
 def calibrate(trained: Trained, rows: Labelled, goal: Goal, mode: str, hidden: Matrix | None = None) -> Trained:
@@ -51,23 +56,23 @@ def calibrate(trained: Trained, rows: Labelled, goal: Goal, mode: str, hidden: M
     if mode == "route":
         outcome = route_outcome(rows, trained.before.quality(encode_prompts(rows.prompts, hidden)))
     else:
-        if rows.answers is None or trained.check is None:
-            raise InvalidRequest("a cascade is calibrated on rows with the first model's answers; these have none")
-        p_right = trained.p_right(rows.prompts, rows.answers, hidden, rows.signals)
-        outcome = cascade_outcome(rows, p_right, trained.check.next_quality)
+        outcome = cascade_outcome(rows, trained.checked(rows, hidden))
     prices = trained.prices[mode]
     found = prove(goal, prices, outcome)
     curves = {**trained.curves, mode: curve(rows, outcome, prices)}
     return replace(trained, costs=rows.costs, proven={**trained.proven, mode: found}, curves=curves)
 
 
-def _learn_check(rows: Labelled, seed: int, hidden: Matrix | None) -> tuple[Check, Matrix]:
-    assert rows.answers is not None, "only called where there are some"
-    encoded = encode_answers(rows.prompts, rows.answers, hidden, rows.signals)
-    learned = learn(encoded, rows.quality[:, :1], AFTER_ANSWER, seed)
+def _learn_check(
+    rows: Labelled, model: int, answers: Answers, seed: int, hidden: Matrix | None
+) -> tuple[Check, Matrix]:
+    encoded = encode_answers(rows.prompts, answers.texts, hidden, answers.signals)
+    learned = learn(encoded, rows.quality[:, model : model + 1], AFTER_ANSWER, seed)
     scores = learned.left_out[:, 0]
-    platt = fit_platt(scores, rows.quality[learned.rows, 0])
-    return Check(learned.scorer, platt, float(rows.quality[:, 1].mean())), platt(scores)
+    platt = fit_platt(scores, rows.quality[learned.rows, model])
+    next_quality = tuple(map(float, rows.quality[:, model + 1 :].mean(axis=0)))
+    p_right = platt(scores)
+    return Check(learned.scorer, platt, next_quality, tuple(map(float, np.quantile(p_right, SPREAD)))), p_right
 
 
 def _base_signals(learned: Learned, encoded: Encoded) -> dict[str, Matrix]:

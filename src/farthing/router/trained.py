@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 
 from farthing.errors import InvalidRequest
 from farthing.router.calibrate import Proven
-from farthing.router.curve import Point
+from farthing.router.curve import Checked, Point
 from farthing.router.drift import Baseline
 from farthing.router.encode import Encoded, encode_answers, encode_prompts
 from farthing.router.grams import Sparse
+from farthing.router.labelled import Labelled
 from farthing.router.origin import Origin
-from farthing.router.policy import choose, escalates
+from farthing.router.policy import choose, next_model, worths
 from farthing.router.probability import Platt
 from farthing.router.scorers import Scorer
 from farthing.router.signals import SIGNAL_NAMES
@@ -29,11 +30,12 @@ _LOG_CHARS = NAMES.index("log_chars")
 
 @dataclass(frozen=True)
 class Check:
-    """The scorer of the first model's answers, and what makes its score a probability of being right."""
+    """The scorer of one model's answers, and what makes its score a probability of being right."""
 
     scorer: Scorer
     platt: Platt
-    next_quality: float  # mean of the second model's on the training rows: what escalating is expected to give
+    next_quality: tuple[float, ...]  # means of the models after it on the training rows: what asking them should give
+    spread: tuple[float, ...] = ()  # quantiles of the chance of being right, of the training rows' answers
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,18 @@ class Trained:
     models: tuple[str, ...]
     costs: tuple[float, ...]
     before: Scorer
-    check: Check | None
+    checks: Mapping[int, Check]  # by model: of the first, and where their answers were there of others but the dearest
     prices: Mapping[str, tuple[float, ...]]  # by mode: the candidates, fixed by the training rows
     proven: Mapping[str, Proven]  # by mode, where calibrated
     curves: Mapping[str, tuple[Point, ...]]  # by mode, on the rows that calibrated
     base: Baseline
     topic_words: tuple[tuple[str, ...], ...]
     origin: Origin = field(default_factory=Origin)  # the rows that it was made from
+
+    @property
+    def check(self) -> Check | None:
+        """Of the first model's answers; None where a cascade is not possible."""
+        return self.checks.get(0)
 
     def price(self, mode: str) -> float:
         """Raises InvalidRequest where the mode was not calibrated, or nothing could be proven."""
@@ -94,22 +101,48 @@ class Trained:
         answers: Sequence[str],
         hidden: Matrix | None = None,
         signals: Matrix | None = None,
+        model: int = 0,
     ) -> Matrix:
-        """How likely the first model's answers are right. `signals` count where it was trained with them, and are then
-        taken to be as usual where they are not given. Raises InvalidRequest where none were there to train on."""
-        if self.check is None:
-            raise InvalidRequest("this router was trained without the first model's answers: it cannot check any")
-        if signals is None and "signals" in self.check.scorer.forms:
+        """How likely a model's answers are right. `signals` count where it was trained with them, and are then taken
+        to be as usual where they are not given. Raises InvalidRequest where none were there to train on."""
+        check = self.checks.get(model)
+        if check is None:
+            which = "the first model's" if model == 0 else f"{self.models[model]}'s"
+            raise InvalidRequest(f"this router was trained without {which} answers: it cannot check any")
+        if signals is None and "signals" in check.scorer.forms:
             signals = np.full((len(prompts), len(SIGNAL_NAMES)), np.nan)
         encoded = encode_answers(prompts, answers, hidden, signals)
-        return self.check.platt(self.check.scorer.quality(encoded)[:, 0])
+        return check.platt(check.scorer.quality(encoded)[:, 0])
 
-    def escalates(self, p_right: Matrix, price: float | None = None) -> NDArray[np.bool_]:
-        """Whether each answer's expected loss exceeds the price of the second model's."""
-        assert self.check is not None, "p_right came from a check"
-        return escalates(
-            p_right, self.check.next_quality, self.costs[1], self.price("cascade") if price is None else price
-        )
+    def next_model(self, p_right: Matrix, model: int = 0, price: float | None = None) -> NDArray[np.int64]:
+        """The model to ask after each answer: `model` itself where the expected loss of keeping it does not exceed the
+        price of any dearer one's."""
+        price = self.price("cascade") if price is None else price
+        return np.asarray(model + next_model(p_right, self.worths(model, price), price))
+
+    def worths(self, model: int, price: float) -> Matrix:
+        """What asking each model after `model` is worth, less its price (policy.worths)."""
+        quality = self.checks[model].next_quality
+        costs = self.costs[model + 1 : model + 1 + len(quality)]
+        spreads = {other - model - 1: check.spread for other, check in self.checks.items() if other > model}
+        return worths(quality, costs, spreads, price)
+
+    def escalates(self, p_right: Matrix, model: int = 0, price: float | None = None) -> NDArray[np.bool_]:
+        return np.asarray(self.next_model(p_right, model, price) != model)
+
+    def checked(self, rows: Labelled, hidden: Matrix | None = None) -> dict[int, Checked]:
+        """What its checks say of the answers of `rows`, as `cascade_outcome` takes it. Raises InvalidRequest where the
+        answers of a model that it checks are missing."""
+        missing = [self.models[number] for number in self.checks or (0,) if number not in rows.checked]
+        if missing or not self.checks:
+            who = ", ".join(missing) or self.models[0]
+            raise InvalidRequest(f"a cascade needs answers of {who}: these rows, or those that trained it, have none")
+        found = {}
+        for number, check in self.checks.items():
+            answers = rows.checked[number]
+            p_right = self.p_right(rows.prompts, answers.texts, hidden, answers.signals, number)
+            found[number] = Checked(p_right, check.next_quality, check.spread)
+        return found
 
     def signals(self, encoded: Encoded) -> dict[str, Matrix]:
         """What the drift alarm watches, of live prompts."""

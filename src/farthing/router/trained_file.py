@@ -36,11 +36,12 @@ def save(trained: Trained, path: Path) -> None:
         "proven": {mode: _proven_document(found) for mode, found in trained.proven.items()},
     }
     arrays: dict[str, NDArray[Any]] = {"costs": np.array(trained.costs), **scorer_arrays(trained.before, "before")}
-    if trained.check is not None:
-        document["after.penalty"] = trained.check.scorer.penalty
-        platt = trained.check.platt
-        arrays |= scorer_arrays(trained.check.scorer, "after")
-        arrays["check"] = np.array([platt.slope, platt.offset, trained.check.next_quality])
+    for number, check in trained.checks.items():
+        after = _after(number)
+        document[f"{after}.penalty"] = check.scorer.penalty
+        arrays |= scorer_arrays(check.scorer, after)
+        arrays[_named("check", number)] = np.array([check.platt.slope, check.platt.offset, *check.next_quality])
+        arrays[_named("spread", number)] = np.array(check.spread)
     for name in _ROWS:
         arrays[f"rows.{name}"] = getattr(trained.origin, name).astype(np.int32)
     for mode, prices in trained.prices.items():
@@ -60,8 +61,11 @@ def load(path: Path) -> Trained:
         raise contents.corrupt("models are no list of two or more names")
     costs = _costs(contents, len(models))
     before = read_scorer(contents, "before", len(models), reads_answers=False)
-    check = _check(contents) if contents.has("check") else None
-    modes = [mode for mode in MODES if mode == "route" or check is not None]
+    checked = [number for number in range(len(models) - 1) if contents.has(_named("check", number))]
+    checks = {number: _check(contents, number, len(models)) for number in checked}
+    if checks and 0 not in checks:
+        raise contents.corrupt("it checks other models' answers, and not the first one's")
+    modes = [mode for mode in MODES if mode == "route" or checks]
     prices = {mode: _prices(contents, mode) for mode in modes}
     proven = contents.value("proven", dict)
     if not proven.keys() <= prices.keys():
@@ -70,7 +74,7 @@ def load(path: Path) -> Trained:
         tuple(models),
         costs,
         before,
-        check,
+        checks,
         prices,
         {mode: _proven(contents, entry) for mode, entry in proven.items()},
         {mode: _curve(contents, mode) for mode in modes if contents.has(f"curve.{mode}")},
@@ -80,12 +84,26 @@ def load(path: Path) -> Trained:
     )
 
 
-def _check(contents: Contents) -> Check:
-    slope, offset, next_quality = contents.array("check", (3,))
-    scorer = read_scorer(contents, "after", 1, reads_answers=True)
-    if not 0 <= next_quality <= 1:
-        raise contents.corrupt(f"a quality of {next_quality}")
-    return Check(scorer, Platt(float(slope), float(offset)), float(next_quality))
+def _named(name: str, number: int) -> str:
+    """Of the first model's answers as files had it before there were others."""
+    return f"{name}.{number}" if number else name
+
+
+def _after(number: int) -> str:
+    return f"after {number}" if number else "after"
+
+
+def _check(contents: Contents, number: int, num_models: int) -> Check:
+    values = tuple(map(float, contents.array(_named("check", number), (None,))))
+    slope, offset, quality = *(values[:2] if len(values) > 2 else (0.0, 0.0)), values[2:]
+    if not 1 <= len(quality) < num_models - number or not all(0 <= value <= 1 for value in quality):
+        raise contents.corrupt(f"qualities {quality} of the models after number {number}")
+    spread: tuple[float, ...] = ()
+    if number or contents.has("spread"):  # of the first model's answers older files have none, and it is not needed
+        spread = tuple(map(float, contents.array(_named("spread", number), (None,))))
+        if not spread or min(spread) < 0 or max(spread) > 1:
+            raise contents.corrupt(f"{_named('spread', number)} holds no probabilities")
+    return Check(read_scorer(contents, _after(number), 1, reads_answers=True), Platt(slope, offset), quality, spread)
 
 
 def _costs(contents: Contents, num_models: int) -> tuple[float, ...]:

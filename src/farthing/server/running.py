@@ -1,5 +1,6 @@
 """Runs the application until a signal says to stop, and then lets what is under way finish.
 
+SIGTERM at the start nothing is served yet: what was opened is closed, and the process ends with 0
 SIGTERM, SIGINT      drain: no new answers (503), running ones have drain_s; then the process ends with 0
 a second one         ends them at once; their rows are written
 """
@@ -22,6 +23,7 @@ from farthing.server.app import create_app
 from farthing.server.config import ServerConfig
 from farthing.server.config_file import Config
 from farthing.server.limits import Gate
+from farthing.server.notify import notify
 from farthing.server.protocol import BoundedProtocol
 from farthing.server.service import open_service
 
@@ -37,7 +39,7 @@ async def serve(config: Config, announce: Callable[[str], None]) -> None:
     """Returns when the server has stopped. announce is called with its address once it answers. Raises FarthingError
     where it cannot start."""
     sys.setswitchinterval(SWITCH_S)
-    with _bound(config.server) as listener:
+    with _bound(config.server) as listener, _leaves_at_sigterm():
         async with open_service(config) as service:
             app = create_app(service)
             server = _Server(uvicorn_config(app, config.server))
@@ -49,9 +51,32 @@ async def serve(config: Config, announce: Callable[[str], None]) -> None:
                 while not (server.started or running.done()):
                     await asyncio.sleep(0.005)
                 announce(_address(config.server.host, listener))
+                notify("READY=1")
                 await running
                 gc.unfreeze()  # so that what an engine holds is let go of with it
             await service.gate.wait_idle(ROWS_S)
+
+
+@contextmanager
+def _leaves_at_sigterm() -> Iterator[None]:
+    """While models are loaded there is nothing to drain: SIGTERM cancels this task, and the block is left. The first
+    process of a container would not even notice a signal without a handler, and be killed when its time is up."""
+    task, loop, is_told = asyncio.current_task(), asyncio.get_running_loop(), False
+    assert task is not None
+
+    def leave() -> None:
+        nonlocal is_told
+        is_told = True
+        task.cancel()
+
+    loop.add_signal_handler(signal.SIGTERM, leave)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not is_told:
+            raise
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
 
 
 class _Server(uvicorn.Server):
@@ -87,6 +112,7 @@ class _Stopper:
             self._gate.cut_all()
 
     async def _drain(self) -> None:
+        notify("STOPPING=1")
         await self._gate.drain()
         await self._gate.wait_idle(ROWS_S)
         self._server.should_exit = True

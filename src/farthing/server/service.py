@@ -95,7 +95,8 @@ def _check_reach(config: ServerConfig, ledger: LedgerConfig) -> None:
     if not config.require_keys:
         raise InvalidRequest(
             f"host {config.host} can be reached by others, and require_keys is off, so anybody could ask; make a key"
-            f" (farthing keys create --name NAME) and set require_keys = true under [server]"
+            f" (farthing keys create --name NAME) and set require_keys = true under [server] of the file that --config"
+            f" names"
         )
     with open_reader(ledger.url) as reader:
         keys = reader.keys()

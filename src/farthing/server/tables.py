@@ -1,6 +1,7 @@
 """TOML tables as frozen dataclasses: unknown keys and wrong types are errors that name the file and the key."""
 
 import math
+import os
 import types
 from dataclasses import MISSING, fields, is_dataclass
 from decimal import Decimal
@@ -77,6 +78,6 @@ def _scalar(hint: Any, value: Any, where: str, folder: Path) -> Any:
     if hint is str and isinstance(value, str):
         return value
     if hint is Path and isinstance(value, str) and value and "\0" not in value:
-        return folder / Path(value).expanduser()
+        return folder / Path(os.path.expanduser(value))
     words = {bool: "true or false", int: "a whole number", float: "a number", Decimal: "a number", Path: "a path"}
     raise InvalidRequest(f"{where} is {value!r}; allowed: {words.get(hint, 'a text')}")

@@ -21,10 +21,15 @@ UsageSource = Literal["provider", "engine", "estimated", "unavailable"]
 
 
 class Allowance(Protocol):
-    """What a call may still use of somebody's budget. Asked after every step of the engine, from its thread."""
+    """What a call may still use of somebody's budget. Told and asked by the engine's thread: after every step first
+    all calls are charged, then each is asked, since one may have used what another counts on."""
 
-    def covers(self, usage: Usage) -> bool:
-        """Whether the call may go on; False ends it with finish_reason "length"."""
+    def charge(self, usage: Usage) -> None:
+        """usage: all that the call has used by now."""
+        ...
+
+    def covers(self) -> bool:
+        """Whether the call may be in another step; False ends it with finish_reason "length"."""
         ...
 
 

@@ -56,7 +56,7 @@ class EchoUpstream:
                     await asyncio.sleep(self.config.delay_s)
                 num_output += len(piece)
                 tally.usage = Usage(input_tokens=num_input, output_tokens=num_output)
-                is_covered = call.allowance is None or call.allowance.covers(tally.usage)
+                is_covered = _is_covered(call, tally.usage)
                 tally.is_cut = tally.is_cut or not is_covered
                 is_last = at == len(pieces) - 1 or not is_covered
                 finish = "length" if is_cut_short or not is_covered else "stop"
@@ -88,6 +88,13 @@ class EchoUpstream:
             limits.append(call.max_output_tokens // count)
         most = max(1, min(limits, default=len(words)))
         return words[:most], len(words) > most
+
+
+def _is_covered(call: Call, usage: Usage) -> bool:
+    if call.allowance is None:
+        return True
+    call.allowance.charge(usage)
+    return call.allowance.covers()
 
 
 def _is_asked(call: Call, num_words: int) -> bool:

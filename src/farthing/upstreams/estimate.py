@@ -11,16 +11,16 @@ from typing import Any
 from farthing.economics.usage import Usage
 from farthing.upstreams.call import Call
 from farthing.upstreams.convert_fields import invalid
+from farthing.upstreams.output_limits import assumed_output
 from farthing.upstreams.usage_wire import MAX_COUNT
 
-__all__ = ["ASSUMED_MAX_OUTPUT", "estimate_usage", "max_usage", "num_choices", "text_bytes"]
+__all__ = ["estimate_usage", "max_usage", "num_choices", "text_bytes"]
 
 BYTES_PER_TOKEN = 4.0  # what an answer without usage is billed by
 BOUND_BYTES_PER_TOKEN = 3.0  # what is reserved: rather too much than too little
 CLAUDE_FACTOR = 1.5
 TOKENS_PER_MESSAGE = 3  # beside its keys and role, which are counted as text
 TOKENS_PER_PICTURE = 1600  # about the most that OpenAI's and Anthropic's large models charge for one
-ASSUMED_MAX_OUTPUT = 32_768  # of a choice, where neither the client nor the configuration sets a limit
 ASKED = ("messages", "prompt", "system", "tools", "response_format", "functions")
 PICTURES = ("image_url", "image", "input_image")
 MOST = 10**12  # tokens: more is no reservation, and money stays within its integers
@@ -83,7 +83,7 @@ def num_choices(body: Mapping[str, Any]) -> int:
 
 def max_usage(call: Call, most_output: int | None) -> Usage:
     """The most a call can use. most_output is the configured limit of a choice. Raises UpstreamError (400)."""
-    limits = [most_output or ASSUMED_MAX_OUTPUT]
+    limits = [most_output or assumed_output(call.model)]
     given = []
     for key in LIMITS:
         value = call.body.get(key)

@@ -8,7 +8,6 @@ came; usage_source says so. A refusal used nothing, nor does an answer that was 
 been worked on: its input counts.
 """
 
-import math
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -26,7 +25,6 @@ from farthing.upstreams.usage_wire import malformed
 __all__ = ["Exchange", "Reader", "answer", "client_headers", "served_model"]
 
 MAX_HELD = 64  # chunks without content before the first that has some; then they go out, for they keep a client waiting
-MAX_BYTES_PER_TOKEN = 16  # no answer has more in the mean; single tokens may
 MAX_NAME = 200
 MAYBE_USED = ("upstream_timeout", "upstream_broke_off")
 
@@ -75,7 +73,7 @@ def served_model(name: object) -> str:
 
 async def answer(exchange: Exchange, call: Call, tally: Tally) -> AsyncGenerator[Chunk, None]:
     """The chunks of one answer. However it ends, the connection is given back or closed and the tally is final."""
-    reader, gate = exchange.reader, _Gate(call.max_output_tokens)
+    reader, gate = exchange.reader, _Gate()
     is_used = True
     reply: Reply | None = None
     try:
@@ -112,20 +110,16 @@ async def answer(exchange: Exchange, call: Call, tally: Tally) -> AsyncGenerator
 
 class _Gate:
     """Holds chunks back until one has content: an error before that can still be answered by another upstream. Counts
-    the text that came, and ends an answer that goes far beyond the limit that the provider was given."""
+    the text that came."""
 
-    def __init__(self, max_output_tokens: int | None) -> None:
+    def __init__(self) -> None:
         self.is_open = False  # something went out
         self.num_bytes = 0
         self._held: list[Chunk] = []
-        self._most_bytes = math.inf if max_output_tokens is None else MAX_BYTES_PER_TOKEN * (max_output_tokens + 16)
 
     def through(self, chunk: Chunk) -> Sequence[Chunk]:
-        """What may go out now. Raises UpstreamError (502)."""
+        """What may go out now."""
         self.num_bytes += _num_bytes(chunk)
-        if self.num_bytes > self._most_bytes:
-            message = "the upstream went far beyond the limit of output tokens that a budget leaves; it was stopped"
-            raise UpstreamError(message, status=502, code="upstream_ignored_limit")
         if self.is_open:
             return (chunk,)
         self._held.append(chunk)

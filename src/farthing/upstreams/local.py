@@ -95,9 +95,10 @@ class LocalUpstream:
             await thread.end(job)
 
     async def aclose(self) -> None:
+        """A model that is being loaded cannot be stopped: it is waited for, so that it can be let go of too."""
+        await asyncio.to_thread(self._workers.shutdown, cancel_futures=True)
         for model in self._models.values():
             await model.aclose()
-        self._workers.shutdown(wait=False, cancel_futures=True)
 
     def _model(self, name: str) -> LocalModel:
         model = self._models.get(name)

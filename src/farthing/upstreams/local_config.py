@@ -86,7 +86,7 @@ class LocalConfig:
         from farthing.kernels.codecs import parse_codecs
 
         k_codec, v_codec = (None, None) if self.kv is None else parse_codecs(self.kv)
-        folder = None if self.cold_folder is None else Path(self.cold_folder).expanduser() / _folder_name(model)
+        folder = None if self.cold_folder is None else Path(os.path.expanduser(self.cold_folder)) / _folder_name(model)
         cold_bytes = self.cold_bytes
         if cold_bytes is None and folder is not None:
             cold_bytes = DEFAULT_COLD_BYTES

@@ -1,6 +1,7 @@
 """One model of a local upstream: loaded when it is needed, asked through its engine's thread."""
 
 import logging
+import os
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ log = logging.getLogger("farthing.engine")
 
 def served_name(model: str) -> str:
     """The name clients give: a path's last part, without .gguf; other names as they are."""
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))
     if not path.exists():
         return model
     return path.stem if path.is_file() else path.resolve().name

@@ -1,9 +1,10 @@
 """Any endpoint that speaks OpenAI's chat completions and completions: OpenAI, vLLM, llama.cpp, Groq, DeepSeek, Ollama.
 
 What the client sent goes out as it is, unknown fields and all, but for four things: the model's name, `stream`, the
-usage that every stream is asked for, and a limit of output tokens where a budget or the configuration sets one. It is
-written anew from what was parsed (6 to 160 µs for 100 KB), never patched into the client's bytes: a body that names a
-field twice would mean one thing here and another to the provider.
+usage that every stream is asked for, and a limit of output tokens where the configuration sets one, or where a budget
+applies: then every call goes out with one, for a provider that was told no limit keeps none. It is written anew from
+what was parsed (6 to 160 µs for 100 KB), never patched into the client's bytes: a body that names a field twice would
+mean one thing here and another to the provider.
 """
 
 from collections.abc import AsyncIterator, Mapping
@@ -27,12 +28,16 @@ CLIENT_HEADERS = ("openai-beta", "traceparent", "tracestate")
 
 
 class OpenAIUpstream:
-    def __init__(self, name: str, hosted: Hosted, *, is_usage_asked: bool = True) -> None:
+    def __init__(
+        self, name: str, hosted: Hosted, *, is_usage_asked: bool = True, limit_field: str | None = None
+    ) -> None:
         self.name = name
         self.provider = hosted.provider
         self._hosted = hosted
         self._http = Http(name, hosted.endpoint)
         self._is_usage_asked = is_usage_asked
+        # OpenAI's reasoning models refuse the old name; few others know the new one.
+        self._limit_field = limit_field or ("max_completion_tokens" if self.provider == "openai" else "max_tokens")
 
     async def stream(self, call: Call, tally: Tally) -> AsyncIterator[Chunk]:
         tally.upstream, tally.provider, tally.model = self.name, self.provider, call.model
@@ -80,11 +85,9 @@ class OpenAIUpstream:
 
     def _limit(self, call: Call, body: dict[str, Any], *, is_converted: bool) -> bool:
         """Lowers the limits of output tokens in place, or sets one. Whether the budget's is now the lowest."""
-        key = "max_tokens"
-        if self.provider == "openai" and call.wire == "chat":
-            key = "max_completion_tokens"  # OpenAI's reasoning models refuse the old name
-            if is_converted and "max_tokens" in body:
-                body[key] = body.pop("max_tokens")
+        key = self._limit_field if call.wire == "chat" else "max_tokens"
+        if is_converted and "max_tokens" in body:
+            body[key] = body.pop("max_tokens")
         names = [name for name in LIMITS if isinstance(body.get(name), int)]
         limits = [body[name] for name in names]
         if self._hosted.max_output_tokens is not None:
@@ -110,8 +113,12 @@ def from_config(name: str, table: Mapping[str, object], host: object = None) -> 
     models = ["llama-3.1-8b-instant"]             # without it: what the endpoint lists
     provider = "groq"                             # whose prices; without it guessed from base_url
     include_usage = true                          # ask streams for their usage; false for servers that refuse it
+    limit_field = "max_tokens"                    # of a limit that we set in chat calls; OpenAI's is the other one
     """
     settings = Table(name, table)
     is_usage_asked = settings.flag("include_usage", True)
+    limit_field = settings.text("limit_field")
+    if limit_field not in (None, *LIMITS):
+        raise settings.error("limit_field", f"is {limit_field!r}; allowed: {' or '.join(LIMITS)}")
     hosted = read_hosted(settings, "https://api.openai.com/v1", lambda key: {"authorization": f"Bearer {key}"})
-    return OpenAIUpstream(name, hosted, is_usage_asked=is_usage_asked)
+    return OpenAIUpstream(name, hosted, is_usage_asked=is_usage_asked, limit_field=limit_field)

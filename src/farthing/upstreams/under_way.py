@@ -11,7 +11,7 @@ from farthing.upstreams.job import Job, News
 if TYPE_CHECKING:
     from farthing.engine import Engine
 
-__all__ = ["RETRY_AFTER_S", "UnderWay", "closed", "failed"]
+__all__ = ["RETRY_AFTER_S", "UnderWay", "closed", "failed", "used_up"]
 
 RETRY_AFTER_S = 1.0
 
@@ -27,6 +27,7 @@ class UnderWay:
     queue_s: float | None = None
     events: list[tuple[int, Event]] = field(default_factory=list)  # that were not told yet
     is_cut: bool = False
+    error: UpstreamError | None = None
     has_answered: bool = False  # whether an event was told
     told_s: float | None = None  # when it was told something last
 
@@ -45,6 +46,16 @@ class UnderWay:
             total.output_s,
         )
 
+    def charge(self, engine: "Engine") -> None:
+        """Tell its allowance what it has used."""
+        if self.job.allowance is not None and self.queue_s is not None:
+            self.job.allowance.charge(self.usage(engine))
+
+    @property
+    def is_covered(self) -> bool:
+        """Whether its allowance lets it be in another step."""
+        return self.job.allowance is None or self.job.allowance.covers()
+
     def is_due(self, now_s: float, interval_s: float) -> bool:
         """Whether it is to be told: its beginning, first token and end at once, the rest every so often."""
         if not self.ids or self.told_s is None or (self.events and not self.has_answered):
@@ -56,11 +67,17 @@ class UnderWay:
         events, self.events = self.events, []
         self.told_s = now_s
         self.has_answered |= bool(events)
-        return News(self.job, self.usage(engine), self.queue_s, events, self.is_cut, not self.ids)
+        return News(self.job, self.usage(engine), self.queue_s, events, self.is_cut, not self.ids, self.error)
 
 
 def closed() -> UpstreamError:
     return UpstreamError("the server is shutting down", status=503, code="shutting_down", retry_after_s=RETRY_AFTER_S)
+
+
+def used_up() -> UpstreamError:
+    """Of a call that came to no step; asked again, it is told which budget."""
+    what = "a budget was used up by other calls while this one waited; try again to learn when it begins anew"
+    return UpstreamError(what, status=429, code="budget_exceeded", retry_after_s=RETRY_AFTER_S)
 
 
 def failed() -> UpstreamError:
