@@ -21,6 +21,7 @@ from farthing.kernels.plan import (
     Attention,
     Batch,
     Embed,
+    GeGLU,
     Head,
     KVSpec,
     Linear,
@@ -140,6 +141,8 @@ class _Run:
                 self.attention(op)
             case SwiGLU():
                 self.at(op.dst)[:] = _swiglu(self.at(op.gate), self.at(op.up))
+            case GeGLU():
+                self.at(op.dst)[:] = _geglu(self.at(op.gate), self.at(op.up))
             case Add():
                 self.at(op.dst)[:] += self.at(op.src)
             case SigmoidScale():
@@ -249,7 +252,10 @@ class _Run:
         if _is_rotated(k_codec):
             q = _rounded(_rotated(q), QUERY_CODES)
         scores = q.transpose(1, 2, 0, 3).astype(np.float64) @ keys[:, None].swapaxes(2, 3)  # [kv heads, group, n, keys]
-        scores[..., np.arange(num_keys) > positions[:, None]] = -np.inf
+        keys_at = np.arange(num_keys)
+        scores[..., keys_at > positions[:, None]] = -np.inf
+        if op.window is not None:
+            scores[..., keys_at <= positions[:, None] - op.window] = -np.inf
         weights = np.exp(scores - scores.max(axis=3, keepdims=True))
         weights /= weights.sum(axis=3, keepdims=True)
         attended = weights @ values[:, None]  # [kv heads, group, n, head_dim]
@@ -266,6 +272,13 @@ def _sigmoid(x: F32) -> F64:
 
 def _swiglu(gate: F32, up: F32) -> F32:
     result: F32 = (gate * _sigmoid(gate) * up).astype(np.float32)
+    return result
+
+
+def _geglu(gate: F32, up: F32) -> F32:
+    x = gate.astype(np.float64)
+    inner = np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))
+    result: F32 = (0.5 * x * (1 + inner) * up).astype(np.float32)
     return result
 
 

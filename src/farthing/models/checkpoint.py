@@ -169,7 +169,7 @@ def _open_folder(path: Path) -> tuple[ModelConfig, dict[str, QTensor], Tokenizer
     raw = _read_json(path / "config.json")
     architecture = architecture_of_hf(Fields(raw, f"{path}: config.json").text("model_type"))
     config = config_from_hf(architecture, raw)
-    tensors = _collect(path, config, read_safetensors(path), architecture.hf_tensors)
+    tensors = _collect(path, config, read_safetensors(path), architecture.hf_tensors, architecture.hf_norm_offset)
     return config, tensors, load_tokenizer_json(path)
 
 
@@ -186,12 +186,14 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _collect(
-    path: Path, config: ModelConfig, theirs: Mapping[str, QTensor], names: Mapping[str, str]
+    path: Path, config: ModelConfig, theirs: Mapping[str, QTensor], names: Mapping[str, str], norm_offset: float = 0.0
 ) -> dict[str, QTensor]:
     """The tensors that `config` needs, by our names; vectors as float32 of their own. Raises CorruptModel."""
     tensors: dict[str, QTensor] = {}
     for name, rows, cols in tensor_shapes(config):
         tensors[name] = _checked(path, theirs, _name_in_file(name, names), rows, cols)
+        if norm_offset and name.endswith("norm"):
+            tensors[name].data.view(np.float32)[:] += np.float32(norm_offset)
     if names.get("rope_factors") in theirs:
         factors = _checked(path, theirs, names["rope_factors"], 1, config.head_dim // 2)
         if not (factors.data.view(np.float32) > 0).all():
