@@ -222,17 +222,17 @@ class KVSpec:
     @property
     def token_bytes(self) -> int:
         """Of one token's keys and values in all layers."""
-        return sum(map(self._layer_bytes, range(self.num_layers)))
+        return sum(map(self.layer_bytes, range(self.num_layers)))
 
     def unread_bytes(self, num_tokens: int) -> int:
         """Of a sequence's keys and values those that no later token sees, windows having passed them."""
         windows = enumerate(self.windows)
         # The next token sees itself and so many before it.
-        unread = (self._layer_bytes(i) * max(0, num_tokens + 1 - window) for i, window in windows if window)
+        unread = (self.layer_bytes(i) * max(0, num_tokens + 1 - window) for i, window in windows if window)
         return sum(unread)
 
-    def _layer_bytes(self, layer: int) -> int:
-        """Of one token's keys and values."""
+    def layer_bytes(self, layer: int) -> int:
+        """Of one token's keys and values in one layer."""
         return self.num_kv_heads * sum(head_bytes(codec, self.head_dim) for codec in self.codecs_of(layer))
 
     @property

@@ -47,6 +47,7 @@ F64 = npt.NDArray[np.float64]
 ACTIVATION_BLOCK = 32  # columns that share a scale in the int8 product
 WEIGHT_ROWS = 2048  # rows of a weight widened to float64 at a time
 QUERY_CODES = np.float32(127 * 128)  # of the largest of a query that meets keys in q8
+MOE_ROWS = 512  # tokens whose experts are counted together, as native code groups them
 QUERY_ROWS = 256  # queries of a sequence whose scores are held at a time
 TURBO_SCALE = np.float32(256)  # TurboQuant's scales are stored in float16 as so many times themselves
 
@@ -73,6 +74,7 @@ class ReferenceProgram:
         self.k_means = np.zeros((kv.num_layers, kv.num_kv_heads, kv.head_dim), np.float32)
         self.sums: F64 | None = None  # of keys, in key_sums' own program
         self.first_summed = 0
+        self.num_experts_read, self.num_page_faults = 0, 0
         self._weights: dict[str, F32] = {}
 
     def run(self, batch: Batch) -> F32:
@@ -185,6 +187,8 @@ class _Run:
         x, dst = self.at(op.src), self.at(op.dst)
         bias = None if op.selection_bias is None else self.program.weight(op.selection_bias)[0]
         experts, weights = route(self.at(op.logits), op.rule, bias)  # [T, top_k] each
+        blocks = range(0, len(experts), MOE_ROWS)
+        self.program.num_experts_read += sum(len(np.unique(experts[i : i + MOE_ROWS])) for i in blocks)
         total = np.zeros(dst.shape)
         for expert in np.unique(experts):
             rows, places = np.nonzero(experts == expert)

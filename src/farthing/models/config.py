@@ -91,6 +91,16 @@ class ModelConfig:
         """How many positions a token sees in this layer, its own the last; None is the whole past."""
         return self.sliding.window if self.sliding and layer in self.sliding.layers else None
 
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        """`window_of` each layer; empty where all see the whole past."""
+        return tuple(map(self.window_of, range(self.num_layers))) if self.sliding else ()
+
+    @property
+    def num_sparse_layers(self) -> int:
+        """Layers that are mixtures of experts."""
+        return 0 if self.experts is None else sum(map(self.experts.is_sparse, range(self.num_layers)))
+
 
 @dataclass(frozen=True)
 class Architecture:
