@@ -1,4 +1,4 @@
-"""Makes tests/golden/gemma3: a small random Gemma 3 with what transformers computes of it.
+"""Makes tests/golden/gemma3_text: a small random Gemma 3 with what transformers computes of it.
 
     python scripts/make_golden_gemma3.py      (needs the extra [golden])
 
@@ -33,7 +33,7 @@ CHECKPOINT: Checkpoint = (
 
 
 def main() -> None:
-    make_small("gemma3", CHECKPOINT)
+    make_small("gemma3_text", CHECKPOINT)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,14 @@ from farthing.models.experts import ExpertsConfig
 from farthing.models.safetensors import read_safetensors
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-SMALL = ("llama", "qwen2", "qwen3", "gemma3")
+SMALL = ("llama", "qwen2", "qwen3", "gemma3_text")
 SPARSE = ("mixtral", "olmoe", "qwen2_moe", "qwen3_moe")
-GGUF_NAMES = {"mixtral": "llama", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe"}  # where it is another name
+GGUF_NAMES = {
+    "gemma3_text": "gemma3",
+    "mixtral": "llama",
+    "qwen2_moe": "qwen2moe",
+    "qwen3_moe": "qwen3moe",
+}  # where it is another name
 INTERLEAVED = ("llama", "mixtral")
 NUM_PROMPTS = 5
 PAGE_SIZE = 16
@@ -85,14 +90,17 @@ def write_as_gguf(
     without: str = "",
     rope_factors: F32 | None = None,
     is_one_by_one: bool = False,
+    has_head: bool = False,
+    source: Path = GOLDEN,
     **changes: Any,
 ) -> None:
     """The golden checkpoint `name` as a float32 GGUF, written by the gguf package under its own names.
 
     `changes` replace metadata (key with __ for each dot; None leaves it out), `without` leaves a tensor out,
-    `rope_factors` replace those that the checkpoint's scaling makes, is_one_by_one gives each expert its own tensors.
+    `rope_factors` replace those that the checkpoint's scaling makes, is_one_by_one gives each expert its own tensors,
+    has_head writes a tied head too, `source` holds the checkpoint's folder.
     """
-    config = load_model(GOLDEN / name).config
+    config = load_model(source / name).config
     folder, name = name, GGUF_NAMES.get(name, name)
     writer = gguf.GGUFWriter(path, name)
     metadata = {
@@ -121,7 +129,7 @@ def write_as_gguf(
                 list: gguf.GGUFValueType.ARRAY,
             }
             writer.add_key_value(key, value, kinds[type(value)])
-    letters = load_model(GOLDEN / folder).tokenizer
+    letters = load_model(source / folder).tokenizer
     tokens = [letters.token_text(id) or "" for id in range(letters.vocab_size)]
     writer.add_token_list(tokens)
     writer.add_token_types([3 if letters.is_control(id) else 1 for id in range(len(tokens))])
@@ -129,7 +137,7 @@ def write_as_gguf(
     arch = gguf.MODEL_ARCH[name.upper()]
     names = gguf.get_tensor_name_map(arch, config.num_layers)
     dense = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_layers)  # of layers that are not sparse
-    for theirs, array in _merged_experts(read_safetensors(GOLDEN / folder)).items():
+    for theirs, array in _merged_experts(read_safetensors(source / folder)).items():
         if folder in INTERLEAVED and theirs.endswith(("q_proj.weight", "k_proj.weight")):
             array = interleaved(array, config.head_dim)
         if name == "gemma3" and theirs.endswith("norm.weight"):
@@ -140,6 +148,9 @@ def write_as_gguf(
                 writer.add_tensor(new_name.replace("_exps.weight", f".{expert}.weight"), single)
         elif new_name != without:
             writer.add_tensor(new_name, array[0] if len(array) == 1 else array)
+    if has_head:
+        embed = read_safetensors(source / folder)["model.embed_tokens.weight"]
+        writer.add_tensor("output.weight", as_float32(embed))
     if config.rope_scaling is not None and config.rope_scaling.kind == "llama3" and rope_factors is None:
         rope_factors = llama3_factors(config.head_dim, config.rope_theta)
     if rope_factors is not None and without != "rope_freqs.weight":
