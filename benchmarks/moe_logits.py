@@ -6,7 +6,8 @@ llama.cpp's server is asked for the log-probability of every token of the vocabu
 for a constant), with keys and values in float32. Of each family: the largest difference over all tokens and prompts,
 and whether the likeliest token is the same. llama.cpp opens Qwen's mixtures
 only without dense layers (those get the experts of the next sparse one) and OLMoE only with as many heads of k as of q
-(they are repeated, which changes nothing). Its gelu, Gemma's, is a table in float16. The last line is one JSON document.
+(they are repeated, which changes nothing); its gelu, Gemma's, is a table in float16. The last line is one JSON
+document.
 """
 
 import argparse
