@@ -8,6 +8,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import numpy.typing as npt
+from tokenizers.pre_tokenizers import ByteLevel
 
 from farthing.kernels.formats import format_of, row_bytes
 from farthing.kernels.gates import GateRule
@@ -107,8 +108,8 @@ def active_bytes(tensors: RandomTensors) -> tuple[int, int]:
     return int(active), int(total)
 
 
-def write_olmoe(tensors: RandomTensors, path: Path) -> None:
-    """A GGUF that llama.cpp opens; without a vocabulary, for it is fed with token ids."""
+def write_olmoe(tensors: RandomTensors, path: Path, *, has_vocabulary: bool = False) -> None:
+    """A GGUF that llama.cpp opens; without a vocabulary for programs that feed token ids, or with one of bytes."""
     config = tensors.config
     assert config.experts is not None
     writer = gguf.GGUFWriter(path, "olmoe")
@@ -123,7 +124,15 @@ def write_olmoe(tensors: RandomTensors, path: Path) -> None:
     writer.add_expert_count(config.experts.num_experts)
     writer.add_expert_used_count(config.experts.rule.top_k)
     writer.add_vocab_size(config.vocab_size)
-    writer.add_tokenizer_model("no_vocab")
+    if has_vocabulary:
+        letters = [*sorted(ByteLevel.alphabet()), "th"]
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre("gpt-2")
+        writer.add_token_list([*letters, *(f"token{i}" for i in range(len(letters), config.vocab_size))])
+        writer.add_token_merges(["t h"])
+        writer.add_eos_token_id(config.vocab_size - 1)
+    else:
+        writer.add_tokenizer_model("no_vocab")
     writer.add_quantization_version(2)
     for name, shape in tensors.shapes().items():
         if ".experts." in name and ".experts.0." not in name:

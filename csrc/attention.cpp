@@ -24,7 +24,7 @@ constexpr int64_t kPanel = 16;                 // keys or columns side by side i
 struct Buffers {
   float *q, *keys, *values, *scores;
   Partial total, part;
-  int32_t* limits;
+  int32_t *limits, *lows;
   RowCodes codes;
   Buffers(float* at, const Sizes& s) {
     auto take = [&](int64_t n) { return std::exchange(at, at + n); };
@@ -35,6 +35,7 @@ struct Buffers {
     total = partial_at(take(s.partial()), s);
     part = partial_at(take(s.partial()), s);
     limits = reinterpret_cast<int32_t*>(take(s.column()));
+    lows = reinterpret_cast<int32_t*>(take(s.column()));
     codes.query_scale = take(s.column());
     codes.query_offset = reinterpret_cast<int32_t*>(take(s.column()));
     codes.weight_scale = take(s.column());
@@ -232,24 +233,44 @@ void attend(const Job& job, const Segment& pages, const Rows& rows, const Buffer
   // Of codes a few rows at a time, whose scores stay in the first-level cache beside the segment's codes.
   const int64_t step = job.k.is_codes && job.v.is_codes ? kDirectRows : rows.end - rows.first;
   for (int64_t row = rows.first; row < rows.end; row += step) {
-    const Rows some{row, std::min(row + step, rows.end), rows.limits};
+    const Rows some{row, std::min(row + step, rows.end), rows.limits, rows.lows};
     job.k.scores(job.a.shape.head_dim, pages, job.a.layer.k_codec, some, buf, is_direct ? ahead : nullptr);
     job.v.values(job.a.shape, pages, job.a.layer.v_codec, some, buf, out, is_direct);
   }
 }
 
-// One tile against segment number `s`; returns the first row that sees any of it.
-int64_t run_segment(const Job& job, const Tile& tile, int64_t s, bool is_next_head, const Buffers& buf, const Partial& out) {
+// The rows of a tile that see any of segment number `s`.
+struct Span {
+  int64_t first, end;
+};
+Span rows_of(const AttentionArgs& a, const Tile& tile, int64_t s) {
+  const int64_t group = a.num_heads / a.shape.num_kv_heads, past = s * kSegment - tile.position;
+  const int64_t end = a.window ? std::min(tile.num_rows, (past + kSegment + a.window - 1) * group) : tile.num_rows;
+  return {std::max<int64_t>(0, past) * group, end};
+}
+
+// One tile against segment number `s`. What stands before all windows is left out in whole pages and vectors, so that
+// sums begin at the same lane, and other tiles' beginnings differ by zeros alone.
+void run_segment(const Job& job, const Tile& tile, int64_t s, bool is_next_head, const Buffers& buf, const Partial& out) {
   const AttentionArgs& a = job.a;
   const int64_t group = a.num_heads / a.shape.num_kv_heads;
-  const int64_t start = s * kSegment, past = start - tile.position;
-  const Rows rows{std::max<int64_t>(0, past) * group, tile.num_rows, buf.limits};
+  const Span span = rows_of(a, tile, s);
+  const int64_t unit = std::max(a.shape.page_size, kPanel), first_token = span.first / group;
+  const int64_t skipped = std::max<int64_t>(0, first_seen(tile.position + first_token, a.window) - s * kSegment) / unit * unit;
+  const int64_t start = s * kSegment + skipped, past = start - tile.position;
+  Rows rows{span.first, span.end, buf.limits, nullptr};
   for (int64_t row = rows.first; row < rows.end; row += group)
-    std::fill_n(buf.limits + row, group, static_cast<int32_t>(std::min(kSegment, row / group + 1 - past)));
+    std::fill_n(buf.limits + row, group, static_cast<int32_t>(std::min(kSegment - skipped, row / group + 1 - past)));
+  if (first_seen(tile.position + span.end / group - 1, a.window) > start) {
+    rows.lows = buf.lows;
+    for (int64_t row = rows.first; row < rows.end; row += group) {
+      const int64_t low = std::max<int64_t>(0, first_seen(tile.position + row / group, a.window) - start);
+      std::fill_n(buf.lows + row, group, static_cast<int32_t>(low));
+    }
+  }
   Segment pages;
   locate_segment(job, tile, start, buf.limits[rows.end - 1], is_next_head, pages);
   attend(job, pages, rows, buf, out);
-  return rows.first;
 }
 
 // Calls f(token, head column, row) for the rows of a tile.
@@ -290,10 +311,19 @@ void run_whole_tile(const Job& job, const Tile& tile, const Buffers& buf) {
   const int64_t group = a.num_heads / a.shape.num_kv_heads;
   const int64_t last = tile.position + tile.num_rows / group - 1;
   load_queries(job, tile, 0, buf);
-  run_segment(job, tile, 0, false, buf, buf.total);
-  for (int64_t s = 1; s * kSegment <= last; ++s) {
-    const int64_t first = run_segment(job, tile, s, false, buf, buf.part);
-    merge(buf.total, buf.part, first, tile.num_rows, a.shape.head_dim);
+  if (a.window) {  // the first segment of one row need not be that of another: all begin with none
+    clear(buf.total, tile.num_rows, a.shape.head_dim);
+    for (int64_t s = first_seen(tile.position, a.window) / kSegment; s * kSegment <= last; ++s) {
+      run_segment(job, tile, s, false, buf, buf.part);
+      const Span span = rows_of(a, tile, s);
+      merge_some(buf.total, buf.part, span.first, span.end, a.shape.head_dim);
+    }
+  } else {
+    run_segment(job, tile, 0, false, buf, buf.total);
+    for (int64_t s = 1; s * kSegment <= last; ++s) {
+      run_segment(job, tile, s, false, buf, buf.part);
+      merge(buf.total, buf.part, rows_of(a, tile, s).first, tile.num_rows, a.shape.head_dim);
+    }
   }
   store_result(job, tile, buf.total);
 }
@@ -302,7 +332,7 @@ void run_whole_tile(const Job& job, const Tile& tile, const Buffers& buf) {
 void run_shared(const Job& job, const Schedule& schedule, const Shared& shared, int64_t kv_head, bool is_next_head,
                 const Buffers& buf) {
   const int64_t head_dim = job.a.shape.head_dim;
-  const Rows rows{0, shared.num_rows, buf.limits};
+  const Rows rows{0, shared.num_rows, buf.limits, nullptr};
   std::fill_n(buf.limits, rows.end, static_cast<int32_t>(kSegment));
   int64_t row = 0;
   for (int64_t i = 0; i < shared.num_members; ++i) {
@@ -328,8 +358,8 @@ void run_shared(const Job& job, const Schedule& schedule, const Shared& shared, 
 
 void run(const Job& job, Worker& worker) {
   const AttentionArgs& a = job.a;
-  const int64_t num_kv_heads = a.shape.num_kv_heads, group = a.num_heads / num_kv_heads;
-  const Schedule schedule(a.batch, a.shape, a.num_heads, worker.count);
+  const int64_t num_kv_heads = a.shape.num_kv_heads;
+  const Schedule schedule(a.batch, a.shape, a.num_heads, a.window, worker.count);
   const Buffers buf(a.scratch + worker.index * schedule.tile.worker(), schedule.tile);
   auto segment_of_head = [&](const Shared& shared, int64_t kv_head, bool is_next_head) {
     if (shared.num_members > 1) return run_shared(job, schedule, shared, kv_head, is_next_head, buf);
@@ -357,11 +387,16 @@ void run(const Job& job, Worker& worker) {
     const Sequence& s = schedule.sequences[schedule.first_split + i / num_kv_heads];
     const Tile tile = schedule.whole(s, i % num_kv_heads);
     auto partial = [&](int64_t segment) { return schedule.partial_of(a.scratch, s, segment, tile.kv_head); };
-    for (int64_t segment = 1; segment < s.num_segments; ++segment) {
-      const int64_t first = std::max<int64_t>(0, segment * kSegment - s.position) * group;
-      merge(partial(0), partial(segment), first, tile.num_rows, a.shape.head_dim);
+    if (a.window) clear(buf.total, tile.num_rows, a.shape.head_dim);
+    const Partial total = a.window ? buf.total : partial(0);
+    for (int64_t segment = a.window ? s.first_segment : 1; segment < s.num_segments; ++segment) {
+      const Span span = rows_of(a, tile, segment);
+      if (a.window)
+        merge_some(total, partial(segment), span.first, span.end, a.shape.head_dim);
+      else
+        merge(total, partial(segment), span.first, span.end, a.shape.head_dim);
     }
-    store_result(job, tile, partial(0));
+    store_result(job, tile, total);
   });
 }
 
@@ -373,7 +408,7 @@ void attention(const AttentionArgs& a, Worker& worker) {
 }
 
 int64_t attention_scratch(const BatchView& batch, const KVShape& shape, int64_t num_heads, int num_threads) {
-  return Schedule(batch, shape, num_heads, num_threads).scratch;
+  return Schedule(batch, shape, num_heads, 0, num_threads).scratch;
 }
 
 namespace {

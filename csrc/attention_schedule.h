@@ -26,18 +26,19 @@ struct Sizes {  // in floats, whole cache lines
   int64_t query_codes() const { return round_up(rows * head_dim * kQueryBytes, 64) / 4; }
   int64_t weights() const { return rows * kWeightBytes / 4; }
   int64_t worker() const {
-    return matrix() + 2 * segment() + scores() + 2 * partial() + 4 * column() + query_codes() + weights();
+    return matrix() + 2 * segment() + scores() + 2 * partial() + 5 * column() + query_codes() + weights();
   }
 };
 
 inline Partial partial_at(float* at, const Sizes& s) { return {at, at + s.column(), at + 2 * s.column()}; }
 
 struct Sequence {
-  int64_t index, first_token, num_tokens, position, num_segments;
+  int64_t index, first_token, num_tokens, position;
+  int64_t first_segment, num_segments;  // all that the tokens see any of are [first_segment, num_segments)
   bool is_split;           // its segments are items of their own; otherwise its tiles are
   int64_t tile_tokens;
   int64_t first_item, num_items;  // of one that is not split
-  int64_t first_partial;   // of a split one: offset of its partials in scratch, [num_segments][num_kv_heads]
+  int64_t first_partial;   // of a split one: offset of its partials in scratch, [segments from the first][num_kv_heads]
 };
 
 struct Tile {
@@ -51,6 +52,11 @@ struct Shared {
   int64_t next;  // another one of the same segment, or -1
 };
 
+// The first position that a token at `position` sees; window 0 is the whole past.
+inline int64_t first_seen(int64_t position, int64_t window) {
+  return window ? std::max<int64_t>(0, position - window + 1) : 0;
+}
+
 class Schedule {
  public:
   std::vector<Sequence> sequences;  // those that are not split first: their items are the long ones
@@ -59,8 +65,9 @@ class Schedule {
   int64_t scratch = 0;  // floats
   Sizes tile;           // of the largest tile
 
-  Schedule(const BatchView& batch, const KVShape& shape, int64_t num_heads, int64_t num_threads)
-      : num_kv_heads_(shape.num_kv_heads), group_(num_heads / shape.num_kv_heads) {
+  // What a window leaves out is not scheduled: a schedule without one needs the most scratch.
+  Schedule(const BatchView& batch, const KVShape& shape, int64_t num_heads, int64_t window, int64_t num_threads)
+      : num_kv_heads_(shape.num_kv_heads), group_(num_heads / shape.num_kv_heads), window_(window) {
     tile = {round_up(std::max(tile_rows(shape.head_dim), group_), 8), shape.head_dim};
     scratch = num_threads * tile.worker();
     sequences.reserve(batch.num_seqs);
@@ -74,7 +81,8 @@ class Schedule {
   // The sequence's partial for (segment, kv head).
   Partial partial_of(float* scratch_at, const Sequence& s, int64_t segment, int64_t kv_head) const {
     const Sizes sizes{s.num_tokens * group_, tile.head_dim};
-    return partial_at(scratch_at + s.first_partial + (segment * num_kv_heads_ + kv_head) * sizes.partial(), sizes);
+    const int64_t place = (segment - s.first_segment) * num_kv_heads_ + kv_head;
+    return partial_at(scratch_at + s.first_partial + place * sizes.partial(), sizes);
   }
   const Sequence& member(const Shared& s, int64_t i) const { return sequences[members_[s.first_member + i]]; }
   Tile whole(const Sequence& s, int64_t kv_head) const {
@@ -93,7 +101,7 @@ class Schedule {
   }
 
  private:
-  int64_t num_kv_heads_, group_;
+  int64_t num_kv_heads_, group_, window_;
   std::vector<int64_t> members_;  // indices of sequences, those of a Shared side by side
 
   void add(const BatchView& batch, int64_t b, bool is_split, int64_t num_threads) {
@@ -104,11 +112,13 @@ class Schedule {
     if (s.num_tokens == 0) return;
     s.position = batch.positions[s.first_token];
     s.num_segments = (s.position + s.num_tokens - 1) / kSegment + 1;
-    s.is_split = s.num_segments > 1 && s.num_tokens * group_ <= std::max(kSplitRows, group_);
+    s.first_segment = first_seen(s.position, window_) / kSegment;
+    const int64_t num_seen = s.num_segments - s.first_segment;
+    s.is_split = num_seen > 1 && s.num_tokens * group_ <= std::max(kSplitRows, group_);
     if (s.is_split != is_split) return;
     if (is_split) {
       s.first_partial = scratch;
-      scratch += num_kv_heads_ * s.num_segments * Sizes{s.num_tokens * group_, tile.head_dim}.partial();
+      scratch += num_kv_heads_ * num_seen * Sizes{s.num_tokens * group_, tile.head_dim}.partial();
     } else {
       const int64_t tiles = std::max<int64_t>(1, kItemsPerThread * num_threads / num_kv_heads_);
       const int64_t fair = std::max<int64_t>((s.num_tokens + tiles - 1) / tiles, kSplitRows / group_);
@@ -129,9 +139,10 @@ class Schedule {
     std::vector<int64_t> newest;  // [segments], of each: the Shared that was made last
     for (int64_t i = first_split; i < static_cast<int64_t>(sequences.size()); ++i) {
       const Sequence& s = sequences[i];
-      for (int64_t segment = 0; segment < s.num_segments; ++segment) {
-        const bool is_seen_whole = (segment + 1) * kSegment <= s.position + 1;
-        if (segment == static_cast<int64_t>(newest.size())) newest.push_back(-1);
+      newest.resize(std::max<size_t>(newest.size(), static_cast<size_t>(s.num_segments)), -1);
+      for (int64_t segment = s.first_segment; segment < s.num_segments; ++segment) {
+        const bool is_seen_whole = (segment + 1) * kSegment <= s.position + 1 &&
+                                   first_seen(s.position + s.num_tokens - 1, window_) <= segment * kSegment;
         int64_t at = is_seen_whole ? find(batch, s, newest[segment], pages_per_segment) : -1;
         if (at < 0) {
           at = shared.size();

@@ -2,6 +2,8 @@
 // merge of two segments. Rows are (token, head) pairs that share a kv head; a row's result depends on nothing but its
 // own query and keys, because every sum runs in the order of its index whatever stands beside it (law 1).
 #pragma once
+#include <algorithm>
+
 #include "codecs.h"
 
 namespace farthing {
@@ -42,10 +44,12 @@ struct Segment {
   const char* next[kSegment / 8 + 1];
   alignas(64) float k_scale[kSegment], v_scale[kSegment];  // of codecs that have them
 };
-// Rows [first_row, num_rows) see the first limits[row] >= 1 keys of the segment; limits do not descend.
+// Rows [first, end) see keys [lows[row], limits[row]) of the segment, one at least; both do not descend. lows is null
+// where all rows see it from its beginning.
 struct Rows {
   int64_t first, end;
-  const int32_t* limits;
+  const int32_t *limits, *lows;
+  int64_t low(int64_t row) const { return lows ? lows[row] : 0; }
 };
 struct Partial {  // softmax over part of the keys; room for kWide rows more
   float* max;     // [rows]
@@ -143,26 +147,31 @@ void score_rows(const float* q, int64_t head_dim, const KeyRef* keys, int64_t n,
   }
 }
 
-// dst[r, d] = sum over the first num_keys tokens of p[r, token] * v[token, d], for R rows and columns [d, end).
+// dst[r, d] = sum over tokens [first, num_keys) of p[r, token] * v[token, d], for R rows and columns [d, end); where
+// first is not 0, they are added to what dst holds of the tokens before.
 template <class C, int R, int NV = vectors_for(R)>
-void value_rows(const float* p, const Segment& segment, int64_t num_keys, int64_t head_dim, int64_t d, int64_t end,
-                float* dst, int64_t ldd) {
+void value_rows(const float* p, const Segment& segment, int64_t first, int64_t num_keys, int64_t head_dim, int64_t d,
+                int64_t end, float* dst, int64_t ldd) {
   for (; end - d >= NV * 8; d += NV * 8, dst += NV * 8) {
     f32x8 acc[R][NV] = {};
+    if (first > 0)
+      for (int r = 0; r < R; ++r)
+        for (int v = 0; v < NV; ++v) acc[r][v] = load8(dst + r * ldd + v * 8);
     const float* pk = p;
-    int64_t left = num_keys;
+    int64_t left = num_keys, skipped = first;
     for (const Run* run = segment.runs; left > 0; ++run) {
       const typename C::Values values(run->head, run->slot, head_dim);
       const int64_t n = run->count < left ? run->count : left;
-      for (int64_t i = 0; i < n; ++i)
+      for (int64_t i = skipped; i < n; ++i)
         multiply_add<R, NV>(acc, pk + i, kSegment, [&](int v) { return values.at(i, d + v * 8, head_dim); });
+      skipped = skipped > n ? skipped - n : 0;
       pk += n;
       left -= n;
     }
     store_tile<R, NV>(acc, dst, ldd);
   }
   if constexpr (NV > 1) {
-    if (d < end) value_rows<C, R, NV / 2>(p, segment, num_keys, head_dim, d, end, dst, ldd);
+    if (d < end) value_rows<C, R, NV / 2>(p, segment, first, num_keys, head_dim, d, end, dst, ldd);
   }
 }
 
@@ -212,15 +221,27 @@ FARTHING_INLINE void for_scores(const float* x, int64_t limit, F&& f) {
   f(last, selectw(lanes_below(limit - last), loadw(x + last), splatw(-__builtin_inff())), true);
 }
 
-// s becomes 2^(s - max) up to each row's limit, and next to nothing up to a whole vector.
+// Scores before a row's first key become -infinity, so that they do not count for its largest.
+inline void hide_before(float* x, int64_t low) {
+  for (int64_t i = 0; i < low; ++i) x[i] = -__builtin_inff();
+}
+
+// e with zeros in the lanes before `low`, i being that of the first.
+FARTHING_INLINE f32xw seen_from(int64_t low, int64_t i, f32xw e) {
+  return i < low ? selectw(lanes_below(low - i), f32xw{}, e) : e;
+}
+
+// s becomes 2^(s - max) of each row's keys, and next to nothing up to a whole vector.
 inline void softmax(const Rows& rows, float* s, const Partial& out) {
   for (int64_t row = rows.first; row < rows.end; ++row) {
     float* x = s + row * kSegment;
     f32xw max = splatw(-__builtin_inff()), sum = {};
+    const int64_t low = rows.low(row);
+    hide_before(x, low);
     for_scores(x, rows.limits[row], [&](int64_t, f32xw score, bool) { max = maxw(max, score); });
     const float m = max_of_w(max);
     for_scores(x, rows.limits[row], [&](int64_t i, f32xw score, bool) {
-      const f32xw e = exp2_w(score - splatw(m));
+      const f32xw e = seen_from(low, i, exp2_w(score - splatw(m)));
       sum = sum + e;
       storew(x + i, e);
     });
@@ -229,29 +250,56 @@ inline void softmax(const Rows& rows, float* s, const Partial& out) {
   }
 }
 
+// value[row] += p[row, token] * v[token], columns [d, end), for tokens [first, most) one by one and those of the rows
+// [row, row + num) that see them.
+template <class C>
+void add_values_singly(const float* p, const Segment& segment, const Rows& rows, int64_t row, int64_t num, int64_t first,
+                       int64_t most, int64_t head_dim, int64_t d, int64_t end, float* dst, int64_t ldd) {
+  int64_t key = 0;
+  for (const Run* run = segment.runs; key < most; key += run->count, ++run) {
+    if (key + run->count <= first) continue;
+    const typename C::Values v(run->head, run->slot, head_dim);
+    for (int64_t i = first > key ? first - key : 0; i < run->count && key + i < most; ++i)
+      for (int64_t r = row; r < row + num; ++r) {
+        if (rows.limits[r] <= key + i || rows.low(r) > key + i) continue;
+        for (int64_t c = d; c < end; c += 8) {
+          float* out = dst + r * ldd + c - d;
+          store8(out, fmadd(splat(p[r * kSegment + key + i]), v.at(i, c, head_dim), load8(out)));
+        }
+      }
+  }
+}
+
 // Columns [d, end) of value[row] = sum of p[row, token] * v[token] over each row's own tokens. Rows of a register tile
-// share the tokens that all of them see; the few that only later rows see follow one by one, in the same order, so
-// that a later token's value, infinite perhaps, cannot reach an earlier row as 0 * inf.
+// share the tokens that all of them see; the few that only some see come one by one, in the same order, so that
+// another's token's value, infinite perhaps, cannot reach a row as 0 * inf.
 template <class C>
 void values(const float* p, const Segment& segment, const Rows& rows, int64_t head_dim, int64_t d, int64_t end,
             float* dst, int64_t ldd) {
   for_row_groups<kMaxRows>(rows, [&](int64_t row, int64_t num) {
-    const int64_t common = rows.limits[row], most = rows.limits[row + num - 1];
-    with_rows<kMaxRows>(num, [&](auto r) {
-      value_rows<C, r>(p + row * kSegment, segment, common, head_dim, d, end, dst + row * ldd, ldd);
-    });
-    int64_t key = 0;
-    for (const Run* run = segment.runs; key < most; key += run->count, ++run) {
-      if (key + run->count <= common) continue;
-      const typename C::Values v(run->head, run->slot, head_dim);
-      for (int64_t i = common > key ? common - key : 0; i < run->count && key + i < most; ++i)
-        for (int64_t r = row; r < row + num; ++r)
-          for (int64_t c = d; rows.limits[r] > key + i && c < end; c += 8) {
-            float* out = dst + r * ldd + c - d;
-            store8(out, fmadd(splat(p[r * kSegment + key + i]), v.at(i, c, head_dim), load8(out)));
-          }
+    const int64_t most = rows.limits[row + num - 1];
+    int64_t first = rows.low(row + num - 1), common = rows.limits[row];  // all rows of the tile see [first, common)
+    if (first >= common) first = common = most;
+    if (first > 0) {
+      for (int64_t r = row; r < row + num; ++r)
+        for (int64_t c = d; c < end; c += 8) store8(dst + r * ldd + c - d, zero8());
+      add_values_singly<C>(p, segment, rows, row, num, rows.low(row), first, head_dim, d, end, dst, ldd);
     }
+    if (first == most) return;
+    with_rows<kMaxRows>(num, [&](auto r) {
+      value_rows<C, r>(p + row * kSegment, segment, first, common, head_dim, d, end, dst + row * ldd, ldd);
+    });
+    add_values_singly<C>(p, segment, rows, row, num, common, most, head_dim, d, end, dst, ldd);
   });
+}
+
+// Of no keys: merging another into it gives that one. Finite, so that two of them do not make a NaN.
+constexpr float kNoKeyMax = -3e38f;
+
+inline void clear(const Partial& out, int64_t num_rows, int64_t head_dim) {
+  std::fill_n(out.max, num_rows + kWide, kNoKeyMax);
+  std::fill_n(out.sum, num_rows + kWide, 0.0f);
+  std::fill_n(out.value, num_rows * head_dim, 0.0f);
 }
 
 // Adds the keys of `from`, which stand right of those of `into`, for rows [first, end).
@@ -272,6 +320,13 @@ inline void merge(const Partial& into, const Partial& from, int64_t first, int64
     const float* b = from.value + row * head_dim;
     for (int64_t d = 0; d < head_dim; d += 8) store8(a + d, fmadd(load8(b + d), wb, load8(a + d) * wa));
   }
+}
+
+// The same where rows of `into` go on behind end, which must stay as they are; those of `from` need not.
+inline void merge_some(const Partial& into, const Partial& from, int64_t first, int64_t end, int64_t head_dim) {
+  std::fill_n(from.max + end, kWide, kNoKeyMax);  // merge() takes kWide rows at a time
+  std::fill_n(from.sum + end, kWide, 0.0f);
+  merge(into, from, first, end, head_dim);
 }
 
 }  // namespace FARTHING_ISA

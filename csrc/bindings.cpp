@@ -173,10 +173,11 @@ NB_MODULE(_native, m) {
         p.rope(buf, head_dim, inv_freq, is_interleaved, scale);
       })
       .def("store_kv", [](Program& p, int64_t layer, View3 k, View3 v) { p.store_kv(layer, k, v); })
-      .def("attention", [](Program& p, int64_t layer, View3 q, View3 dst, int64_t num_heads, float scale) {
-        p.attention(layer, q, dst, num_heads, scale);
+      .def("attention", [](Program& p, int64_t layer, View3 q, View3 dst, int64_t num_heads, float scale, int64_t window) {
+        p.attention(layer, q, dst, num_heads, scale, window);
       })
       .def("swiglu", [](Program& p, View3 gate, View3 up, View3 dst) { p.swiglu(gate, up, dst); })
+      .def("geglu", [](Program& p, View3 gate, View3 up, View3 dst) { p.geglu(gate, up, dst); })
       .def("add", [](Program& p, View3 src, View3 dst) { p.add(src, dst); })
       .def("sigmoid_scale", [](Program& p, View3 buf, View3 by) { p.sigmoid_scale(buf, by); })
       .def("moe",

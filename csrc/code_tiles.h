@@ -348,13 +348,14 @@ inline void softmax_codes(const Rows& rows, const Segment& segment, float* s, co
   const int64_t filled = (rows.limits[rows.end - 1] + kWide - 1) / kWide * kWide;
   for (int64_t row = rows.first; row < rows.end; ++row) {
     float* x = s + row * kSegment;
-    const int64_t limit = rows.limits[row], seen = (limit + kWide - 1) / kWide * kWide;
+    const int64_t limit = rows.limits[row], low = rows.low(row), seen = (limit + kWide - 1) / kWide * kWide;
     f32xw max = splatw(-__builtin_inff()), sum = {}, largest = {}, total = {};
+    hide_before(x, low);
     for_scores(x, limit, [&](int64_t, f32xw score, bool) { max = maxw(max, score); });
     const float m = max_of_w(max);
     for_scores(x, limit, [&](int64_t i, f32xw score, bool is_last) {
-      const f32xw e = exp2_w(score - splatw(m));
-      f32xw w = e * loadw(segment.v_scale + i);
+      const f32xw e = seen_from(low, i, exp2_w(score - splatw(m)));
+      f32xw w = seen_from(low, i, e * loadw(segment.v_scale + i));
       if (is_last) w = selectw(lanes_below(limit - i), w, f32xw{});
       sum = sum + e;
       largest = maxw(largest, w);

@@ -197,6 +197,19 @@ void swiglu(int64_t num_tokens, View gate, View up, View dst, Worker& worker) {
   });
 }
 
+// gelu by tanh's approximation, written as x * sigmoid(2 y). Beyond 80 the quotient is 0 or x to the last place, and
+// x * x * x may be infinite.
+void geglu(int64_t num_tokens, View gate, View up, View dst, Worker& worker) {
+  for_columns(num_tokens, dst.width, worker, [&](int64_t t, int64_t c, int64_t end) {
+    map2_wide(gate.data + t * gate.stride + c, up.data + t * up.stride + c, dst.data + t * dst.stride + c, end - c,
+              [](f32xw g, f32xw u) {
+                const f32xw y = splatw(2 * 0.7978845608028654f) * (g + splatw(0.044715f) * g * g * g);
+                const f32xw near = maxw(-maxw(-y, splatw(-80.0f)), splatw(-80.0f));
+                return g / (splatw(1.0f) + expw(-near)) * u;
+              });
+  });
+}
+
 void sigmoid_scale(int64_t num_tokens, View buf, View by, Worker& worker) {
   for_columns(num_tokens, buf.width, worker, [&](int64_t t, int64_t c, int64_t end) {
     const float scale = static_cast<float>(1.0 / (1.0 + std::exp(-static_cast<double>(by.data[t * by.stride]))));

@@ -89,7 +89,7 @@ struct AttentionArgs {
   KVLayer layer;
   View q;    // [T, num_heads * head_dim]
   View dst;  // [T, num_heads * head_dim]
-  int64_t num_heads;
+  int64_t num_heads, window;  // a token sees so many positions, its own the last; 0: the whole past
   float scale;
   float* scratch;  // attention_scratch() floats, shared by the team
 };
@@ -131,8 +131,9 @@ struct Kernels {
   void (*rope)(int64_t num_tokens, View buf, int64_t head_dim, const float* table, bool interleaved, Worker&);
   void (*store_kv)(const BatchView&, const KVShape&, const KVLayer&, View k, View v, Worker&);
   void (*attention)(const AttentionArgs&, Worker&);
-  int64_t (*attention_scratch)(const BatchView&, const KVShape&, int64_t num_heads, int num_threads);
+  int64_t (*attention_scratch)(const BatchView&, const KVShape&, int64_t num_heads, int num_threads);  // for any window
   void (*swiglu)(int64_t num_tokens, View gate, View up, View dst, Worker&);
+  void (*geglu)(int64_t num_tokens, View gate, View up, View dst, Worker&);
   void (*sigmoid_scale)(int64_t num_tokens, View buf, View by, Worker&);  // by [T, 1]
   void (*moe)(const MoeArgs&, Worker&);
   void (*add)(int64_t num_tokens, View src, View dst, Worker&);

@@ -17,6 +17,7 @@ void store_kv(const BatchView&, const KVShape&, const KVLayer&, View k, View v, 
 void attention(const AttentionArgs&, Worker&);
 int64_t attention_scratch(const BatchView&, const KVShape&, int64_t num_heads, int num_threads);
 void swiglu(int64_t num_tokens, View gate, View up, View dst, Worker&);
+void geglu(int64_t num_tokens, View gate, View up, View dst, Worker&);
 void swiglu_row(const float* gate, const float* up, float* dst, int64_t n);
 void sigmoid_scale(int64_t num_tokens, View buf, View by, Worker&);
 void moe(const MoeArgs&, Worker&);

@@ -264,15 +264,16 @@ void Program::store_kv(int64_t index, Columns k, Columns v) {
   });
 }
 
-void Program::attention(int64_t index, Columns q, Columns dst, int64_t num_heads, float scale) {
+void Program::attention(int64_t index, Columns q, Columns dst, int64_t num_heads, float scale, int64_t window) {
   check(q, "attention");
   check(dst, "attention");
   if (index < 0 || index >= kv_.num_layers() || num_heads < 1 || num_heads % kv_.shape.num_kv_heads ||
       q.width != num_heads * kv_.shape.head_dim || dst.width != q.width)
     fail("attention: layer, heads and widths must fit the pages");
+  if (window < 0) fail("attention: a window holds 1 position or more; 0 is the whole past");
   num_heads_ = std::max(num_heads_, num_heads);
   append("attention", [=](const Run& r, Worker& w) {
-    kernels_.attention({r.batch, kv_.shape, layer(index), view(q), view(dst), num_heads, scale, reinterpret_cast<float*>(r.scratch)}, w);
+    kernels_.attention({r.batch, kv_.shape, layer(index), view(q), view(dst), num_heads, window, scale, reinterpret_cast<float*>(r.scratch)}, w);
   });
 }
 
@@ -280,6 +281,12 @@ void Program::swiglu(Columns gate, Columns up, Columns dst) {
   for (Columns c : {gate, up, dst}) check(c, "swiglu");
   if (gate.width != up.width || gate.width != dst.width) fail("swiglu: widths differ");
   append("swiglu", [=](const Run& r, Worker& w) { kernels_.swiglu(r.batch.num_tokens, view(gate), view(up), view(dst), w); });
+}
+
+void Program::geglu(Columns gate, Columns up, Columns dst) {
+  for (Columns c : {gate, up, dst}) check(c, "geglu");
+  if (gate.width != up.width || gate.width != dst.width) fail("geglu: widths differ");
+  append("geglu", [=](const Run& r, Worker& w) { kernels_.geglu(r.batch.num_tokens, view(gate), view(up), view(dst), w); });
 }
 
 void Program::add(Columns src, Columns dst) {

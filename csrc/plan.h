@@ -46,8 +46,10 @@ class Program {
   void linear(Columns src, Columns dst, const std::vector<int>& weights, const std::vector<int>& biases, bool is_added, bool is_int8);
   void rope(Columns buf, int64_t head_dim, int inv_freq, bool is_interleaved, float scale);
   void store_kv(int64_t layer, Columns k, Columns v);
-  void attention(int64_t layer, Columns q, Columns dst, int64_t num_heads, float scale);
+  // window: positions that a token sees, its own the last; 0 is the whole past.
+  void attention(int64_t layer, Columns q, Columns dst, int64_t num_heads, float scale, int64_t window);
   void swiglu(Columns gate, Columns up, Columns dst);
+  void geglu(Columns gate, Columns up, Columns dst);
   void add(Columns src, Columns dst);
   void sigmoid_scale(Columns buf, Columns by);
   // gates, ups, downs: a matrix of each expert.

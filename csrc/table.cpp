@@ -20,6 +20,7 @@ const Kernels kTable = {
     attention,
     attention_scratch,
     swiglu,
+    geglu,
     sigmoid_scale,
     moe,
     add,

@@ -40,7 +40,14 @@ class FakeModel:
 
     def __init__(self, context: int = 512) -> None:
         self.config = SimpleNamespace(
-            num_layers=1, num_kv_heads=1, head_dim=8, vocab_size=VOCAB_SIZE, max_position_embeddings=context
+            num_layers=1,
+            num_kv_heads=1,
+            head_dim=8,
+            vocab_size=VOCAB_SIZE,
+            max_position_embeddings=context,
+            windows=(),
+            experts=None,
+            num_sparse_layers=0,
         )
 
     def identity(self) -> str:
@@ -81,7 +88,7 @@ def naive(prompt, params: SamplingParams, max_len: int = 512) -> list[int]:
 
 class FakeProgram:
     isa = "fake"
-    weight_bytes = kv_bytes = 0
+    weight_bytes = kv_bytes = num_experts_read = num_page_faults = 0
 
     def __init__(self, kv: KVSpec) -> None:
         self.kv = kv
@@ -110,7 +117,7 @@ class FakeProgram:
 class FakeKernels:
     """Greedy where temperature is 0, otherwise a draw by (seed, step) from the softmax."""
 
-    def load(self, plan, kv, *, num_threads, isa) -> FakeProgram:  # noqa: ARG002
+    def load(self, plan, kv, *, num_threads, isa, experts_folder) -> FakeProgram:  # noqa: ARG002
         return FakeProgram(kv)
 
     def run(self, program: FakeProgram, batch: Batch) -> np.ndarray:

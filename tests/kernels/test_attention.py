@@ -25,6 +25,7 @@ class Shape:
     head_dim: int = 16
     page_size: int = 16
     codecs: tuple[str, str] = ("f16", "f16")
+    window: int | None = None
 
     @property
     def widths(self) -> tuple[int, int]:
@@ -45,7 +46,7 @@ class Lab:
         ops = (
             Embed(View("x", 0, q + 2 * kv), "table"),
             StoreKV(0, View("x", q, kv), View("x", q + kv, kv)),
-            Attention(0, View("x", 0, q), View("y", 0, q), shape.num_heads, shape.head_dim**-0.5),
+            Attention(0, View("x", 0, q), View("y", 0, q), shape.num_heads, shape.head_dim**-0.5, shape.window),
             Head(View("y", 0, q), "eye"),
         )
         tensors = {"table": matrix(table), "eye": matrix(np.eye(VOCAB, q, dtype=np.float32))}
@@ -136,6 +137,8 @@ def expected_rows(shape: Shape, table: F32, ids: I32) -> npt.NDArray[np.float64]
     k, v = (np.repeat(rounded(a, codec), group, axis=1) for a, codec in zip(heads, shape.codecs, strict=True))
     scores = np.einsum("thd,shd->hts", q, k) * shape.head_dim**-0.5
     scores[:, ~np.tri(len(ids), dtype=bool)] = -np.inf
+    if shape.window is not None:
+        scores[:, np.tri(len(ids), k=-shape.window, dtype=bool)] = -np.inf
     weights = np.exp(scores - scores.max(axis=2, keepdims=True))
     out: npt.NDArray[np.float64] = np.einsum("hts,shd->thd", weights / weights.sum(axis=2, keepdims=True), v)
     if shape.codecs[1] in TURBOQUANT:
@@ -164,6 +167,15 @@ SHAPES = [
     Shape(5, 1, 16, 64, ("tq2", "tq3")),
     Shape(2, 1, 256, 256, ("f16", "tq3")),
     Shape(4, 2, 128, 16, ("tq4", "f32")),
+    Shape(3, 1, 16, 16, ("f16", "f16"), 1),
+    Shape(9, 3, 64, 16, ("f32", "f32"), 5),  # less than the rows of a register tile
+    Shape(2, 1, 256, 16, ("q8", "q8"), 100),
+    Shape(4, 2, 40, 8, ("q8", "f16"), 256),
+    Shape(7, 1, 40, 64, ("f16", "f16"), 257),
+    Shape(5, 1, 24, 8, ("q8", "q8"), 13),
+    Shape(28, 1, 8, 32, ("f16", "f32"), 270),  # more heads to a key than a split tile has rows
+    Shape(9, 3, 64, 256, ("tq4", "tq3"), 300),
+    Shape(2, 2, 32, 16, ("q8", "q8"), 4000),  # longer than the text
 ]
 
 
@@ -248,6 +260,29 @@ def test_later_tokens_and_stale_pages_never_leak(codec: str, isa: str) -> None:
     spoilt = lab.run([ids], [(0, 0, 40)], pages)
     np.testing.assert_array_equal(spoilt[:25], clean[:25])
     assert np.isnan(spoilt[25:]).all()
+
+
+@pytest.mark.parametrize("isa", NATIVE)
+@pytest.mark.parametrize("codec", kernels.codecs())
+@pytest.mark.parametrize("window", [7, 260])
+def test_what_a_window_has_passed_never_leaks(window: int, codec: str, isa: str) -> None:
+    """NaN and infinity too: once the window is past them, the same bits as without them."""
+    shape = Shape(codecs=(codec, codec), window=window)
+    table, (ids,), pages = random_table(shape), random_ids((600,)), scattered_pages(shape, (600,))
+    q, _ = shape.widths
+    table[0, q:], table[1, q:] = np.nan, np.inf
+    ids = np.maximum(ids, 2)
+    lab = Lab(shape, isa=isa, num_threads=2, num_pages=pages.size, table=table)
+    clean = lab.run([ids], [(0, 0, 600)], pages)
+    ids[[3, 290]], ids[[5, 300]] = 0, 1
+    spoilt = lab.run([ids], [(0, 0, 600)], pages)
+    seen = np.zeros(600, bool)
+    for position in (3, 5, 290, 300):
+        seen[position : position + window] = True
+    np.testing.assert_array_equal(spoilt[~seen], clean[~seen])
+    assert np.isnan(spoilt[seen]).all()
+    one_by_one = np.concatenate([lab.run([ids], [(0, at, at + 1)], pages) for at in (302, 306, 307, 559, 560, 599)])
+    np.testing.assert_array_equal(one_by_one, spoilt[[302, 306, 307, 559, 560, 599]])
 
 
 @pytest.mark.parametrize("isa", NATIVE)

@@ -29,6 +29,8 @@ CASES = [
     ("mixtral", "q4_1", "int8"),
     ("olmoe", None, "f32"),
     ("qwen2_moe", "q8_0", "int8"),
+    ("gemma3_text", "q8_0", "int8"),
+    ("gemma3_text", None, "f32"),
 ]
 PAGE = 16
 

@@ -11,14 +11,19 @@ import numpy.typing as npt
 from farthing import kernels
 from farthing.kernels.formats import dequantize
 from farthing.kernels.plan import Batch, KVSpec, Product, QTensor
-from farthing.models import Model, load_model
+from farthing.models import Model, ModelConfig, load_model
 from farthing.models.experts import ExpertsConfig
 from farthing.models.safetensors import read_safetensors
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-SMALL = ("llama", "qwen2", "qwen3")
+SMALL = ("llama", "qwen2", "qwen3", "gemma3_text")
 SPARSE = ("mixtral", "olmoe", "qwen2_moe", "qwen3_moe")
-GGUF_NAMES = {"mixtral": "llama", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe"}  # where it is another name
+GGUF_NAMES = {
+    "gemma3_text": "gemma3",
+    "mixtral": "llama",
+    "qwen2_moe": "qwen2moe",
+    "qwen3_moe": "qwen3moe",
+}  # where it is another name
 INTERLEAVED = ("llama", "mixtral")
 NUM_PROMPTS = 5
 PAGE_SIZE = 16
@@ -85,14 +90,17 @@ def write_as_gguf(
     without: str = "",
     rope_factors: F32 | None = None,
     is_one_by_one: bool = False,
+    has_head: bool = False,
+    source: Path = GOLDEN,
     **changes: Any,
 ) -> None:
     """The golden checkpoint `name` as a float32 GGUF, written by the gguf package under its own names.
 
     `changes` replace metadata (key with __ for each dot; None leaves it out), `without` leaves a tensor out,
-    `rope_factors` replace those that the checkpoint's scaling makes, is_one_by_one gives each expert its own tensors.
+    `rope_factors` replace those that the checkpoint's scaling makes, is_one_by_one gives each expert its own tensors,
+    has_head writes a tied head too, `source` holds the checkpoint's folder.
     """
-    config = load_model(GOLDEN / name).config
+    config = load_model(source / name).config
     folder, name = name, GGUF_NAMES.get(name, name)
     writer = gguf.GGUFWriter(path, name)
     metadata = {
@@ -109,13 +117,19 @@ def write_as_gguf(
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "gpt-2",
         **(_experts_metadata(name, config.experts) if config.experts else {}),
+        **(_gemma3_metadata(config) if name == "gemma3" else {}),
         **{key.replace("__", "."): value for key, value in changes.items()},
     }
     for key, value in metadata.items():
         if value is not None:
-            kinds = {int: gguf.GGUFValueType.UINT32, float: gguf.GGUFValueType.FLOAT32, str: gguf.GGUFValueType.STRING}
+            kinds = {
+                int: gguf.GGUFValueType.UINT32,
+                float: gguf.GGUFValueType.FLOAT32,
+                str: gguf.GGUFValueType.STRING,
+                list: gguf.GGUFValueType.ARRAY,
+            }
             writer.add_key_value(key, value, kinds[type(value)])
-    letters = load_model(GOLDEN / folder).tokenizer
+    letters = load_model(source / folder).tokenizer
     tokens = [letters.token_text(id) or "" for id in range(letters.vocab_size)]
     writer.add_token_list(tokens)
     writer.add_token_types([3 if letters.is_control(id) else 1 for id in range(len(tokens))])
@@ -123,16 +137,21 @@ def write_as_gguf(
     arch = gguf.MODEL_ARCH[name.upper()]
     names = gguf.get_tensor_name_map(arch, config.num_layers)
     dense = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_layers)  # of layers that are not sparse
-    for theirs, array in _merged_experts(read_safetensors(GOLDEN / folder)).items():
+    for theirs, array in _merged_experts(read_safetensors(source / folder)).items():
         if folder in INTERLEAVED and theirs.endswith(("q_proj.weight", "k_proj.weight")):
             array = interleaved(array, config.head_dim)
+        if name == "gemma3" and theirs.endswith("norm.weight"):
+            array = array + np.float32(1)
         new_name = names.get_name(theirs, try_suffixes=(".weight", ".bias")) or dense.get_name(theirs, (".weight",))
         if is_one_by_one and new_name.endswith("_exps.weight"):
             for expert, single in enumerate(array):
                 writer.add_tensor(new_name.replace("_exps.weight", f".{expert}.weight"), single)
         elif new_name != without:
             writer.add_tensor(new_name, array[0] if len(array) == 1 else array)
-    if config.rope_scaling is not None and rope_factors is None:
+    if has_head:
+        embed = read_safetensors(source / folder)["model.embed_tokens.weight"]
+        writer.add_tensor("output.weight", as_float32(embed))
+    if config.rope_scaling is not None and config.rope_scaling.kind == "llama3" and rope_factors is None:
         rope_factors = llama3_factors(config.head_dim, config.rope_theta)
     if rope_factors is not None and without != "rope_freqs.weight":
         writer.add_tensor("rope_freqs.weight", rope_factors)
@@ -150,6 +169,18 @@ def _experts_metadata(name: str, experts: ExpertsConfig) -> dict[str, int]:
     if experts.shared_intermediate_size:
         metadata[f"{name}.expert_shared_feed_forward_length"] = experts.shared_intermediate_size
     return metadata
+
+
+def _gemma3_metadata(config: ModelConfig) -> dict[str, Any]:
+    assert config.sliding is not None
+    assert config.rope_scaling is not None
+    return {
+        "gemma3.attention.sliding_window": config.sliding.window,
+        "gemma3.attention.sliding_window_pattern": [i in config.sliding.layers for i in range(config.num_layers)],
+        "gemma3.attention.scale": config.attention_scale,
+        "gemma3.rope.scaling.type": config.rope_scaling.kind,
+        "gemma3.rope.scaling.factor": config.rope_scaling.factor,
+    }
 
 
 def _merged_experts(tensors: Mapping[str, QTensor]) -> dict[str, F32]:

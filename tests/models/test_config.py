@@ -48,7 +48,7 @@ def from_gguf(tensors: tuple[str, ...] = ("output.weight",), **changes: Any) -> 
 
 
 def test_flags_of_each_architecture() -> None:
-    llama, qwen2, qwen3 = (from_hf(name) for name in SMALL)
+    llama, qwen2, qwen3, _ = (from_hf(name) for name in SMALL)
     assert (llama.has_qkv_bias, llama.has_qk_norm, llama.is_tied_head) == (False, False, False)
     assert (qwen2.has_qkv_bias, qwen2.has_o_bias, qwen2.has_qk_norm, qwen2.is_tied_head) == (True, False, False, True)
     assert (qwen3.has_qkv_bias, qwen3.has_qk_norm, qwen3.head_dim, qwen3.hidden_size) == (False, True, 16, 32)
@@ -158,7 +158,7 @@ def test_gguf_unsupported_features_are_named(changes: dict[str, Any], words: str
 
 def test_architectures_are_found_by_name() -> None:
     assert {name for a in architectures() for name in a.model_types} == {*SMALL, *SPARSE}
-    known = "llama, mixtral, olmoe, qwen2, qwen2_moe, qwen3, qwen3_moe"
+    known = "gemma3_text, llama, mixtral, olmoe, qwen2, qwen2_moe, qwen3, qwen3_moe"
     with pytest.raises(UnsupportedModel, match=f"'gpt_neox' is not supported; supported: {known}"):
         architecture_of_hf("gpt_neox")
     known = "llama, llama with experts, olmoe with experts, qwen2, qwen2moe with experts, qwen3, qwen3moe with experts"

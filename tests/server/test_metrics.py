@@ -95,7 +95,16 @@ def test_engines_ledger_and_cache_are_read_when_asked() -> None:
         used_share: float = 0.25
 
     load = Load()
-    stats = SimpleNamespace(busy_s=1.5, num_preemptions=1, num_draft_tokens=8, num_accepted_tokens=6)
+    stats = SimpleNamespace(
+        busy_s=1.5,
+        num_preemptions=1,
+        num_draft_tokens=8,
+        num_accepted_tokens=6,
+        num_steps=20,
+        num_experts_read=300,
+        num_page_faults=12,
+        experts_per_step=7.5,
+    )
     books = SimpleNamespace(
         num_queued=7,
         num_committed_rows=9,
@@ -115,6 +124,10 @@ def test_engines_ledger_and_cache_are_read_when_asked() -> None:
     assert page["vllm:num_requests_waiting", ("m",)] == 2
     assert page["vllm:kv_cache_usage_perc", ("m",)] == 0.25
     assert page["farthing_engine_busy_seconds_total", ("m",)] == 1.5
+    assert page["farthing_engine_steps_total", ("m",)] == 20
+    assert page["farthing_experts_read_total", ("m",)] == 300
+    assert page["farthing_expert_page_faults_total", ("m",)] == 12
+    assert page["farthing_experts_per_step", ("m",)] == 7.5
     assert page["farthing_ledger_queue_depth", ()] == 7
     assert page["farthing_ledger_spooled_rows", ()] == 2
     assert page["farthing_ledger_away", ()] == 1

@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -61,6 +62,14 @@ ColdBytesOption = Annotated[
         help="Room for them at most, such as 4GiB (default: 1GiB); without --cold-folder they lie in memory.",
     ),
 ]
+ExpertsFolderOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--experts-folder",
+        metavar="DIR",
+        help="Keep experts' weights in a file in this folder and not in memory, so that a larger model runs, slower.",
+    ),
+]
 DEFAULT_COLD_BYTES = 1 << 30  # where a folder is given
 DEFAULT_SPECULATION: Literal["prompt-lookup"] = "prompt-lookup"  # one answer at a time is where it pays
 
@@ -93,6 +102,7 @@ def open_engine(
     cold_folder: Path | None,
     cold_bytes: int | None,
     kv: str | None,
+    experts_folder: Path | None = None,
 ) -> "Engine":
     from farthing.engine import Engine
     from farthing.models import load_model
@@ -100,7 +110,8 @@ def open_engine(
     if cold_bytes is None:
         cold_bytes = 0 if cold_folder is None else DEFAULT_COLD_BYTES
     more: dict[str, Any] = {"max_num_seqs": max_num_seqs, "speculation": speculation}
-    config = engine_config(threads, product, kv, cold_folder=cold_folder, cold_bytes=cold_bytes, **more)
+    more |= {"cold_folder": cold_folder, "cold_bytes": cold_bytes, "experts_folder": experts_folder}
+    config = engine_config(threads, product, kv, **more)
     loaded = load_model(model, weights=weights)
     warn_of_codec(loaded.name, kv)
     return Engine(loaded, config)
@@ -169,6 +180,24 @@ def answer_fields(done: "Done", host: HostCost) -> dict[str, Any]:
         "usd_per_hour": float(host.usd_per_hour),
         "usd_per_hour_source": host.source,
     }
+
+
+def weights_fields(engine: "Engine") -> tuple[str, dict[str, Any]]:
+    """What of the model's weights a token costs, as JSON fields and, of a mixture of experts, as a line for people."""
+    from farthing.report.model_weights import ModelWeights
+
+    found, stats = ModelWeights.of(engine.model), engine.stats()
+    document: dict[str, Any] = {"weights": asdict(found), "experts": None}
+    if found.num_experts is None:
+        return "", document
+    document["experts"] = {
+        "num_read": stats.num_experts_read,
+        "per_layer_and_step": stats.experts_per_step,
+        "num_page_faults": stats.num_page_faults,
+    }
+    read = f"{stats.experts_per_step:.1f} of {found.num_experts} experts in a layer and step"
+    waited = f", {stats.num_page_faults:,} waits for the disk" if stats.num_page_faults else ""
+    return f"{found.line()}; here {read}{waited}", document
 
 
 def answer_line(done: "Done", host: HostCost) -> str:

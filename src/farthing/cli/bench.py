@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from farthing.cli._engine import KVOption, ProductOption, engine_config, warn_of_codec
+from farthing.cli._engine import ExpertsFolderOption, KVOption, ProductOption, engine_config, warn_of_codec
 from farthing.cli._output import (
     DEFAULT_MODEL,
     JsonOption,
@@ -29,6 +29,7 @@ def bench(
     weights: WeightsOption = None,
     product: ProductOption = None,
     kv: KVOption = None,
+    experts_folder: ExpertsFolderOption = None,
     threads: ThreadsOption = None,
     json_mode: JsonOption = False,
 ) -> None:
@@ -37,16 +38,17 @@ def bench(
     from farthing.models import load_model
     from farthing.report.engine_speed import engine_speed
     from farthing.report.machine import commit, this_machine
+    from farthing.report.model_weights import ModelWeights
     from farthing.report.sampling_cost import ROOM, sampling_cost
     from farthing.report.speed import Bench, best_limits, default_works
 
-    config = engine_config(threads, product, kv)
+    config = engine_config(threads, product, kv, experts_folder=experts_folder)
     loaded = load_model(model, weights=weights)
     warn_of_codec(loaded.name, kv)
     works = default_works(loaded.config.max_position_embeddings)
     with progress() as bar:
         task = bar.add_task("bench", total=len(works) + 2)
-        measured = Bench(loaded, (*works, ROOM), config.product, config.num_threads, config.kv)
+        measured = Bench(loaded, (*works, ROOM), config.product, config.num_threads, config.kv, experts_folder)
         rows: list[SpeedRow] = []
         for work in works:
             rows.append(measured.row(work))
@@ -54,6 +56,7 @@ def bench(
         sampling, logits_hash = sampling_cost(measured), measured.logits_hash()
         bar.update(task, advance=1)
         whole = engine_speed(loaded, config)
+    parts = ModelWeights.of(loaded)
     limits, machine = best_limits(row.limits for row in rows), this_machine(instruction_sets()[0])
 
     def show() -> None:
@@ -62,6 +65,7 @@ def bench(
             f"{loaded.name}, {config.product} products, {config.kv} keys and values, "
             f"{config.num_threads} threads, {machine}"
         )
+        out.print(parts.line())
         out.print(_limits_line(limits))
         out.print(_table(rows))
         out.print(
@@ -83,6 +87,7 @@ def bench(
         "commit": commit(),
         "model": loaded.name,
         "weights": weights or "file",
+        "cost": {**asdict(parts), **measured.kv_cost()},
         "product": config.product,
         "kv": config.kv,
         "threads": config.num_threads,

@@ -1,6 +1,7 @@
 """`farthing bill`: what the ledger's rows cost and saved, for people, as a page, as FOCUS rows; and others' usage."""
 
 import sys
+from dataclasses import asdict
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -78,7 +79,7 @@ def bill(
         if export is not None:
             _export(reader, period, export)
         else:
-            _bill(reader, period, _dimensions(by), html, json)
+            _bill(reader, period, _dimensions(by), html, json, config)
     return None
 
 
@@ -98,7 +99,9 @@ def _dimensions(by: list[str] | None) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _bill(reader: "Reader", period: "Period", dimensions: list[str], html: Path | None, json: bool) -> None:
+def _bill(
+    reader: "Reader", period: "Period", dimensions: list[str], html: Path | None, json: bool, config: Path | None
+) -> None:
     from contextlib import ExitStack
 
     from farthing.report.bill import collect
@@ -108,6 +111,8 @@ def _bill(reader: "Reader", period: "Period", dimensions: list[str], html: Path 
     from farthing.report.bill_json import to_json
     from farthing.report.bill_lot import lots
     from farthing.report.bill_terminal import print_bill
+    from farthing.report.bill_words import shown
+    from farthing.report.model_weights import local_weights
     from farthing.report.whole_file import whole_file
 
     names, rooms = _key_names(reader), reader.budgets()
@@ -126,13 +131,28 @@ def _bill(reader: "Reader", period: "Period", dimensions: list[str], html: Path 
             raise InvalidRequest(f"the ledger has no row from {period.text}; see another time with --since or --month")
         if out is not None:
             out.write(to_html(found, dimensions, budgets))
-    emit(
-        json,
-        to_json(found, budget_documents(rooms, over), dimensions),
-        lambda: print_bill(found, dimensions, budgets, console()),
-    )
+    local = local_weights(found, _sources(config))
+
+    def show() -> None:
+        print_bill(found, dimensions, budgets, console())
+        for name, parts in local.items():
+            console().print(f"On this machine: {shown(name, 60)}, {parts.line()}")
+
+    document = to_json(found, budget_documents(rooms, over), dimensions)
+    document["local_models"] = [{"name": name, **asdict(parts)} for name, parts in local.items()]
+    emit(json, document, show)
     if html is not None:
         note(f"page: {html}")
+
+
+def _sources(config: Path | None) -> dict[str, str]:
+    """The models of this machine that a configuration file serves: names and paths."""
+    from farthing.server.config_file import read_config
+    from farthing.upstreams.local_model import served_name
+
+    entries = () if config is None else read_config(config).upstreams
+    models = [model for entry in entries if entry.kind == "local" for model in entry.options.get("models", [])]
+    return {served_name(model): model for model in models}
 
 
 def _key_names(reader: "Reader") -> dict[str, str]:

@@ -11,6 +11,7 @@ from farthing.cli._engine import (
     DEFAULTS,
     ColdBytesOption,
     ColdFolderOption,
+    ExpertsFolderOption,
     KVOption,
     MaxTokensOption,
     MinPOption,
@@ -64,6 +65,7 @@ def chat(
     speculation: SpeculationOption = DEFAULT_SPECULATION,
     cold_folder: ColdFolderOption = None,
     cold_bytes: ColdBytesOption = None,
+    experts_folder: ExpertsFolderOption = None,
     threads: ThreadsOption = None,
     usd_per_hour: UsdPerHourOption = DEFAULT_HOST.usd_per_hour,
     json_mode: JsonOption = False,
@@ -71,7 +73,9 @@ def chat(
     """Talk to a model, one line a turn: Ctrl-C stops an answer, Ctrl-D ends. With --json answers stream to stderr."""
     params = SamplingParams(temperature, top_k, top_p, min_p, repetition_penalty, seed, max_tokens, tuple(stop or ()))
     host = HostCost(usd_per_hour)
-    with open_engine(model, weights, threads, product, speculation, 1, cold_folder, cold_bytes, kv) as engine:
+    with open_engine(
+        model, weights, threads, product, speculation, 1, cold_folder, cold_bytes, kv, experts_folder
+    ) as engine:
         note(f"{engine.model.name} at ${host.usd_per_hour}/h ({host.source}). Ctrl-C stops an answer, Ctrl-D ends.")
         conversation = _Conversation(engine, host, params, system, json_mode)
         try:

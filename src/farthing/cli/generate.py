@@ -11,6 +11,7 @@ from farthing.cli._engine import (
     DEFAULTS,
     ColdBytesOption,
     ColdFolderOption,
+    ExpertsFolderOption,
     KVOption,
     MaxTokensOption,
     MinPOption,
@@ -26,6 +27,7 @@ from farthing.cli._engine import (
     answer_line,
     open_engine,
     stream,
+    weights_fields,
 )
 from farthing.cli._output import (
     DEFAULT_MODEL,
@@ -71,6 +73,7 @@ def generate(
     speculation: SpeculationOption = DEFAULT_SPECULATION,
     cold_folder: ColdFolderOption = None,
     cold_bytes: ColdBytesOption = None,
+    experts_folder: ExpertsFolderOption = None,
     threads: ThreadsOption = None,
     usd_per_hour: UsdPerHourOption = DEFAULT_HOST.usd_per_hour,
     json_mode: JsonOption = False,
@@ -88,7 +91,7 @@ def generate(
         raise InvalidRequest("the prompt is empty; give some text, or - to read it from standard input")
 
     host = HostCost(usd_per_hour)
-    engine = open_engine(model, weights, threads, product, speculation, 1, cold_folder, cold_bytes, kv)
+    engine = open_engine(model, weights, threads, product, speculation, 1, cold_folder, cold_bytes, kv, experts_folder)
     tokens: list[Token] = []
 
     def show(token: "Token") -> None:
@@ -103,8 +106,11 @@ def generate(
     def end() -> None:
         sys.stdout.write("\n")
         note(f"{answer_line(done, host)} at ${host.usd_per_hour}/h ({host.source})")
+        if weights_line:
+            note(weights_line)
 
-    document = answer_fields(done, host)
+    weights_line, weights_document = weights_fields(engine)
+    document = answer_fields(done, host) | weights_document
     if logprobs is not None:
         document["logprobs"] = _logprobs(done, tokens)
     emit(json_mode, document, end)

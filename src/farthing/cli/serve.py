@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from farthing.cli._engine import ExpertsFolderOption
 from farthing.cli._output import JsonOption, emit, note
 
 if TYPE_CHECKING:
@@ -30,13 +31,14 @@ def serve(
         list[str] | None,
         typer.Option("--model", "-m", metavar="MODEL", help="Serve this model of this machine; repeatable."),
     ] = None,
+    experts_folder: ExpertsFolderOption = None,
     json_mode: JsonOption = False,
 ) -> None:
     """Serve OpenAI's and Anthropic's APIs, the embedded model where nothing else is asked for."""
     from farthing.server.running import serve as run
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    settings = _settings(config, host, port, model)
+    settings = _settings(config, host, port, model, experts_folder)
 
     def announce(address: str) -> None:
         if json_mode:
@@ -49,7 +51,9 @@ def serve(
         runner.run(run(settings, announce))
 
 
-def _settings(path: Path | None, host: str | None, port: int | None, models: list[str] | None) -> "Config":
+def _settings(
+    path: Path | None, host: str | None, port: int | None, models: list[str] | None, experts_folder: Path | None
+) -> "Config":
     """The file's configuration, or the defaults, with what the options say put over it."""
     from farthing.errors import InvalidRequest
     from farthing.server.config import UpstreamEntry
@@ -63,11 +67,16 @@ def _settings(path: Path | None, host: str | None, port: int | None, models: lis
         settings = read_config(path)
     given: dict[str, Any] = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     settings = replace(settings, server=replace(settings.server, **given))
+    if experts_folder is not None and not models:
+        raise InvalidRequest("--experts-folder goes with --model; an upstream of the configuration file has its own")
     if not models:
         return settings
     if settings.upstreams:
         raise InvalidRequest("--model is for serving without upstreams; name models in the configuration file")
-    return replace(settings, upstreams=(UpstreamEntry("local", "local", {"models": list(models)}),))
+    table: dict[str, Any] = {"models": list(models)}
+    if experts_folder is not None:
+        table["experts_folder"] = str(experts_folder)
+    return replace(settings, upstreams=(UpstreamEntry("local", "local", table),))
 
 
 def _loop_factory() -> Any:

@@ -8,9 +8,9 @@ from farthing.cache import Eviction
 from farthing.errors import CapacityError, InvalidRequest
 from farthing.kernels.codecs import CODECS, codecs_name
 from farthing.kernels.plan import KVSpec
-from farthing.models import ModelConfig
+from farthing.models import Model, ModelConfig
 
-__all__ = ["EngineConfig", "Speculation", "kv_spec", "kv_token_bytes"]
+__all__ = ["EngineConfig", "Speculation", "check_experts_folder", "kv_spec", "kv_token_bytes"]
 
 Speculation = Literal["off", "prompt-lookup"]
 
@@ -43,6 +43,7 @@ class EngineConfig:
     is_kv_cached: bool = True
     product: Literal["f32", "int8"] = "int8"
     isa: str = "auto"
+    experts_folder: Path | None = None  # keep experts' weights in a file there: a model larger than the memory runs
     speculation: Speculation = "off"  # where drafts come from
     max_draft_tokens: int = 16  # of one sequence in one step
 
@@ -73,6 +74,12 @@ class EngineConfig:
     def kv(self) -> str:
         """The codecs by one name: "q8", or "q8/tq4" for K and V."""
         return codecs_name(self.k_codec, self.v_codec)
+
+
+def check_experts_folder(model: Model, folder: Path | None) -> None:
+    """Raises InvalidRequest where a dense model's experts are to be kept in a folder."""
+    if folder is not None and model.config.experts is None:
+        raise InvalidRequest(f"experts_folder is {str(folder)!r}, but {model.name} has no experts; leave it out")
 
 
 def kv_token_bytes(config: EngineConfig, model: ModelConfig) -> int:
@@ -106,4 +113,5 @@ def _kv_spec(config: EngineConfig, model: ModelConfig, num_pages: int) -> KVSpec
         k_codec=config.k_codec,
         v_codec=config.v_codec,
         num_edge_layers=config.num_edge_layers,
+        windows=model.windows,
     )

@@ -3,6 +3,7 @@
 import secrets
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Self
 
 from farthing import kernels as native_kernels
@@ -12,7 +13,7 @@ from farthing.engine.answer import take_tokens
 from farthing.engine.batch import BatchBuilder
 from farthing.engine.calibration import centre_keys
 from farthing.engine.cold import open_cold_tier
-from farthing.engine.config import EngineConfig, kv_spec
+from farthing.engine.config import EngineConfig, check_experts_folder, kv_spec
 from farthing.engine.counters import Counters
 from farthing.engine.pins import Pins
 from farthing.engine.prompt import Prompt, check_bias, encode, encode_prefix
@@ -51,8 +52,11 @@ class Engine:
         max_num_seqs = min(config.max_num_seqs, config.max_num_batched_tokens) if config.is_kv_cached else 1
         self.model, self.config = model, config
         self.max_len = min(model.config.max_position_embeddings, kv.num_pages * kv.page_size)
+        check_experts_folder(model, config.experts_folder)
         plan = model.plan(config.product)
-        self.program = kernels.load(plan, kv, num_threads=config.num_threads, isa=config.isa)
+        self.program = kernels.load(
+            plan, kv, num_threads=config.num_threads, isa=config.isa, experts_folder=config.experts_folder
+        )
         centre_keys(self.program, kv, model.tokenizer)
         self._cold = open_cold_tier(config, model, plan, kv, self.program, clock_ns)
         self.cache = KVCache(
@@ -82,7 +86,13 @@ class Engine:
 
     def stats(self) -> EngineStats:
         num_cold_tokens = self.cold_stats().num_restored_pages * self.cache.page_size
-        return self._counters.stats(num_cold_tokens, self._scheduler.num_preemptions)
+        stats = self._counters.stats(num_cold_tokens, self._scheduler.num_preemptions)
+        return replace(
+            stats,
+            num_experts_read=self.program.num_experts_read,
+            num_page_faults=self.program.num_page_faults,
+            num_sparse_layers=self.model.config.num_sparse_layers,
+        )
 
     def load(self) -> EngineLoad:
         num_used = self.cache.num_leased + self.cache.num_pinned

@@ -1,6 +1,7 @@
 """Gathers the sampling parameters of a step's sequences into arrays for the native sampler, and calls it."""
 
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,7 +19,7 @@ __all__ = ["Kernels", "Sampler", "logprobs"]
 class Kernels(Protocol):
     """What the engine needs of `farthing.kernels`; tests give others."""
 
-    def load(self, plan: Plan, kv: KVSpec, *, num_threads: int, isa: str) -> Program: ...
+    def load(self, plan: Plan, kv: KVSpec, *, num_threads: int, isa: str, experts_folder: Path | None) -> Program: ...
     def run(self, program: Program, batch: Batch) -> npt.NDArray[np.float32]: ...
     def sample(self, program: Program, logits: npt.NDArray[np.float32], *args: Any, **kwargs: Any) -> Sampled: ...
 

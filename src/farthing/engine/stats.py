@@ -18,6 +18,15 @@ class EngineStats:
     num_preemptions: int
     num_draft_tokens: int  # guessed and run through the model
     num_accepted_tokens: int  # drafts that were right, each an output token without a step of its own
+    num_experts_read: int = 0  # distinct ones of each sparse layer and step (of its tokens, each 512)
+    num_page_faults: int = 0  # waits for the disk, where experts are kept in a file
+    num_sparse_layers: int = 0
+
+    @property
+    def experts_per_step(self) -> float:
+        """Distinct experts that a sparse layer reads in a step, the mean; 0 for a dense model."""
+        num_looks = self.num_steps * self.num_sparse_layers
+        return self.num_experts_read / num_looks if num_looks else 0.0
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,10 @@ class Program(Protocol):
     def weight_bytes(self) -> int: ...
     @property
     def kv_bytes(self) -> int: ...
+    @property
+    def num_experts_read(self) -> int: ...  # since it was made, a layer and a step each counting its own
+    @property
+    def num_page_faults(self) -> int: ...  # waits for the disk, where experts are kept in a file
     def run(self, batch: Batch) -> npt.NDArray[np.float32]: ...
     def key_sums(self, token_ids: npt.NDArray[np.int32], first: int) -> npt.NDArray[np.float64]: ...
     def set_key_means(self, means: npt.NDArray[np.float32]) -> None: ...
@@ -102,6 +106,10 @@ def load(
                     f"KV codec {codec} needs a {name} that is a multiple of {TURBOQUANT_MULTIPLE}, not {size}: use q8"
                 )
     if isa == "reference":
+        if experts_folder is not None:
+            raise InvalidRequest(
+                "isa 'reference' keeps all weights in memory; leave experts_folder out, or choose auto"
+            )
         return ReferenceProgram(plan, kv)
     if isa not in available:
         allowed = ", ".join(("auto", *available, "reference"))

@@ -15,6 +15,7 @@ from farthing.kernels.plan import (
     Attention,
     Batch,
     Embed,
+    GeGLU,
     Head,
     KVSpec,
     Linear,
@@ -165,9 +166,11 @@ class NativeProgram:
             case StoreKV():
                 p.store_kv(op.layer, at(op.k), at(op.v))
             case Attention():
-                p.attention(op.layer, at(op.q), at(op.dst), op.num_heads, op.scale)
+                p.attention(op.layer, at(op.q), at(op.dst), op.num_heads, op.scale, op.window or 0)
             case SwiGLU():
                 p.swiglu(at(op.gate), at(op.up), at(op.dst))
+            case GeGLU():
+                p.geglu(at(op.gate), at(op.up), at(op.dst))
             case Add():
                 p.add(at(op.src), at(op.dst))
             case SigmoidScale():

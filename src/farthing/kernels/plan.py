@@ -21,6 +21,7 @@ __all__ = [
     "Attention",
     "Batch",
     "Embed",
+    "GeGLU",
     "Head",
     "KVSpec",
     "Linear",
@@ -119,18 +120,29 @@ class StoreKV:
 
 @dataclass(frozen=True)
 class Attention:
-    """Causal attention of each token over its own sequence's pages, positions 0..position inclusive (GQA)."""
+    """Causal attention of each token over its own sequence's pages, positions 0..position inclusive (GQA), or the last
+    `window` of them."""
 
     layer: int
     q: View  # [T, num_heads * head_dim]
     dst: View
     num_heads: int
     scale: float  # usually head_dim ** -0.5
+    window: int | None = None  # None: the whole past
 
 
 @dataclass(frozen=True)
 class SwiGLU:
     """dst = silu(gate) * up"""
+
+    gate: View
+    up: View
+    dst: View
+
+
+@dataclass(frozen=True)
+class GeGLU:
+    """dst = gelu(gate) * up, gelu by tanh's approximation"""
 
     gate: View
     up: View
@@ -179,7 +191,7 @@ class Head:
     product: Product = "f32"
 
 
-Op = Embed | RmsNorm | Linear | Rope | StoreKV | Attention | SwiGLU | Add | SigmoidScale | Moe | Head
+Op = Embed | RmsNorm | Linear | Rope | StoreKV | Attention | SwiGLU | GeGLU | Add | SigmoidScale | Moe | Head
 
 
 @dataclass(frozen=True)
@@ -187,6 +199,8 @@ class KVSpec:
     """What the pages hold. One page holds page_size tokens of every layer, K and V.
 
     num_edge_layers: so many of the first and of the last layers keep in q8 what others keep in a TurboQuant codec.
+    windows: of each layer how many positions a token sees, None being the whole past; empty: all see it. A page is
+    given back as a whole, so a layer with a window keeps what it will not read again: `unread_bytes` says how much.
     """
 
     num_layers: int
@@ -197,6 +211,7 @@ class KVSpec:
     k_codec: str = "q8"
     v_codec: str = "q8"
     num_edge_layers: int = 2
+    windows: tuple[int | None, ...] = ()
 
     def codecs_of(self, layer: int) -> tuple[str, str]:
         """Of a layer's keys and of its values."""
@@ -207,8 +222,18 @@ class KVSpec:
     @property
     def token_bytes(self) -> int:
         """Of one token's keys and values in all layers."""
-        heads = [head_bytes(c, self.head_dim) for layer in range(self.num_layers) for c in self.codecs_of(layer)]
-        return self.num_kv_heads * sum(heads)
+        return sum(map(self.layer_bytes, range(self.num_layers)))
+
+    def unread_bytes(self, num_tokens: int) -> int:
+        """Of a sequence's keys and values those that no later token sees, windows having passed them."""
+        windows = enumerate(self.windows)
+        # The next token sees itself and so many before it.
+        unread = (self.layer_bytes(i) * max(0, num_tokens + 1 - window) for i, window in windows if window)
+        return sum(unread)
+
+    def layer_bytes(self, layer: int) -> int:
+        """Of one token's keys and values in one layer."""
+        return self.num_kv_heads * sum(head_bytes(codec, self.head_dim) for codec in self.codecs_of(layer))
 
     @property
     def page_bytes(self) -> int:

@@ -21,6 +21,7 @@ from farthing.kernels.plan import (
     Attention,
     Batch,
     Embed,
+    GeGLU,
     Head,
     KVSpec,
     Linear,
@@ -46,6 +47,7 @@ F64 = npt.NDArray[np.float64]
 ACTIVATION_BLOCK = 32  # columns that share a scale in the int8 product
 WEIGHT_ROWS = 2048  # rows of a weight widened to float64 at a time
 QUERY_CODES = np.float32(127 * 128)  # of the largest of a query that meets keys in q8
+MOE_ROWS = 512  # tokens whose experts are counted together, as native code groups them
 QUERY_ROWS = 256  # queries of a sequence whose scores are held at a time
 TURBO_SCALE = np.float32(256)  # TurboQuant's scales are stored in float16 as so many times themselves
 
@@ -72,6 +74,7 @@ class ReferenceProgram:
         self.k_means = np.zeros((kv.num_layers, kv.num_kv_heads, kv.head_dim), np.float32)
         self.sums: F64 | None = None  # of keys, in key_sums' own program
         self.first_summed = 0
+        self.num_experts_read, self.num_page_faults = 0, 0
         self._weights: dict[str, F32] = {}
 
     def run(self, batch: Batch) -> F32:
@@ -140,6 +143,8 @@ class _Run:
                 self.attention(op)
             case SwiGLU():
                 self.at(op.dst)[:] = _swiglu(self.at(op.gate), self.at(op.up))
+            case GeGLU():
+                self.at(op.dst)[:] = _geglu(self.at(op.gate), self.at(op.up))
             case Add():
                 self.at(op.dst)[:] += self.at(op.src)
             case SigmoidScale():
@@ -182,6 +187,8 @@ class _Run:
         x, dst = self.at(op.src), self.at(op.dst)
         bias = None if op.selection_bias is None else self.program.weight(op.selection_bias)[0]
         experts, weights = route(self.at(op.logits), op.rule, bias)  # [T, top_k] each
+        blocks = range(0, len(experts), MOE_ROWS)
+        self.program.num_experts_read += sum(len(np.unique(experts[i : i + MOE_ROWS])) for i in blocks)
         total = np.zeros(dst.shape)
         for expert in np.unique(experts):
             rows, places = np.nonzero(experts == expert)
@@ -249,7 +256,10 @@ class _Run:
         if _is_rotated(k_codec):
             q = _rounded(_rotated(q), QUERY_CODES)
         scores = q.transpose(1, 2, 0, 3).astype(np.float64) @ keys[:, None].swapaxes(2, 3)  # [kv heads, group, n, keys]
-        scores[..., np.arange(num_keys) > positions[:, None]] = -np.inf
+        keys_at = np.arange(num_keys)
+        scores[..., keys_at > positions[:, None]] = -np.inf
+        if op.window is not None:
+            scores[..., keys_at <= positions[:, None] - op.window] = -np.inf
         weights = np.exp(scores - scores.max(axis=3, keepdims=True))
         weights /= weights.sum(axis=3, keepdims=True)
         attended = weights @ values[:, None]  # [kv heads, group, n, head_dim]
@@ -266,6 +276,13 @@ def _sigmoid(x: F32) -> F64:
 
 def _swiglu(gate: F32, up: F32) -> F32:
     result: F32 = (gate * _sigmoid(gate) * up).astype(np.float32)
+    return result
+
+
+def _geglu(gate: F32, up: F32) -> F32:
+    x = gate.astype(np.float64)
+    inner = np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))
+    result: F32 = (0.5 * x * (1 + inner) * up).astype(np.float32)
     return result
 
 

@@ -5,7 +5,7 @@ Nothing is copied that can stay where it is: matrices are views of the mapped fi
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,14 +60,25 @@ class Model:
         experts = self.config.experts
         if experts is None:
             return self.num_parameters
-        num_sparse = sum(experts.is_sparse(layer) for layer in range(self.config.num_layers))
         one_expert = 3 * experts.intermediate_size * self.config.hidden_size
-        return self.num_parameters - num_sparse * (experts.num_experts - experts.rule.top_k) * one_expert
+        num_idle = self.config.num_sparse_layers * (experts.num_experts - experts.rule.top_k)
+        return self.num_parameters - num_idle * one_expert
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of all weights in the formats they run in."""
         return self.tensors.num_bytes()
+
+    @property
+    def active_weight_bytes(self) -> int:
+        """Of them, those that computing one token alone reads: of experts the mean of those it takes, of an embedding
+        that is not the head as well a single row."""
+        in_experts, experts = self.tensors.num_bytes(lambda name: ".experts." in name), self.config.experts
+        num_bytes = self.weight_bytes - in_experts
+        if not self.config.is_tied_head:
+            whole = self.tensors.num_bytes(lambda name: name == "embed")
+            num_bytes -= whole - whole // self.config.vocab_size
+        return num_bytes + (in_experts * experts.rule.top_k // experts.num_experts if experts else 0)
 
     def identity(self) -> str:
         """Names what this model computes: a digest of its config, its weights, and the formats they run in."""
@@ -133,9 +144,10 @@ class Tensors(Mapping[str, QTensor]):
             forget_mapped(data)
         return digest.digest()
 
-    def num_bytes(self) -> int:
-        """Bytes of all tensors in these formats, without converting any."""
-        return sum(t.rows * row_bytes(self.format_of(name), t.cols) for name, t in self._tensors.items())
+    def num_bytes(self, is_counted: Callable[[str], bool] = lambda _: True) -> int:
+        """Bytes of all tensors, or of those whose names are counted, in these formats, without converting any."""
+        tensors = ((name, tensor) for name, tensor in self._tensors.items() if is_counted(name))
+        return sum(tensor.rows * row_bytes(self.format_of(name), tensor.cols) for name, tensor in tensors)
 
 
 def load_model(path_or_name: str | Path, *, weights: str | None = None) -> Model:
@@ -169,7 +181,7 @@ def _open_folder(path: Path) -> tuple[ModelConfig, dict[str, QTensor], Tokenizer
     raw = _read_json(path / "config.json")
     architecture = architecture_of_hf(Fields(raw, f"{path}: config.json").text("model_type"))
     config = config_from_hf(architecture, raw)
-    tensors = _collect(path, config, read_safetensors(path), architecture.hf_tensors)
+    tensors = _collect(path, config, read_safetensors(path), architecture.hf_tensors, architecture.hf_norm_offset)
     return config, tensors, load_tokenizer_json(path)
 
 
@@ -186,12 +198,14 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _collect(
-    path: Path, config: ModelConfig, theirs: Mapping[str, QTensor], names: Mapping[str, str]
+    path: Path, config: ModelConfig, theirs: Mapping[str, QTensor], names: Mapping[str, str], norm_offset: float = 0.0
 ) -> dict[str, QTensor]:
     """The tensors that `config` needs, by our names; vectors as float32 of their own. Raises CorruptModel."""
     tensors: dict[str, QTensor] = {}
     for name, rows, cols in tensor_shapes(config):
         tensors[name] = _checked(path, theirs, _name_in_file(name, names), rows, cols)
+        if norm_offset and name.endswith("norm"):
+            tensors[name].data.view(np.float32)[:] += np.float32(norm_offset)
     if names.get("rope_factors") in theirs:
         factors = _checked(path, theirs, names["rope_factors"], 1, config.head_dim // 2)
         if not (factors.data.view(np.float32) > 0).all():

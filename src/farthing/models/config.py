@@ -12,10 +12,12 @@ from typing import Any, Literal
 from farthing.errors import CorruptModel, UnsupportedModel
 from farthing.models.experts import ExpertsConfig
 from farthing.models.fields import Fields
+from farthing.models.sliding import SlidingConfig
 
-__all__ = ["Architecture", "ModelConfig", "RopeScaling", "config_from_gguf", "config_from_hf"]
+__all__ = ["Architecture", "ModelConfig", "RopeScaling", "config_from_gguf", "config_from_hf", "rope_of_hf"]
 
 RopeStyle = Literal["half", "interleaved"]
+Activation = Literal["silu", "gelu_tanh"]
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,13 @@ class ModelConfig:
     has_mlp_bias: bool = False
     has_qk_norm: bool = False
     is_qk_norm_whole: bool = False  # over all heads together instead of each
+    has_post_norms: bool = False  # after attention and after the feed-forward, before each is added
     is_tied_head: bool = False
+    embed_scale: float = 1.0
+    attention_scale: float | None = None  # None: head_dim ** -0.5
+    activation: Activation = "silu"  # of a feed-forward's gate
     experts: ExpertsConfig | None = None  # of layers that are mixtures of experts
+    sliding: SlidingConfig | None = None  # layers that see only a window of the past
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim"):
@@ -77,6 +84,22 @@ class ModelConfig:
             raise UnsupportedModel(f"the model's head_dim is {self.head_dim}; supported: multiples of 8")
         _need(0 < self.rms_norm_eps < 1, "rms_norm_eps", self.rms_norm_eps, "between 0 and 1")
         _need(1 < self.rope_theta < math.inf, "rope_theta", self.rope_theta, "above 1")
+        if self.attention_scale is not None:
+            _need(0 < self.attention_scale < math.inf, "attention_scale", self.attention_scale, "above 0")
+
+    def window_of(self, layer: int) -> int | None:
+        """How many positions a token sees in this layer, its own the last; None is the whole past."""
+        return self.sliding.window if self.sliding and layer in self.sliding.layers else None
+
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        """`window_of` each layer; empty where all see the whole past."""
+        return tuple(map(self.window_of, range(self.num_layers))) if self.sliding else ()
+
+    @property
+    def num_sparse_layers(self) -> int:
+        """Layers that are mixtures of experts."""
+        return 0 if self.experts is None else sum(map(self.experts.is_sparse, range(self.num_layers)))
 
 
 @dataclass(frozen=True)
@@ -95,6 +118,7 @@ class Architecture:
     hf_tensors: Mapping[str, str]
     gguf_tensors: Mapping[str, str]
     is_sparse: bool = False  # a mixture of experts: GGUF calls Mixtral "llama" too
+    hf_norm_offset: float = 0.0  # what safetensors leave out of every norm's weight; GGUF has it in
 
 
 def config_from_hf(architecture: Architecture, raw: Mapping[str, Any]) -> ModelConfig:
@@ -169,8 +193,11 @@ def _hf_rope(fields: Fields) -> tuple[float, RopeScaling | None]:
     """rope_theta and scaling. transformers 5 writes both into `rope_parameters`; before, they were two keys."""
     rope = fields.section("rope_parameters") or fields.section("rope_scaling")
     theta = fields.number("rope_theta", 10000.0)
-    if rope is None:
-        return theta, None
+    return (theta, None) if rope is None else rope_of_hf(rope, theta)
+
+
+def rope_of_hf(rope: Fields, theta: float) -> tuple[float, RopeScaling | None]:
+    """rope_theta and scaling of one object; `theta` where it does not say. Raises UnsupportedModel, CorruptModel."""
     theta = rope.number("rope_theta", theta)
     if rope.number("partial_rotary_factor", 1.0) != 1.0:
         raise UnsupportedModel(f"{rope.place}: partial_rotary_factor other than 1 is not supported")

@@ -1,7 +1,8 @@
 """One description of every decoder: which tensors a config needs, and the plan that computes it.
 
 Tensor names here are ours: `embed`, `final_norm`, `head`, and `layers.N.` + attention_norm q k v o mlp_norm gate up
-down, each projection with a `_bias` where the config has one, q_norm and k_norm where q and k are normed. A sparse
+down, each projection with a `_bias` where the config has one, q_norm and k_norm where q and k are normed,
+post_attention_norm and post_mlp_norm where what is added to the residual stream is normed. A sparse
 layer has router and experts.E.gate, up, down instead of gate up down, perhaps shared_router shared_gate, up, down.
 """
 
@@ -12,8 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from farthing.kernels.plan import (
+    Add,
     Attention,
     Embed,
+    GeGLU,
     Head,
     Linear,
     Moe,
@@ -61,6 +64,9 @@ def tensor_shapes(config: ModelConfig) -> Iterator[tuple[str, int, int]]:
         experts = config.experts if config.experts and config.experts.is_sparse(layer) else None
         yield prefix + "attention_norm", 1, hidden
         yield prefix + "mlp_norm", 1, hidden
+        if config.has_post_norms:
+            yield prefix + "post_attention_norm", 1, hidden
+            yield prefix + "post_mlp_norm", 1, hidden
         for name, rows, cols, has_bias in projections if experts else projections + mlp:
             yield prefix + name, rows, cols
             if has_bias:
@@ -80,7 +86,9 @@ def build_plan(config: ModelConfig, tensors: Mapping[str, QTensor], product: Pro
     radians = rope_inv_freq(config)  # [head_dim / 2]
     if "rope_factors" in tensors:
         radians /= tensors["rope_factors"].data.view(np.float32)
-    inv_freq = QTensor("f32", 1, len(radians), radians.view(np.uint8))
+    frequencies = {"rope_inv_freq": _vector(radians)}
+    if config.sliding:
+        frequencies["sliding_rope_inv_freq"] = _vector(_inv_freq(config.head_dim, config.sliding.rope_theta))
     q_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     mlp_size = _mlp_size(config)
     buffers = {
@@ -94,12 +102,16 @@ def build_plan(config: ModelConfig, tensors: Mapping[str, QTensor], product: Pro
     if config.experts:
         buffers |= {"router": config.experts.num_experts, "shared_router": 1}
     hidden, normed = View("hidden", 0, config.hidden_size), View("normed", 0, config.hidden_size)
-    ops: list[Op] = [Embed(hidden, "embed")]
+    ops: list[Op] = [Embed(hidden, "embed", config.embed_scale)]
     for layer in range(config.num_layers):
         ops += _Layer(config, layer, product).ops()
     ops.append(RmsNorm(hidden, normed, "final_norm", config.rms_norm_eps, config.hidden_size))
     ops.append(Head(normed, "embed" if config.is_tied_head else "head", product=product))
-    return Plan(buffers, tuple(ops), config.vocab_size, _Overlay({"rope_inv_freq": inv_freq}, tensors))
+    return Plan(buffers, tuple(ops), config.vocab_size, _Overlay(frequencies, tensors))
+
+
+def _vector(values: F32) -> QTensor:
+    return QTensor("f32", 1, len(values), values.view(np.uint8))
 
 
 def _mlp_size(config: ModelConfig) -> int:
@@ -156,20 +168,32 @@ class _Layer:
             for view, name in ((q, "q_norm"), (k, "k_norm")):
                 group = view.width if config.is_qk_norm_whole else d
                 yield RmsNorm(view, view, p + name, config.rms_norm_eps, group)
-        yield Rope(q, d, "rope_inv_freq", config.rope_style)
-        yield Rope(k, d, "rope_inv_freq", config.rope_style)
+        window, scale = config.window_of(self.layer), config.attention_scale or d**-0.5
+        inv_freq = "rope_inv_freq" if window is None else "sliding_rope_inv_freq"
+        yield Rope(q, d, inv_freq, config.rope_style)
+        yield Rope(k, d, inv_freq, config.rope_style)
         yield StoreKV(self.layer, k, v)
-        yield Attention(self.layer, q, attended, config.num_heads, d**-0.5)
-        yield self.linear(attended, self.hidden, "o", config.has_o_bias, is_added=True)
+        yield Attention(self.layer, q, attended, config.num_heads, scale, window)
+        yield from self.added(attended, "o", config.has_o_bias, "post_attention_norm")
 
     def mlp(self, gate_and_up: str, down: str, size: int, has_bias: bool, by: View | None = None) -> Iterator[Op]:
         """A feed-forward of `size` added to the residual stream, scaled by the sigmoid of `by` where that is given."""
         gate_up, mlp = View("gate_up", 0, 2 * size), View("mlp", 0, size)
         yield self.linear(self.normed, gate_up, gate_and_up, has_bias)
-        yield SwiGLU(View("gate_up", 0, size), View("gate_up", size, size), mlp)
+        activate = SwiGLU if self.config.activation == "silu" else GeGLU
+        yield activate(View("gate_up", 0, size), View("gate_up", size, size), mlp)
         if by is not None:
             yield SigmoidScale(mlp, by)
-        yield self.linear(mlp, self.hidden, down, has_bias, is_added=True)
+        yield from self.added(mlp, down, has_bias, "post_mlp_norm")
+
+    def added(self, src: View, name: str, has_bias: bool, norm: str) -> Iterator[Op]:
+        """The product of `src` with a weight, added to the residual stream, through a norm where the config has one."""
+        if not self.config.has_post_norms:
+            yield self.linear(src, self.hidden, name, has_bias, is_added=True)
+            return
+        yield self.linear(src, self.normed, name, has_bias)
+        yield RmsNorm(self.normed, self.normed, self.prefix + norm, self.config.rms_norm_eps, self.config.hidden_size)
+        yield Add(self.normed, self.hidden)
 
     def sparse(self, experts: ExpertsConfig) -> Iterator[Op]:
         """Routers are never quantized on the way: which experts a token takes hangs on a hair."""
@@ -205,14 +229,19 @@ def rope_inv_freq(config: ModelConfig) -> F32:
 
     Computed in float32 like the reference implementations: at position 8,000 one unit in the last place is visible.
     """
-    exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
-    inv_freq: F32 = np.float32(1) / np.float32(config.rope_theta) ** exponents
+    inv_freq = _inv_freq(config.head_dim, config.rope_theta)
     scaling = config.rope_scaling
     if scaling is None:
         return inv_freq
     if scaling.kind == "linear":
         return inv_freq / np.float32(scaling.factor)
     return _llama3(inv_freq, scaling)
+
+
+def _inv_freq(head_dim: int, theta: float) -> F32:
+    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    inv_freq: F32 = np.float32(1) / np.float32(theta) ** exponents
+    return inv_freq
 
 
 def _llama3(inv_freq: F32, scaling: RopeScaling) -> F32:

@@ -2,22 +2,25 @@
 
 An operation is a multiplication or an addition. The model follows Williams, Waterman and Patterson, "Roofline" (2009),
 with one rate for exact integer products and one for float32. It leaves out what is small beside the rest: norms,
-rotations, activations, the embedding of a token, and writing.
+rotations, activations, the embedding of a token, and writing. Of experts a step reads as many as its tokens would take
+if each chose by lot.
 """
 
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 from farthing.engine import EngineConfig
 from farthing.kernels import Limits
 from farthing.kernels.codecs import CODECS
-from farthing.kernels.plan import Attention, Head, KVSpec, Linear, Plan
+from farthing.kernels.plan import Attention, Head, KVSpec, Linear, Moe, Plan, Product
 from farthing.report.levers import has_codes
 
 __all__ = ["CHUNK", "DECODE_STEPS", "Counts", "Need", "Work"]
 
 CHUNK = EngineConfig().max_num_batched_tokens  # tokens of a prompt in one step
 DECODE_STEPS = 32  # a decode is measured over as many steps, its context growing by one token in each
+OWN = (DECODE_STEPS + 1) / 2  # tokens of a decode's sequence behind its context, the mean over the steps
 
 
 @dataclass(frozen=True)
@@ -82,65 +85,107 @@ class _Products:
     f32_ops: int = 0
 
     @classmethod
-    def of(cls, plan: Plan, ops: list[Linear] | list[Head]) -> "_Products":
+    def of(cls, plan: Plan, names: list[tuple[str, Product]]) -> "_Products":
         num_bytes = int8_ops = f32_ops = 0
-        for op in ops:
-            for name in op.weights if isinstance(op, Linear) else (op.weight,):
-                tensor = plan.tensors[name]
-                num_bytes += tensor.data.nbytes
-                if op.product == "int8" and has_codes(tensor.format):
-                    int8_ops += 2 * tensor.rows * tensor.cols
-                else:
-                    f32_ops += 2 * tensor.rows * tensor.cols
+        for name, product in names:
+            tensor = plan.tensors[name]
+            num_bytes += tensor.data.nbytes
+            if product == "int8" and has_codes(tensor.format):
+                int8_ops += 2 * tensor.rows * tensor.cols
+            else:
+                f32_ops += 2 * tensor.rows * tensor.cols
         return cls(num_bytes, int8_ops, f32_ops)
 
 
 @dataclass(frozen=True)
+class _Attending:
+    """Layers that see as far: what one token costs there for each key that it attends to."""
+
+    window: int | None
+    int8_ops: int  # a multiplication and an addition each for score and value; codes of 8 bits and less are met by 15
+    f32_ops: int  # bits, which takes two integer products
+    kv_bytes: int  # of one token's K and V
+
+    @classmethod
+    def of(cls, window: int | None, ops: list[Attention], kv: KVSpec) -> "_Attending":
+        is_code = [CODECS[codec].bits <= 8 for codec in (kv.k_codec, kv.v_codec)]
+        of_side = sum(2 * op.q.width for op in ops)  # scores, or values
+        kv_bytes = sum(kv.layer_bytes(op.layer) for op in ops)
+        return cls(window, 2 * of_side * sum(is_code), of_side * (2 - sum(is_code)), kv_bytes)
+
+    def num_keys(self, work: Work) -> float:
+        """That all tokens of a work attend to together."""
+        if work.kind == "decode":
+            return work.batch * self._seen(work.context + OWN)
+        n, full = work.context, min(self.window or work.context, work.context)
+        return full * (full + 1) / 2 + (n - full) * full  # each sees those before it, at most a window of them
+
+    def num_tokens_read(self, work: Work) -> float:
+        """Whose K and V are read: by each chunk those before it and its own, of a shared prefix once."""
+        if work.kind == "decode":
+            of_context = self._seen(work.context + OWN) - self._seen(OWN)
+            return work.batch * self._seen(OWN) + of_context * (1 if work.is_prefix_shared else work.batch)
+        starts = range(0, work.context, CHUNK)
+        sizes = [(start, min(CHUNK, work.context - start)) for start in starts]
+        return sum(size + (start if self.window is None else min(start, self.window - 1)) for start, size in sizes)
+
+    def _seen(self, num_keys: float) -> float:
+        return num_keys if self.window is None else min(num_keys, self.window)
+
+
+@dataclass(frozen=True)
 class Counts:
-    """What a token costs: in the layers' matrices, in the head, and for each key that it attends to."""
+    """What a token costs: in the layers' matrices, in experts, in the head, and in attention."""
 
     layers: _Products
+    experts: _Products  # all of them
+    taken_share: float  # of the experts, by one token
     head: _Products
-    attention_int8_ops: int  # per token and key, all layers: a multiplication and an addition each for score and value;
-    attention_f32_ops: int  # codes of 8 bits and less are met by 15 bits, which takes two integer products
-    kv_bytes: int  # of one token's K and V, all layers
+    attention: tuple[_Attending, ...]
 
     @classmethod
     def of(cls, plan: Plan, kv: KVSpec) -> "Counts":
-        is_code = [CODECS[codec].bits <= 8 for codec in (kv.k_codec, kv.v_codec)]
-        ops_of_side = sum(2 * op.q.width for op in plan.ops if isinstance(op, Attention))  # scores, or values
+        moes = [op for op in plan.ops if isinstance(op, Moe)]
+        attention = sorted((op for op in plan.ops if isinstance(op, Attention)), key=lambda op: op.window or 0)
+        taken = sum(op.rule.top_k for op in moes) / (sum(len(op.gates) for op in moes) or 1)
         return cls(
-            layers=_Products.of(plan, [op for op in plan.ops if isinstance(op, Linear)]),
-            head=_Products.of(plan, [op for op in plan.ops if isinstance(op, Head)]),
-            attention_int8_ops=2 * ops_of_side * sum(is_code),
-            attention_f32_ops=ops_of_side * (2 - sum(is_code)),
-            kv_bytes=kv.token_bytes,
+            layers=_Products.of(
+                plan, [(w, op.product) for op in plan.ops if isinstance(op, Linear) for w in op.weights]
+            ),
+            experts=_Products.of(plan, [(w, op.product) for op in moes for w in (*op.gates, *op.ups, *op.downs)]),
+            taken_share=taken,
+            head=_Products.of(plan, [(op.weight, op.product) for op in plan.ops if isinstance(op, Head)]),
+            attention=tuple(_Attending.of(w, list(ops), kv) for w, ops in groupby(attention, lambda op: op.window)),
         )
 
     @property
     def weight_bytes(self) -> int:
-        return self.layers.num_bytes + self.head.num_bytes
+        """That one token alone reads."""
+        return self.layers.num_bytes + round(self.experts.num_bytes * self.taken_share) + self.head.num_bytes
 
     def need(self, work: Work) -> Need:
         """Of a whole prefill: weights once per chunk, the head for the last token only. Of a decode's middle step:
         weights once, every sequence's K and V, those of a shared prefix once."""
-        if work.kind == "prefill":
-            ends = [min(start + CHUNK, work.context) for start in range(0, work.context, CHUNK)]
-            num_logit_rows, num_passes = 1, len(ends)
-            num_kv_tokens: float = sum(ends)  # each chunk reads those before it and its own
-            num_keys: float = work.context * (work.context + 1) / 2  # of all tokens together: each sees those before it
-        else:
-            own = (DECODE_STEPS + 1) / 2  # the mean over the steps, the token itself counted
-            num_logit_rows, num_passes = work.batch, 1
-            num_kv_tokens = work.batch * own + work.context * (1 if work.is_prefix_shared else work.batch)
-            num_keys = work.batch * (work.context + own)
-        layers, head = self.layers, self.head
+        is_prefill = work.kind == "prefill"
+        steps = (
+            [min(CHUNK, work.context - start) for start in range(0, work.context, CHUNK)]
+            if is_prefill
+            else [work.batch]
+        )
+        num_logit_rows = 1 if is_prefill else work.batch
+        read_share = sum(1 - (1 - self.taken_share) ** num_tokens for num_tokens in steps)  # of experts, by all steps
+        layers, experts, head, taken = self.layers, self.experts, self.head, self.taken_share * work.num_tokens
         return Need(
-            num_bytes=layers.num_bytes * num_passes + head.num_bytes + self.kv_bytes * num_kv_tokens,
+            num_bytes=layers.num_bytes * len(steps)
+            + experts.num_bytes * read_share
+            + head.num_bytes
+            + sum(part.kv_bytes * part.num_tokens_read(work) for part in self.attention),
             int8_ops=layers.int8_ops * work.num_tokens
+            + experts.int8_ops * taken
             + head.int8_ops * num_logit_rows
-            + self.attention_int8_ops * num_keys,
+            + sum(part.int8_ops * part.num_keys(work) for part in self.attention),
             f32_ops=layers.f32_ops * work.num_tokens
+            + experts.f32_ops * taken
             + head.f32_ops * num_logit_rows
-            + self.attention_f32_ops * num_keys,
+            + sum(part.f32_ops * part.num_keys(work) for part in self.attention),
         )

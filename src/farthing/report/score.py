@@ -56,6 +56,7 @@ class Scorer:
             k_codec,
             v_codec,
             num_edge_layers,
+            config.windows,
         )
         self.vocab_size = config.vocab_size
         self.longest = longest

@@ -9,12 +9,14 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from farthing import kernels
+from farthing.engine.config import check_experts_folder
 from farthing.errors import CapacityError
 from farthing.kernels import Limits, Program
 from farthing.kernels.codecs import parse_codecs
@@ -86,17 +88,35 @@ class Bench:
     kv: the codec of keys and values, or two as K/V. Raises InvalidRequest for one that is not known.
     """
 
-    def __init__(self, model: Model, works: Sequence[Work], product: Product, num_threads: int, kv: str) -> None:
+    def __init__(
+        self,
+        model: Model,
+        works: Sequence[Work],
+        product: Product,
+        num_threads: int,
+        kv: str,
+        experts_folder: Path | None = None,
+    ) -> None:
         config, plan = model.config, model.plan(product)
+        k_codec, v_codec = parse_codecs(kv)
         self.num_threads, self.vocab_size = num_threads, config.vocab_size
         longest, num_seqs = max(work.longest for work in works), max(work.batch for work in works)
         pages_per_seq = _pages(longest)
         num_pages = max(num_seqs * pages_per_seq, sum(map(_pages, HASHED_LENGTHS)))
         self._tables = np.arange(num_seqs * pages_per_seq, dtype=np.int32).reshape(num_seqs, -1)  # [seqs, pages]
         self.kv = KVSpec(
-            config.num_layers, config.num_kv_heads, config.head_dim, num_pages, PAGE_SIZE, *parse_codecs(kv)
+            num_layers=config.num_layers,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            num_pages=num_pages,
+            page_size=PAGE_SIZE,
+            k_codec=k_codec,
+            v_codec=v_codec,
+            windows=config.windows,
         )
-        self.program = kernels.load(plan, self.kv, num_threads=num_threads)
+        check_experts_folder(model, experts_folder)
+        self.program = kernels.load(plan, self.kv, num_threads=num_threads, experts_folder=experts_folder)
+        self._longest = longest
         self.counts = Counts.of(plan, self.kv)
         self._ids = np.random.default_rng(0).integers(0, self.vocab_size, longest).astype(np.int32)  # [longest]
         self._num_filled = [0] * num_seqs  # tokens that each sequence has K and V of
@@ -121,6 +141,16 @@ class Bench:
             bound=need.bound(limits),
             limits=limits,
         )
+
+    def kv_cost(self) -> dict[str, int]:
+        """Bytes of keys and values: of a token, and of the longest sequence measured, those too that no layer reads
+        again because its window is past them."""
+        return {
+            "kv_bytes_per_token": self.kv.token_bytes,
+            "kv_tokens": self._longest,
+            "kv_bytes": self.kv.token_bytes * self._longest,
+            "kv_unread_bytes": self.kv.unread_bytes(self._longest),
+        }
 
     def seconds(self, work: Work) -> list[float]:
         """Seconds of each repetition (of a decode: of each of its steps), MIN_S in all or more; a first one is not

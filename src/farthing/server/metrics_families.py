@@ -30,6 +30,14 @@ class EngineStats(Protocol):
     def num_draft_tokens(self) -> int: ...
     @property
     def num_accepted_tokens(self) -> int: ...
+    @property
+    def num_steps(self) -> int: ...
+    @property
+    def num_experts_read(self) -> int: ...
+    @property
+    def num_page_faults(self) -> int: ...
+    @property
+    def experts_per_step(self) -> float: ...
 
 
 class LedgerStats(Protocol):
@@ -106,11 +114,21 @@ def engine_families(sources: Sequence[EngineSource]) -> Iterator[Metric]:
         ("vllm:spec_decode_num_draft_tokens", "Tokens guessed", "num_draft_tokens"),
         ("vllm:spec_decode_num_accepted_tokens", "Guesses that were right", "num_accepted_tokens"),
         ("farthing_engine_busy_seconds", "Time in steps", "busy_s"),
+        ("farthing_engine_steps", "Batches run", "num_steps"),
+        ("farthing_experts_read", "Distinct experts, each layer and step counting its own", "num_experts_read"),
+        ("farthing_expert_page_faults", "Waits for the disk that holds experts", "num_page_faults"),
     ):
         counter = CounterMetricFamily(name, text, labels=["model_name"])
         for model, _, stats in found:
             counter.add_metric([model], getattr(stats, attribute))
         yield counter
+
+    experts = GaugeMetricFamily(
+        "farthing_experts_per_step", "Distinct experts of a layer and step, mean since the start", labels=["model_name"]
+    )
+    for model, _, stats in found:
+        experts.add_metric([model], stats.experts_per_step)
+    yield experts
 
 
 def cache_families(stats: CacheStats) -> Iterator[Metric]:

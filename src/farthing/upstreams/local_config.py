@@ -43,6 +43,7 @@ class LocalConfig:
     speculation: str = "off"
     cold_folder: str | None = None  # a folder in it for each model
     cold_bytes: int | None = None  # of each model
+    experts_folder: str | None = None  # keep experts' weights in a file there, and not in memory
     max_waiting: int = 256  # requests that wait for a place, of each model
     preload: bool = True  # load the models at start, not at their first request
 
@@ -64,7 +65,7 @@ class LocalConfig:
         return cls(**given)
 
     def __post_init__(self) -> None:
-        texts = ("weights", "product", "kv", "cold_folder", "speculation")
+        texts = ("weights", "product", "kv", "cold_folder", "experts_folder", "speculation")
         numbers = ("threads", "max_num_seqs", "max_num_batched_tokens", "kv_bytes", "cold_bytes", "max_waiting")
         for name, kind, allowed in (
             *((name, str, "a string") for name in texts),
@@ -99,6 +100,7 @@ class LocalConfig:
             "kv_bytes": self.kv_bytes,
             "cold_bytes": cold_bytes,
             "cold_folder": folder,
+            "experts_folder": None if self.experts_folder is None else Path(self.experts_folder).expanduser(),
         }
         given: dict[str, Any] = {name: value for name, value in more.items() if value is not None}
         num_threads = _num_cores() if self.threads is None else self.threads
