@@ -1,7 +1,7 @@
 """From what was sampled in a step to a sequence's new tokens."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from farthing.engine.sampler import logprobs
 from farthing.engine.sequence import Sequence
@@ -11,8 +11,7 @@ from farthing.request import Token
 __all__ = ["Taken", "take_tokens"]
 
 
-@dataclass(frozen=True)
-class Taken:
+class Taken(NamedTuple):
     events: list[Token]
     num_output: int  # tokens of the answer, the end of the sequence not among them
     num_accepted: int  # drafts that were right
@@ -28,7 +27,7 @@ def take_tokens(seq: Sequence, sampled: Sampled, row: int, eos_ids: Collection[i
     The end-of-sequence token is an event only where it sets held text free.
     """
     num_drafts = seq.num_draft_tokens
-    drafts = seq.token_ids[seq.num_tokens : seq.num_tokens + num_drafts].tolist()
+    drafts = seq.token_ids[seq.num_tokens : seq.num_tokens + num_drafts].tolist() if num_drafts else ()
     events: list[Token] = []
     num_output = num_accepted = 0
     for draft in (*drafts, None):

@@ -36,8 +36,12 @@ class BatchBuilder:
             first = seq.num_computed_tokens
             last = first + seq.num_scheduled_tokens
             end = start + seq.num_scheduled_tokens
-            self._token_ids[start:end] = seq.token_ids[first:last]
-            self._positions[start:end] = self._counting[first:last]
+            if last - first == 1:  # the usual case, without slices
+                self._token_ids[start] = seq.token_ids[first]
+                self._positions[start] = first
+            else:
+                self._token_ids[start:end] = seq.token_ids[first:last]
+                self._positions[start:end] = self._counting[first:last]
             self._page_tables[at, : lease.num_pages] = lease.page_table[: lease.num_pages]
             for num_tokens in () if seq.is_pin else range(seq.num_tokens, last + 1):
                 logit_rows.append(end - 1 - (last - num_tokens))
