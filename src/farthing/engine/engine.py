@@ -184,6 +184,7 @@ class Engine:
         batch, rows = self._batches.build(scheduled)
         logits = self._kernels.run(self.program, batch)  # [len(rows), V]
         sampled = self._sampler.sample(logits, rows) if rows else None
+        tokens = [] if sampled is None else sampled.token.tolist()
         # Nothing has changed so far: a step that was interrupted can be taken again.
         events: list[Event] = []
         eos_ids, page_size = self.model.eos_ids, self.cache.page_size
@@ -197,9 +198,8 @@ class Engine:
                 seq.finish_reason = "length"
             elif is_caught_up:
                 assert sampled is not None
-                taken = take_tokens(seq, sampled, row, eos_ids)
+                taken = take_tokens(seq, sampled, tokens, row, eos_ids, events)
                 row += 1 + seq.num_draft_tokens
-                events += taken.events
                 self._counters.take(taken, seq.num_draft_tokens)
             # Not before the drafts are judged: a page that can be found again must not hold a refused one.
             if seq.num_computed_tokens // page_size > seq.lease.num_shared:

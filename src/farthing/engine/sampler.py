@@ -31,8 +31,9 @@ class Sampler:
         self._seqs: list[Sequence] = []
         self._arrays: dict[str, npt.NDArray[np.generic]] = {}
         self._num_top = 0
-        self._is_shaped = self._is_penalized = False
+        self._is_shaped = self._is_penalized = self._is_random = False
         self._no_history = np.zeros(0, np.int32), np.zeros(1, np.int64)
+        self._no_steps = np.zeros(0, np.uint64)
 
     def sample(self, logits: npt.NDArray[np.float32], rows: list[LogitRow]) -> Sampled:
         """One token for each row of logits [L, V], which are changed where a request asks for it."""
@@ -54,7 +55,9 @@ class Sampler:
             seen = [seq.token_ids[: n if seq.params.repetition_penalty != 1 else 0] for seq, n in rows]
             history = np.concatenate(seen)
             np.cumsum([len(tokens) for tokens in seen], out=starts[1:])
-        step = np.array([n - seq.num_prompt_tokens for seq, n in rows], np.uint64)  # [rows]
+        step = self._no_steps  # [rows]
+        if self._is_random:
+            step = np.array([n - seq.num_prompt_tokens for seq, n in rows], np.uint64)
         return {**self._arrays, "step": step, "history": history, "history_starts": starts, "num_top": self._num_top}
 
     def _collect(self, seqs: list[Sequence]) -> None:
@@ -62,7 +65,9 @@ class Sampler:
         self._seqs = seqs
         self._num_top = max((p.logprobs or 0 for p in params), default=0)
         self._is_shaped = any(map(is_shaped, seqs))
+        self._is_random = any(p.temperature > 0 for p in params)
         self._no_history = np.zeros(0, np.int32), np.zeros(len(seqs) + 1, np.int64)
+        self._no_steps = np.zeros(len(seqs), np.uint64)
         self._is_penalized = any(p.repetition_penalty != 1 for p in params)
         self._arrays = {
             "temperature": np.array([p.temperature for p in params], np.float32),
@@ -72,6 +77,7 @@ class Sampler:
             "penalty": np.array([p.repetition_penalty for p in params], np.float32),
             "seed": np.array([seq.seed for seq in seqs], np.uint64),
             "wants_logprob": np.array([p.logprobs is not None for p in params], np.uint8),
+            "is_as_run": np.array([not is_shaped(seq) for seq in seqs], np.uint8),
         }
 
 

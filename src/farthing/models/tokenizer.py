@@ -179,6 +179,8 @@ class Detokenizer:
     """Token ids to text as they come. `push` returns what is certain and holds back the beginning of a UTF-8
     character; `flush` returns the rest. All pieces together equal `Tokenizer.decode` of all ids."""
 
+    __slots__ = ("_decoder", "_is_within", "_skip_special", "_strip", "_tokenizer")
+
     def __init__(self, tokenizer: Tokenizer, skip_special: bool = True) -> None:
         self._tokenizer = tokenizer
         self._skip_special = skip_special
