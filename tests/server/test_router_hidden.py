@@ -9,8 +9,10 @@ from farthing.cli import main
 from farthing.errors import InvalidRequest
 from farthing.report.route_hidden import hidden_states
 from farthing.router.config import RouterConfig
+from farthing.router.router import RoutedMember, Router
 from farthing.router.trained import Trained
 from farthing.server.config import ModelEntry, RouteEntry, UpstreamEntry
+from farthing.upstreams.local import LocalUpstream
 from tests.cli.test_route import COSTS, write_rows
 from tests.server.serving import GOLDEN, serving, small_local
 
@@ -47,10 +49,12 @@ def test_the_served_cascade_judges_by_the_same_states(files, tmp_path):
             text = answer.json()["choices"][0]["message"]["content"]
             states = hidden_states(str(GOLDEN / "llama"))([prompt]).states
             assert answer.headers["x-farthing-route"] == f"cascade kept: {p_right(trained, prompt, text, states)}"
+
+
+def test_a_server_says_whose_states_it_would_need(files):
+    members = [RoutedMember(LocalUpstream("local"), "qwen2", lambda _: None, is_local=True)] * 2
     with pytest.raises(InvalidRequest, match="looks at the hidden states of 'llama'"):
-        models = (ModelEntry("auto", UP[::-1], router=RouterConfig(file=router, mode="cascade", price=1e9)),)
-        with serving(tmp_path, small_local("llama"), ECHO, models=models):
-            pass
+        Router("auto", members, RouterConfig(file=files[0], mode="cascade", price=1e9))
 
 
 def test_the_commands_need_the_same_model(files, capsys):
