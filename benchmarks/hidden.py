@@ -4,7 +4,7 @@
 
 BANKING77: the embedded model answers, a cascade's check judges: with the text alone, with signals (log-probabilities,
 margins, agreement of samples), with hidden states, with both. RouteLLM's files: the states that the embedded model has
-of MMLU's and GSM8K's prompts, where another model is the small one. APGR, five-fold (of MMLU some 1,500 labels), several
+of MMLU's and GSM8K's prompts, where another model is the small one. APGR, five-fold (of MMLU some 1,500 labels), three
 seeds, with and without; differences with 95 % intervals of rows drawn with replacement. Weights are chosen on
 half of the rows, by a hash of the prompt; the figures are of the other half. The last line is one JSON document, also
 in benchmarks/results/hidden.json. Some ten minutes on two cores.
