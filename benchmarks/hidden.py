@@ -1,6 +1,6 @@
 """What a local model's hidden states and an answer's own numbers add to a router, measured with the embedded model.
 
-    FARTHING_DATA=… python -m benchmarks.hidden [--rows 1500] [--mmlu 4000]
+    FARTHING_DATA=… python -m benchmarks.hidden [--rows 1500] [--mmlu 4000] [--threads 2]
 
 BANKING77: the embedded model answers, a cascade's check judges: with the text alone, with signals (log-probabilities,
 margins, agreement of samples), with hidden states, with both. RouteLLM's files: the states that the embedded model has
@@ -133,15 +133,15 @@ def checked(rows: Labelled) -> dict[str, Any]:
     }
 
 
-def guessed(results: Results, num_rows: int | None, name: str) -> dict[str, Any]:
+def guessed(results: Results, num_rows: int, num_threads: int) -> dict[str, Any]:
     """Before the call, and on GSM8K after Mixtral's answer: with the embedded model's states of the prompts."""
     rows = results.rows
-    if num_rows is not None and len(rows) > num_rows:
+    if len(rows) > num_rows:
         rows = rows.take(np.sort(np.random.default_rng(0).permutation(len(rows))[:num_rows]))
     begun = perf_counter()
-    hidden = hidden_states(MODEL)(rows.prompts)
+    hidden = hidden_states(MODEL, num_threads)(rows.prompts)
     seconds = perf_counter() - begun
-    say(f"{name}: {len(rows)} prompts read in {seconds:.0f} s")
+    say(f"{results.name}: {len(rows)} prompts read in {seconds:.0f} s")
     design, other = halves(rows)
     space = learn_space(hidden.take(design))
     found: dict[str, Any] = {"rows": len(rows), "ms_per_prompt": 1000 * seconds / len(rows)}
@@ -194,14 +194,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", type=int, default=1_500, help="random test rows of BANKING77")
     parser.add_argument("--mmlu", type=int, default=4_000, help="random rows of MMLU")
+    parser.add_argument("--gsm8k", type=int, default=1_307, help="random rows of GSM8K")
+    parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments)
     tasks, routing = tasks_folder(), results_folder()
     if tasks is None or routing is None:
         sys.exit("FARTHING_DATA names no folder with tasks and routing in it: there is nothing to measure on")
     found = {
-        "banking77": checked(banking77(tasks, options.rows)),
-        "gsm8k": guessed(routellm("gsm8k", routing), None, "gsm8k"),
-        "mmlu": guessed(routellm("mmlu", routing), options.mmlu, "mmlu"),
+        "banking77": checked(banking77(tasks, options.rows, options.threads)),
+        "gsm8k": guessed(routellm("gsm8k", routing), options.gsm8k, options.threads),
+        "mmlu": guessed(routellm("mmlu", routing), options.mmlu, options.threads),
     }
     for name, part in found.items():
         print(f"{name}: {json.dumps(part, indent=1)}")

@@ -33,12 +33,12 @@ DRAFT = SamplingParams(temperature=0.0, max_tokens=16, stop=("\n",), logprobs=2)
 SAMPLE = SamplingParams(temperature=0.7, max_tokens=16, stop=("\n",))
 
 
-def banking77(folder: Path, num_rows: int) -> Labelled:
+def banking77(folder: Path, num_rows: int, num_threads: int) -> Labelled:
     """`num_rows` random test rows; the large model is always right, the small one where it names the intent."""
     intents = load_intents(folder, "banking77").limited(num_rows)
     prompts = _prompts(intents)
     model = load_model(MODEL)
-    with Engine(model, LocalConfig().engine(MODEL)) as engine:
+    with Engine(model, LocalConfig(threads=num_threads).engine(MODEL)) as engine:
         answers, found, states = _drafts(engine, prompts)
     is_right = [
         answer.strip().lower() == intents.names[label]

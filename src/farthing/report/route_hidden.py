@@ -18,14 +18,14 @@ NUM_AT_ONCE = 256
 ONE_TOKEN = SamplingParams(temperature=0.0, max_tokens=1)
 
 
-def hidden_states(source: str) -> StatesOf:
-    """Of a model by name or path, which is loaded when it is asked. What it gives raises FarthingError for one that
-    cannot be loaded."""
+def hidden_states(source: str, num_threads: int | None = None) -> StatesOf:
+    """Of a model by name or path, which is loaded when it is asked; None is a thread for each core. What it gives raises
+    FarthingError for a model that cannot be loaded."""
 
     def states_of(prompts: Sequence[str]) -> Hidden:
         model, name = load_model(source), served_name(source)
         states = np.full((len(prompts), model.config.hidden_size), np.nan)
-        with Engine(model, LocalConfig().engine(name)) as engine:
+        with Engine(model, LocalConfig(threads=num_threads).engine(name)) as engine:
             for first in range(0, len(prompts), NUM_AT_ONCE):
                 _fill(states[first : first + NUM_AT_ONCE], engine, prompts[first : first + NUM_AT_ONCE])
         return Hidden(name, states)
