@@ -105,6 +105,11 @@ nb::ndarray<nb::numpy, float, nb::ndim<2>> run(nb::handle_t<Program> self, In<in
   return {logits, {logit_rows.shape(0), static_cast<size_t>(program.vocab_size())}, self};
 }
 
+nb::ndarray<nb::numpy, float, nb::ndim<2>> hidden(nb::handle_t<Program> self) {
+  Program& program = nb::cast<Program&>(self);
+  return {program.hidden(), {static_cast<size_t>(program.num_logits()), static_cast<size_t>(program.hidden_width())}, self};
+}
+
 // A view, writable, that keeps the program alive. What it shows changes with every run.
 nb::ndarray<nb::numpy, uint8_t, nb::ndim<2>> pages(nb::handle_t<Program> self) {
   Program& program = nb::cast<Program&>(self);
@@ -200,6 +205,7 @@ NB_MODULE(_native, m) {
            })
       .def("pages", &pages)
       .def("run", &run)
+      .def("hidden", &hidden)
       .def("key_sums", &key_sums)
       .def("sample", &farthing::sample, nb::arg("logits"), nb::arg("temperature"), nb::arg("top_k"), nb::arg("top_p"), nb::arg("min_p"),
            nb::arg("penalty"), nb::arg("seed"), nb::arg("step"), nb::arg("history"), nb::arg("history_starts"),

@@ -60,6 +60,11 @@ class Program {
   // Returns logits [num_logits, vocab_size], valid until the next call.
   float* run(const BatchView& batch, const int32_t* logit_rows, int64_t num_logits);
 
+  // What the head read for each row of the last run's logits [num_logits, hidden_width]; valid as long as they are.
+  float* hidden() const { return reinterpret_cast<float*>(head_rows_.get()); }
+  int64_t hidden_width() const { return head_width_; }
+  int64_t num_logits() const { return num_logits_; }
+
   // Runs one sequence from its beginning, in pages of its own; sums [num_layers, num_kv_heads * head_dim] of the keys of
   // its tokens from `first` on, before coding.
   std::vector<double> key_sums(const int32_t* token_ids, int64_t num_tokens, int64_t first);

@@ -93,6 +93,7 @@ class Request:
     from the one who asks, they keep nobody apart.
 
     make_constraint makes what the answer has to obey, anew each time the request is submitted.
+    wants_hidden: its Done then has the state that the first token of the answer was chosen from.
     """
 
     messages: tuple[Message, ...] = ()
@@ -102,6 +103,7 @@ class Request:
     num_public_messages: int = 0
     num_public_tokens: int = 0
     make_constraint: Callable[[], Constraint] | None = None
+    wants_hidden: bool = False
 
     def __post_init__(self) -> None:
         if bool(self.messages) == bool(self.token_ids):
@@ -124,13 +126,17 @@ class Token:
 
 @dataclass(frozen=True)
 class Done:
-    """The end of a request. `text` and `token_ids` are the whole answer; the end-of-sequence token is not in them."""
+    """The end of a request. `text` and `token_ids` are the whole answer; the end-of-sequence token is not in them.
+
+    hidden: of the prompt's last token, behind the final norm [hidden_size]; where it was wanted and came that far.
+    """
 
     request_id: int
     finish_reason: FinishReason
     usage: Usage
     text: str
     token_ids: tuple[int, ...]
+    hidden: tuple[float, ...] = ()
 
 
 Event = Token | Done

@@ -10,9 +10,11 @@ from farthing.errors import InvalidRequest
 from farthing.router.calibrate import Goal
 from farthing.router.config import RouterConfig
 from farthing.router.deciding import PriorDecider, TrainedDecider, make_decider
+from farthing.router.drafting import Draft
 from farthing.router.question import Question
 from farthing.router.train import calibrate, train
 from farthing.router.trained import Trained
+from farthing.upstreams import Chunk
 from tests.router.rows import labelled
 
 PROMPTS = [Question(prompt, 1, False) for prompt in labelled(200, seed=5).prompts]
@@ -58,7 +60,7 @@ def test_a_cascade_judges_as_the_file_does(file: Path) -> None:
     for question, answer in zip(PROMPTS[:50], ANSWERS, strict=False):
         assert decider.choose(question).is_cascade
         p_right = trained.p_right([question.prompt], [answer])
-        verdict = decider.judge(question, answer, [], [])
+        verdict = decider.judge(question, Draft([Chunk(answer)]), [])
         assert verdict.is_kept is not bool(trained.escalates(p_right)[0])
         assert verdict.why.endswith(f"p_right {p_right[0]:.2f}")
 

@@ -78,17 +78,6 @@ def test_three_models_share_the_work(tmp_path: Path) -> None:
     assert found.proven["route"].cost < 0.8 * rows.costs[-1]
 
 
-def test_hidden_states_are_kept_in_the_file(tmp_path: Path) -> None:
-    rows = replace(labelled(120, seed=1), answers=None)
-    hidden = np.random.default_rng(0).standard_normal((120, 3))
-    found = calibrate(train(rows, hidden=hidden), rows, Goal("cost", 5.0), "route", hidden)
-    found.save(tmp_path / "hidden")
-    again = Trained.load(tmp_path / "hidden")
-    assert again.decide(rows.prompts[0], hidden[0]) == found.decide(rows.prompts[0], hidden[0])
-    with pytest.raises(InvalidRequest, match="trained with hidden"):
-        again.decide(rows.prompts[0])
-
-
 def test_what_a_router_cannot_do_it_says(trained) -> None:
     bare = train(replace(labelled(60, seed=1), answers=None))
     with pytest.raises(InvalidRequest, match="no threshold for route: it is not calibrated"):

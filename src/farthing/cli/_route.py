@@ -13,12 +13,14 @@ from farthing.errors import InvalidRequest
 if TYPE_CHECKING:
     from farthing.ledger.reader import Reader
     from farthing.router.calibrate import Goal
+    from farthing.router.hidden import StatesOf
     from farthing.router.label import Label
     from farthing.router.labels_file import Costs
+    from farthing.router.trained import Trained
 
 __all__ = [
-    "CostOption", "DataArgument", "FromLedgerOption", "RouterArgument", "ledger_reader", "parse_costs", "parse_goal",
-    "parse_names", "read_labels", "train_labels",
+    "CostOption", "DataArgument", "FromLedgerOption", "HiddenOption", "RouterArgument", "given_states", "known_states",
+    "ledger_reader", "parse_costs", "parse_goal", "parse_names", "read_labels", "train_labels",
 ]  # fmt: skip
 
 RouterArgument = Annotated[
@@ -36,6 +38,31 @@ CostOption = Annotated[
         "--cost", metavar="NAME=USD", help="Of a request to each model, or NAME=USD/Mtok; default: as the rows say."
     ),
 ]
+HiddenOption = Annotated[
+    str | None,
+    typer.Option(
+        "--hidden-states-of",
+        metavar="MODEL",
+        help="A local model's name or path, the first upstream: the check of its answers looks at its hidden states.",
+    ),
+]
+
+
+def given_states(source: str | None) -> "StatesOf | None":
+    if source is None:
+        return None
+    from farthing.report.route_hidden import hidden_states  # with it comes the engine
+
+    return hidden_states(source)
+
+
+def known_states(trained: "Trained", source: str | None) -> "StatesOf | None":
+    """Of the model that a router looks into, where it does; by the name in its file, if no other is given."""
+    if trained.hidden is not None:
+        return given_states(source or trained.hidden.model)
+    if source is not None:
+        raise InvalidRequest("this router looks at no hidden states: leave --hidden-states-of out, or train with it")
+    return None
 
 
 def ledger_reader(ledger: str | None, config: Path | None) -> "Reader":

@@ -13,7 +13,10 @@ from farthing.cli._route import (
     CostOption,
     DataArgument,
     FromLedgerOption,
+    HiddenOption,
     RouterArgument,
+    given_states,
+    known_states,
     ledger_reader,
     parse_costs,
     parse_goal,
@@ -44,6 +47,7 @@ def train(
     part: Annotated[
         float, typer.Option("--part", metavar="X", help="Share of DATA to learn from; the others are for calibration.")
     ] = 0.5,
+    hidden_states_of: HiddenOption = None,
     json: JsonOption = False,
 ) -> None:
     """Learn from labelled rows, from feedback in the ledger, or from both.
@@ -55,7 +59,8 @@ def train(
     from farthing.router.learning import train_on
 
     labels = train_labels(data, from_ledger, ledger, config)
-    made = train_on(labels, part, parse_costs(cost), parse_names(models), has_partial=from_ledger)
+    states_of = given_states(hidden_states_of)
+    made = train_on(labels, part, parse_costs(cost), parse_names(models), has_partial=from_ledger, states_of=states_of)
     made.trained.save(out)
     for line in made.told:
         note(line)
@@ -91,6 +96,7 @@ def calibrate(
     part: Annotated[
         float, typer.Option("--part", metavar="X", help="Share of the rows that did not train; the rest is for eval.")
     ] = 0.6,
+    hidden_states_of: HiddenOption = None,
     json: JsonOption = False,
 ) -> None:
     """Set the threshold that keeps a goal, proven on rows that did not train the router.
@@ -103,7 +109,9 @@ def calibrate(
     from farthing.router.trained import Trained
 
     goal = parse_goal(target_quality, target_share, target_cost, delta)
-    made = calibrate_on(Trained.load(router), read_labels(data), goal, mode, part, parse_costs(cost))
+    trained = Trained.load(router)
+    states_of = known_states(trained, hidden_states_of)
+    made = calibrate_on(trained, read_labels(data), goal, mode, part, parse_costs(cost), states_of=states_of)
     made.trained.save(out or router)
     for line in made.told:
         note(line)
@@ -120,6 +128,7 @@ def eval_(
     all_rows: Annotated[
         bool, typer.Option("--with-calibration-rows", help="Judge by rows that set the threshold, too.")
     ] = False,
+    hidden_states_of: HiddenOption = None,
     json: JsonOption = False,
 ) -> None:
     """The curve beside lot at the same cost, each model alone and the oracle, on rows the router has not seen."""
@@ -131,9 +140,10 @@ def eval_(
     from farthing.router.trained import Trained
 
     trained = Trained.load(router)
+    states_of = known_states(trained, hidden_states_of)
     with ExitStack() as files:
         page = None if html is None else files.enter_context(whole_file(html, "--html"))
-        found, told = evaluate_on(trained, read_labels(data), parse_costs(cost), is_all=all_rows)
+        found, told = evaluate_on(trained, read_labels(data), parse_costs(cost), is_all=all_rows, states_of=states_of)
         if page is not None:
             page.write(to_html(found))
     for line in told:

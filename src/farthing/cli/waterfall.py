@@ -25,6 +25,7 @@ from farthing.cli._output import (
     parse_decimal,
     progress,
 )
+from farthing.cli._route import known_states
 from farthing.economics.cost import DEFAULT_HOSTED, HostCost
 from farthing.errors import InvalidRequest
 
@@ -126,7 +127,8 @@ def _routing(router: Path | None, labelled: Path | None) -> "RoutingPanel | None
     from farthing.router.learning import evaluate_on
     from farthing.router.trained import Trained
 
-    found, told = evaluate_on(Trained.load(router), gather(read_lines(labelled)))
+    trained = Trained.load(router)
+    found, told = evaluate_on(trained, gather(read_lines(labelled)), states_of=known_states(trained, None))
     for line in told:
         note(line)
     return routing_panel(labelled.name, found)

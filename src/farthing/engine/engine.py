@@ -156,7 +156,7 @@ class Engine:
         max_len = self._pins.most_tokens(prompt, num_more=1)
         constraint = None if request.make_constraint is None else request.make_constraint()
         num_tokens = min(len(prompt.token_ids) + request.params.max_tokens, max_len)
-        return self._add(prompt, num_tokens, request.params, constraint=constraint)
+        return self._add(prompt, num_tokens, request.params, constraint=constraint, wants_hidden=request.wants_hidden)
 
     def pin(self, request: Request) -> int:
         """Keep a prefix of prompts in its pages until `unpin(id)`; the id. Its messages need no question at their end.
@@ -208,6 +208,8 @@ class Engine:
                 seq.finish_reason = "length"
             elif is_caught_up:
                 assert sampled is not None
+                if seq.wants_hidden:  # of its first row, which is the prompt's last token
+                    seq.hidden, seq.wants_hidden = tuple(self.program.hidden()[row].tolist()), False
                 taken = take_tokens(seq, sampled, tokens, row, eos_ids, events)
                 row += 1 + seq.num_draft_tokens
                 self._counters.take(taken, seq.num_draft_tokens)
@@ -255,6 +257,7 @@ class Engine:
         *,
         is_pin: bool = False,
         constraint: Constraint | None = None,
+        wants_hidden: bool = False,
     ) -> int:
         is_drafted = not is_pin and constraint is None
         seq = Sequence(
@@ -267,6 +270,7 @@ class Engine:
             drafting=Drafting(self._make_drafter()) if is_drafted and self._make_drafter is not None else None,
             is_pin=is_pin,
             constraint=constraint,
+            wants_hidden=wants_hidden,
         )
         self._next_id += 1
         self._sequences[seq.id] = seq

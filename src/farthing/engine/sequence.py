@@ -66,6 +66,7 @@ class Sequence:
         "detokenizer",
         "drafting",
         "finish_reason",
+        "hidden",
         "id",
         "input_ns",
         "is_answering",
@@ -86,6 +87,7 @@ class Sequence:
         "text",
         "token_ids",
         "under_way",
+        "wants_hidden",
         "wants_logprobs",
     )
 
@@ -100,6 +102,7 @@ class Sequence:
         drafting: Drafting | None = None,
         is_pin: bool = False,
         constraint: Constraint | None = None,
+        wants_hidden: bool = False,
     ) -> None:
         self.id = id
         self.is_pin = is_pin  # whether it ends with its prompt, whose pages then stay
@@ -121,6 +124,8 @@ class Sequence:
         self.detokenizer = detokenizer
         self.drafting = drafting  # None without speculation
         self.constraint = constraint
+        self.wants_hidden = wants_hidden  # still: until the prompt is computed
+        self.hidden: tuple[float, ...] = ()
         self.wants_logprobs = params.logprobs is not None
         self.stream = TextStream(params.stop) if params.stop else None
         self.text: list[str] = []
@@ -191,4 +196,4 @@ class Sequence:
     def done(self) -> Done:
         assert self.finish_reason is not None
         token_ids = tuple(self.token_ids[self.num_prompt_tokens : self.num_tokens].tolist())
-        return Done(self.id, self.finish_reason, self.usage(), "".join(self.text), token_ids)
+        return Done(self.id, self.finish_reason, self.usage(), "".join(self.text), token_ids, self.hidden)

@@ -118,6 +118,10 @@ class NativeProgram:
         )
         return logits
 
+    def hidden(self) -> npt.NDArray[np.float32]:
+        """What the head read for each row of the last run's logits [L, hidden_size]; the next run overwrites it."""
+        return self._program.hidden()
+
     def key_sums(self, token_ids: npt.NDArray[np.int32], first: int) -> npt.NDArray[np.float64]:
         """Runs one sequence in pages of its own; the sums of its keys from token `first` on, before coding
         [num_layers, num_kv_heads * head_dim]."""

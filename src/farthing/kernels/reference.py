@@ -75,6 +75,7 @@ class ReferenceProgram:
         self.sums: F64 | None = None  # of keys, in key_sums' own program
         self.first_summed = 0
         self.num_experts_read, self.num_page_faults = 0, 0
+        self._hidden = np.zeros((0, 0), np.float32)
         self._weights: dict[str, F32] = {}
 
     def run(self, batch: Batch) -> F32:
@@ -82,7 +83,12 @@ class ReferenceProgram:
         run = _Run(self, batch)
         for op in self.plan.ops:
             run.do(op)
+        self._hidden = run.hidden
         return run.logits
+
+    def hidden(self) -> F32:
+        """What the head read for each row of the last run's logits [L, hidden_size]."""
+        return self._hidden
 
     def key_sums(self, token_ids: npt.NDArray[np.int32], first: int) -> F64:
         """Runs one sequence in pages of its own; the sums of its keys from token `first` on, before coding
@@ -126,6 +132,7 @@ class _Run:
         num_tokens = len(batch.token_ids)
         self.buffers = {name: np.zeros((num_tokens, width), np.float32) for name, width in program.plan.buffers.items()}
         self.logits = np.zeros((len(batch.logit_rows), program.plan.vocab_size), np.float32)
+        self.hidden = np.zeros((0, 0), np.float32)
 
     def do(self, op: Op) -> None:
         match op:
@@ -152,8 +159,8 @@ class _Run:
             case Moe():
                 self.moe(op)
             case Head():
-                x = self.at(op.src)[self.batch.logit_rows]  # [L, hidden_size]
-                self.logits = self.product(x, op.weight, op.bias, op.product).astype(np.float32)
+                self.hidden = self.at(op.src)[self.batch.logit_rows]  # [L, hidden_size]
+                self.logits = self.product(self.hidden, op.weight, op.bias, op.product).astype(np.float32)
 
     def at(self, view: View) -> F32:
         """The columns of a view [T, width], writable."""

@@ -20,6 +20,7 @@ def router_json(trained: Trained) -> dict[str, Any]:
         "costs": dict(zip(trained.models, trained.costs, strict=True)),
         "unit": trained.origin.unit,
         "modes": list(trained.prices),
+        "hidden_states_of": None if trained.hidden is None else trained.hidden.model,
         "rows_trained": len(trained.origin.trained),
         "rows_calibrated": len(trained.origin.calibrated),
         "proven": {mode: proven_json(found) for mode, found in trained.proven.items()},

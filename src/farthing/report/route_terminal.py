@@ -27,6 +27,8 @@ def print_trained(trained: Trained, console: Console) -> None:
     costs = ", ".join(f"{name} {cost(amount, unit)}" for name, amount in pairs)
     console.print(f"{len(trained.origin.trained):,} rows; {cost_head(unit)}: {costs}")
     console.print(f"modes: {', '.join(trained.prices)}" + ("" if trained.check else " (no answers, so no cascade)"))
+    if trained.hidden is not None:
+        console.print(f"a cascade looks at the hidden states of {shown(trained.hidden.model, 60)}")
 
 
 def print_promises(trained: Trained, console: Console) -> None:

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from farthing.errors import InvalidRequest
 from farthing.router.config import RouterConfig
+from farthing.router.drafting import Draft
 from farthing.router.drift import MIN_LIVE, Drift, drift
 from farthing.router.encode import encode_prompts
 from farthing.router.question import Question
 from farthing.router.signals import confidence, signals
 from farthing.router.structure import prior, structure
 from farthing.router.trained import Decision, Trained, drift_signals, known_share
-from farthing.upstreams.call import TokenLogprob
 
 __all__ = ["Choice", "Decider", "PriorDecider", "TrainedDecider", "Verdict", "make_decider"]
 
@@ -52,24 +52,30 @@ class Decider(Protocol):
         """Whether it can judge that member's answers."""
         ...
 
-    def judge(
-        self, question: Question, answer: str, logprobs: Sequence[TokenLogprob], samples: Sequence[str], member: int = 0
-    ) -> Verdict: ...
+    @property
+    def wants_hidden(self) -> bool:
+        """Whether it looks at the first member's hidden states."""
+        ...
+
+    def judge(self, question: Question, draft: Draft, samples: Sequence[str], member: int = 0) -> Verdict: ...
 
     def drift(self) -> Drift | None:
         """None where there is nothing to compare with, or not enough to say."""
         ...
 
 
-def make_decider(config: RouterConfig, are_local: Sequence[bool]) -> Decider:
-    """are_local: of the members, in order. Raises FarthingError for a file that cannot be used, or does not belong to
-    these upstreams."""
+def make_decider(config: RouterConfig, are_local: Sequence[bool], first_model: str = "") -> Decider:
+    """are_local: of the members, in order; first_model: what the first one serves. Raises FarthingError for a file that
+    cannot be used, or does not belong to these upstreams."""
     num_members = len(are_local)
     for name, is_given in (("samples", config.samples > 0), ("min_confidence", config.min_confidence is not None)):
         if is_given and not are_local[0]:
             raise InvalidRequest(f"router {name} needs a first upstream that is local: hosted ones do not tell enough")
     if config.file is not None:
-        return TrainedDecider(Trained.load(config.file), config, num_members)
+        trained = Trained.load(config.file)
+        if trained.hidden is not None and config.mode != "route":
+            _check_hidden(trained.hidden.model, config, first_model if are_local[0] else None)
+        return TrainedDecider(trained, config, num_members)
     if num_members != 2:
         raise InvalidRequest(f"a router without a file is for two upstreams, not {num_members}; train one")
     return PriorDecider(config)
@@ -83,8 +89,6 @@ class TrainedDecider:
                 f"{config.file} routes between {len(trained.models)} models ({', '.join(trained.models)}), and there"
                 f" are {num_members} upstreams; list as many, in order of cost"
             )
-        if "hidden" in trained.before.forms:
-            raise InvalidRequest(f"{config.file} was trained with hidden states, which a server has not; train without")
         modes = ("route", "cascade") if config.mode == "both" else (config.mode,)
         self._prices = {mode: _price(trained, mode, config) for mode in modes}
         if config.samples and (trained.check is None or "signals" not in trained.check.scorer.forms):
@@ -109,11 +113,14 @@ class TrainedDecider:
     def checks(self, member: int) -> bool:
         return member in self._trained.checks
 
-    def judge(
-        self, question: Question, answer: str, logprobs: Sequence[TokenLogprob], samples: Sequence[str], member: int = 0
-    ) -> Verdict:
-        found = signals(logprobs, answer, samples)[None]
-        p_right = self._trained.p_right([question.prompt], [answer], signals=found, model=member)
+    @property
+    def wants_hidden(self) -> bool:
+        return self._trained.hidden is not None
+
+    def judge(self, question: Question, draft: Draft, samples: Sequence[str], member: int = 0) -> Verdict:
+        found = signals(draft.logprobs, draft.text, samples)[None]
+        hidden = np.array([draft.hidden], np.float64)
+        p_right = self._trained.p_right([question.prompt], [draft.text], hidden, found, member)
         to = int(self._trained.next_model(p_right, member, self._prices["cascade"])[0])
         is_kept = to == member
         return Verdict(is_kept, f"cascade {_word(is_kept)}: p_right {p_right[0]:.2f}", None if is_kept else to)
@@ -149,11 +156,13 @@ class PriorDecider:
     def checks(self, member: int) -> bool:
         return member == 0
 
-    def judge(
-        self, question: Question, answer: str, logprobs: Sequence[TokenLogprob], samples: Sequence[str], member: int = 0
-    ) -> Verdict:
-        del question, answer, samples, member
-        least, found = self._config.min_confidence, confidence(logprobs)
+    @property
+    def wants_hidden(self) -> bool:
+        return False
+
+    def judge(self, question: Question, draft: Draft, samples: Sequence[str], member: int = 0) -> Verdict:
+        del question, samples, member
+        least, found = self._config.min_confidence, confidence(draft.logprobs)
         assert least is not None, "the configuration was checked"
         if found is None:
             return Verdict(False, "cascade escalated: no log-probabilities")
@@ -172,6 +181,15 @@ class PriorDecider:
         below = bisect_left(self._sorted, score)
         equal = bisect_left(self._sorted, np.nextafter(score, inf)) - below
         return float((below + equal / 2) / len(self._sorted))
+
+
+def _check_hidden(model: str, config: RouterConfig, local_model: str | None) -> None:
+    if model != local_model:
+        there = "not local" if local_model is None else f"{local_model!r}"
+        raise InvalidRequest(
+            f"{config.file} looks at the hidden states of {model!r}, and the first upstream's model is {there}; put"
+            " that model first, or train without --hidden-states-of"
+        )
 
 
 def _price(trained: Trained, mode: str, config: RouterConfig) -> float:

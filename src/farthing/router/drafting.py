@@ -28,6 +28,11 @@ class Draft:
         return [entry for chunk in self.chunks for entry in chunk.logprobs]
 
     @property
+    def hidden(self) -> tuple[float, ...]:
+        """Empty where the model did not tell."""
+        return next((chunk.hidden for chunk in self.chunks if chunk.hidden), ())
+
+    @property
     def tool_calls(self) -> list[ToolDelta]:
         return [delta for chunk in self.chunks for delta in chunk.tool_calls]
 

@@ -35,11 +35,11 @@ class Encoded:
 
 
 def encode_prompts(prompts: Sequence[str], hidden: Matrix | None = None) -> Encoded:
-    """`hidden`, where given: a row of numbers per prompt that a local model computed anyway, such as its last state."""
+    """`hidden`, where given: a row of numbers per prompt that a local model computed anyway, nan where not known."""
     found = [grams(prompt) for prompt in prompts]
     forms = {"form": np.array([structure(prompt) for prompt in prompts])}
     if hidden is not None:
-        if hidden.ndim != 2 or len(hidden) != len(prompts) or not np.isfinite(hidden).all():
+        if hidden.ndim != 2 or len(hidden) != len(prompts) or np.isinf(hidden).any():
             raise InvalidRequest(f"hidden states of shape {hidden.shape}; {len(prompts)} rows of finite numbers needed")
         forms["hidden"] = hidden.astype(np.float64)
     return Encoded(_texts(found, PROMPT_KINDS, ""), forms)

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farthing.errors import InvalidRequest
+from farthing.router.hidden import Hidden
 from farthing.router.metrics import Pair
 from farthing.router.policy import checked_costs
 from farthing.router.signals import SIGNAL_NAMES
@@ -35,6 +36,7 @@ class Labelled:
     answers: tuple[str, ...] | None = None  # of the first model: what a cascade checks; the dearest's are never read
     signals: NDArray[np.float64] | None = None  # of those answers, in the order of SIGNAL_NAMES; nan where not known
     later: Mapping[int, Answers] = field(default_factory=dict)  # of models between the first and the dearest, by number
+    hidden: Hidden | None = None  # of the first model, where it is a local one
 
     def __post_init__(self) -> None:
         checked_costs(self.costs)
@@ -49,6 +51,8 @@ class Labelled:
             raise InvalidRequest("a quality is outside of 0 to 1")
         for answers in self.checked.values():
             self._check(answers)
+        if self.hidden is not None and len(self.hidden.states) != len(self.prompts):
+            raise InvalidRequest(f"hidden states of {len(self.hidden.states)} prompts; of all {shape[0]} are needed")
         if not all(0 < number < len(self.models) - 1 for number in self.later):
             raise InvalidRequest(f"answers of models {list(self.later)}; allowed: between the first and the dearest")
 
@@ -78,4 +82,5 @@ class Labelled:
         chosen = np.asarray(rows, np.int64)
         signals = None if self.signals is None else self.signals[chosen]
         later = {number: answers.take(rows) for number, answers in self.later.items()}
-        return Labelled(self.models, self.costs, prompts, self.quality[chosen], answers, signals, later)
+        hidden = None if self.hidden is None else self.hidden.take(chosen)
+        return Labelled(self.models, self.costs, prompts, self.quality[chosen], answers, signals, later, hidden)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from farthing.errors import InvalidRequest
 from farthing.router.calibrate import Goal, Outcome
 from farthing.router.evaluate import Evaluation, evaluate, mode_outcome
+from farthing.router.hidden import StatesOf
 from farthing.router.label import Label
 from farthing.router.labelled import Labelled
 from farthing.router.labels_file import Costs, to_rows
@@ -40,8 +41,10 @@ def train_on(
     models: Sequence[str] | None = None,
     *,
     has_partial: bool = False,
+    states_of: StatesOf | None = None,
 ) -> Made:
-    """has_partial: learn from prompts that lack a label, too. Raises InvalidRequest, also for too few rows."""
+    """has_partial: learn from prompts that lack a label, too. states_of: the first model's, for the check of its
+    answers. Raises InvalidRequest, also for too few rows."""
     _check_part(part)
     rows, told = to_rows(labels, costs, models)
     chosen = rows.take(np.flatnonzero(chosen_part(rows.prompts, part, "train")))
@@ -50,6 +53,8 @@ def train_on(
             f"{len(chosen)} of {len(rows)} labelled prompts are for training (--part {part:g}); at least {MIN_ROWS} "
             f"are needed, so about {MIN_ROWS / part:.0f} in the file; 1,500 are worth having"
         )
+    if states_of is not None:
+        chosen = replace(chosen, hidden=states_of(chosen.prompts))
     lines = [*told.lines, *_no_gap(chosen)]
     if has_partial:
         complete = set(rows.prompts)
@@ -70,9 +75,17 @@ def train_on(
 
 
 def calibrate_on(
-    trained: Trained, labels: Labels, goal: Goal, mode: str, part: float = CALIBRATE_PART, costs: Costs | None = None
+    trained: Trained,
+    labels: Labels,
+    goal: Goal,
+    mode: str,
+    part: float = CALIBRATE_PART,
+    costs: Costs | None = None,
+    *,
+    states_of: StatesOf | None = None,
 ) -> Made:
-    """Thresholds for `mode` from rows that did not train it. Raises InvalidRequest, also for too few rows."""
+    """Thresholds for `mode` from rows that did not train it. states_of: as `train_on` had it. Raises InvalidRequest,
+    also for too few rows."""
     _check_part(part)
     rows, told = _unseen(trained, labels, costs, trained.origin.trained, "trained it")
     chosen = rows.take(np.flatnonzero(chosen_part(rows.prompts, part, "calibrate")))
@@ -81,6 +94,8 @@ def calibrate_on(
             f"{len(chosen)} rows are left for calibration (--part {part:g} of {len(rows)} that did not train it); "
             f"at least {MIN_ROWS} are needed, some hundred are worth having"
         )
+    if states_of is not None and trained.hidden is not None and mode == "cascade":
+        chosen = replace(chosen, hidden=states_of(chosen.prompts))
     found = calibrate(trained, chosen, goal, mode)
     hashes = np.union1d(trained.origin.calibrated, prompt_hashes(chosen.prompts))
     lines = [*told, *_advice(found, chosen, goal, mode)]
@@ -88,12 +103,19 @@ def calibrate_on(
 
 
 def evaluate_on(
-    trained: Trained, labels: Labels, costs: Costs | None = None, *, is_all: bool = False
+    trained: Trained,
+    labels: Labels,
+    costs: Costs | None = None,
+    *,
+    is_all: bool = False,
+    states_of: StatesOf | None = None,
 ) -> tuple[Evaluation, tuple[str, ...]]:
     """On rows that neither trained nor calibrated it; is_all: on those that calibrated it too."""
     origin = trained.origin
     used, did = (origin.trained, "trained it") if is_all else (_both(origin), "trained or calibrated it")
     rows, told = _unseen(trained, labels, costs, used, did)
+    if states_of is not None and trained.hidden is not None and rows.answers is not None:
+        rows = replace(rows, hidden=states_of(rows.prompts))
     return evaluate(trained, rows), told
 
 

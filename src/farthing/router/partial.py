@@ -49,11 +49,12 @@ def train_with_partial(rows: Labelled, partial: Labels, part: float) -> tuple[Tr
         np.vstack([rows.quality, quality[judged]]),
         (*rows.answers, *(answer for answer in answers if answer is not None)),
         None if rows.signals is None else np.vstack([rows.signals, np.full((len(judged), len(SIGNAL_NAMES)), np.nan)]),
+        hidden=None if rows.hidden is None else rows.hidden.and_unknown(len(judged)),
     )
     of_answers = train(checked)
     checks = {**base.checks, **of_answers.checks}  # of later models' answers nothing new is known
     prices = {**learned.prices, "cascade": (base if rows.later else of_answers).prices["cascade"]}
-    return replace(learned, checks=checks, prices=prices), tuple(chosen)
+    return replace(learned, checks=checks, prices=prices, hidden=of_answers.hidden), tuple(chosen)
 
 
 def _is_known(row: Mapping[str, Label], name: str) -> bool:

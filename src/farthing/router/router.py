@@ -79,7 +79,7 @@ class Router:
         self._members = list(members)
         self._num = len(members)
         self._asked = [Member(member.upstream, member.model, Breaker(clock_s)) for member in members]
-        self._decider: Decider = make_decider(config, [member.is_local for member in members])
+        self._decider: Decider = make_decider(config, [member.is_local for member in members], members[0].model)
         self._sessions = Sessions(config.sticky_s, config.sticky_max, clock_s)
         self._counts = Counts()
 
@@ -179,7 +179,9 @@ class Router:
             if config.samples and not question.has_tools:
                 samples = await self._samples(run)
         verdict = Verdict(True, "cascade kept: no end")
-        pieces = self._attempt(run, number, draft_call(run.call, is_local=member.is_local), "cascade: cut")
+        call = draft_call(run.call, is_local=member.is_local)
+        call = replace(call, wants_hidden=number == 0 and self._decider.wants_hidden)
+        pieces = self._attempt(run, number, call, "cascade: cut")
         async with aclosing(pieces):
             async for chunk in pieces:
                 draft.chunks.append(chunk)
@@ -197,7 +199,7 @@ class Router:
             return Verdict(False, f"cascade escalated: {wrong}")
         if tool_calls:
             return Verdict(True, "cascade kept: its tool calls are well formed")
-        return self._decider.judge(run.question, text, draft.logprobs, samples, number)
+        return self._decider.judge(run.question, draft, samples, number)
 
     async def _samples(self, run: _Run) -> list[str]:
         """Short answers of the first member, an attempt of their own before the draft, which then finds the prompt in

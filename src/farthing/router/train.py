@@ -12,6 +12,7 @@ from farthing.router.curve import cascade_outcome, curve, route_outcome
 from farthing.router.drift import baseline
 from farthing.router.encode import Encoded, encode_answers, encode_prompts
 from farthing.router.grams import bucket, words
+from farthing.router.hidden import HiddenSpace, learn_space
 from farthing.router.labelled import Answers, Labelled
 from farthing.router.policy import candidate_prices, checked_costs
 from farthing.router.probability import fit_platt
@@ -26,9 +27,13 @@ NUM_TOPIC_WORDS = 6
 SPREAD = (np.arange(32) + 0.5) / 32
 
 
-def train(rows: Labelled, seed: int = 0, hidden: Matrix | None = None) -> Trained:
-    """Scorers, candidate prices and the drift baseline. Thresholds come from `calibrate`, on other rows."""
-    encoded = encode_prompts(rows.prompts, hidden)
+def train(rows: Labelled, seed: int = 0) -> Trained:
+    """Scorers, candidate prices and the drift baseline. Thresholds come from `calibrate`, on other rows. Hidden states
+    count where the first model's answers are checked: raises InvalidRequest where there are no answers."""
+    if rows.hidden is not None and rows.answers is None:
+        raise InvalidRequest("hidden states are looked at where an answer is checked; these rows have no answers")
+    space = None if rows.hidden is None else learn_space(rows.hidden)
+    encoded = encode_prompts(rows.prompts)
     learned = learn(encoded, rows.quality, BEFORE_CALL, seed)
     costs = checked_costs(rows.costs)
     gains = np.diff(learned.left_out, axis=1) / np.diff(costs)
@@ -36,17 +41,19 @@ def train(rows: Labelled, seed: int = 0, hidden: Matrix | None = None) -> Traine
     checks = {}
     ratios = []
     for number, answers in rows.checked.items():
-        checks[number], p_right = _learn_check(rows, number, answers, seed, hidden)
+        checks[number], p_right = _learn_check(rows, number, answers, seed, space)
         for dearer, quality in enumerate(checks[number].next_quality, number + 1):
             ratios.append((quality - p_right) / costs[dearer])
     if ratios:
         prices["cascade"] = tuple(candidate_prices(np.concatenate(ratios)))
     topic_words = _topic_words(learned.scorer.topics, rows.prompts)
     signals = _base_signals(learned, encoded)
-    return Trained(rows.models, rows.costs, learned.scorer, checks, prices, {}, {}, baseline(signals), topic_words)
+    return Trained(
+        rows.models, rows.costs, learned.scorer, checks, prices, {}, {}, baseline(signals), topic_words, hidden=space
+    )
 
 
-def calibrate(trained: Trained, rows: Labelled, goal: Goal, mode: str, hidden: Matrix | None = None) -> Trained:
+def calibrate(trained: Trained, rows: Labelled, goal: Goal, mode: str) -> Trained:
     """The same router with a threshold for `mode` that keeps `goal`, and its curve. `rows` must be others than those
     that trained it. Where nothing can be proven, `proven` says so and the router has no threshold."""
     if mode not in trained.prices:
@@ -54,9 +61,9 @@ def calibrate(trained: Trained, rows: Labelled, goal: Goal, mode: str, hidden: M
     if rows.models != trained.models:
         raise InvalidRequest(f"rows of {', '.join(rows.models)} for a router of {', '.join(trained.models)}")
     if mode == "route":
-        outcome = route_outcome(rows, trained.before.quality(encode_prompts(rows.prompts, hidden)))
+        outcome = route_outcome(rows, trained.before.quality(encode_prompts(rows.prompts)))
     else:
-        outcome = cascade_outcome(rows, trained.checked(rows, hidden))
+        outcome = cascade_outcome(rows, trained.checked(rows))
     prices = trained.prices[mode]
     found = prove(goal, prices, outcome)
     curves = {**trained.curves, mode: curve(rows, outcome, prices)}
@@ -64,8 +71,9 @@ def calibrate(trained: Trained, rows: Labelled, goal: Goal, mode: str, hidden: M
 
 
 def _learn_check(
-    rows: Labelled, model: int, answers: Answers, seed: int, hidden: Matrix | None
+    rows: Labelled, model: int, answers: Answers, seed: int, space: HiddenSpace | None
 ) -> tuple[Check, Matrix]:
+    hidden = None if space is None or rows.hidden is None or model else space.project(rows.hidden.states)
     encoded = encode_answers(rows.prompts, answers.texts, hidden, answers.signals)
     learned = learn(encoded, rows.quality[:, model : model + 1], AFTER_ANSWER, seed)
     scores = learned.left_out[:, 0]

@@ -13,6 +13,7 @@ from farthing.router.curve import Checked, Point
 from farthing.router.drift import Baseline
 from farthing.router.encode import Encoded, encode_answers, encode_prompts
 from farthing.router.grams import Sparse
+from farthing.router.hidden import HiddenSpace
 from farthing.router.labelled import Labelled
 from farthing.router.origin import Origin
 from farthing.router.policy import choose, next_model, worths
@@ -61,6 +62,7 @@ class Trained:
     base: Baseline
     topic_words: tuple[tuple[str, ...], ...]
     origin: Origin = field(default_factory=Origin)  # the rows that it was made from
+    hidden: HiddenSpace | None = None  # of the first model, where the check of its answers looks at its states
 
     @property
     def check(self) -> Check | None:
@@ -75,10 +77,9 @@ class Trained:
             raise InvalidRequest(f"this router has no threshold for {mode}: {why}; `farthing route calibrate` sets one")
         return found.price
 
-    def decide(self, prompt: str, hidden: Matrix | None = None) -> Decision:
-        """Which model is asked, and why. `hidden` [d] where the router was trained with it."""
-        encoded = encode_prompts([prompt], None if hidden is None else hidden[None])
-        return self.decision(encoded, self.price("route"))
+    def decide(self, prompt: str) -> Decision:
+        """Which model is asked, and why."""
+        return self.decision(encode_prompts([prompt]), self.price("route"))
 
     def decision(self, encoded: Encoded, price: float) -> Decision:
         """The same at a given price, of one prompt that is encoded already."""
@@ -103,15 +104,19 @@ class Trained:
         signals: Matrix | None = None,
         model: int = 0,
     ) -> Matrix:
-        """How likely a model's answers are right. `signals` count where it was trained with them, and are then taken
-        to be as usual where they are not given. Raises InvalidRequest where none were there to train on."""
+        """How likely a model's answers are right. `signals` and `hidden`, its states of the prompts [n, width], count
+        where it was trained with them, and are then taken to be as usual where they are not given. Raises
+        InvalidRequest where no answers were there to train on."""
         check = self.checks.get(model)
         if check is None:
             which = "the first model's" if model == 0 else f"{self.models[model]}'s"
             raise InvalidRequest(f"this router was trained without {which} answers: it cannot check any")
         if signals is None and "signals" in check.scorer.forms:
             signals = np.full((len(prompts), len(SIGNAL_NAMES)), np.nan)
-        encoded = encode_answers(prompts, answers, hidden, signals)
+        projected = None
+        if self.hidden is not None and model == 0:
+            projected = self.hidden.project(np.full((len(prompts), 0), np.nan) if hidden is None else hidden)
+        encoded = encode_answers(prompts, answers, projected, signals)
         return check.platt(check.scorer.quality(encoded)[:, 0])
 
     def next_model(self, p_right: Matrix, model: int = 0, price: float | None = None) -> NDArray[np.int64]:
@@ -130,17 +135,22 @@ class Trained:
     def escalates(self, p_right: Matrix, model: int = 0, price: float | None = None) -> NDArray[np.bool_]:
         return np.asarray(self.next_model(p_right, model, price) != model)
 
-    def checked(self, rows: Labelled, hidden: Matrix | None = None) -> dict[int, Checked]:
+    def checked(self, rows: Labelled) -> dict[int, Checked]:
         """What its checks say of the answers of `rows`, as `cascade_outcome` takes it. Raises InvalidRequest where the
-        answers of a model that it checks are missing."""
+        answers of a model that it checks are missing, or the hidden states that it looks at."""
         missing = [self.models[number] for number in self.checks or (0,) if number not in rows.checked]
         if missing or not self.checks:
             who = ", ".join(missing) or self.models[0]
             raise InvalidRequest(f"a cascade needs answers of {who}: these rows, or those that trained it, have none")
+        states = None
+        if self.hidden is not None:
+            if rows.hidden is None or rows.hidden.model != self.hidden.model:
+                raise InvalidRequest(f"this router looks at {self.hidden.model}'s hidden states, which are missing")
+            states = rows.hidden.states
         found = {}
         for number, check in self.checks.items():
             answers = rows.checked[number]
-            p_right = self.p_right(rows.prompts, answers.texts, hidden, answers.signals, number)
+            p_right = self.p_right(rows.prompts, answers.texts, states, answers.signals, number)
             found[number] = Checked(p_right, check.next_quality, check.spread)
         return found
 

@@ -1,5 +1,6 @@
 """Trained in one file and back. Everything read is checked against everything else before it is believed."""
 
+from collections.abc import Mapping
 from math import inf, isfinite
 from pathlib import Path
 from typing import Any, get_args
@@ -12,6 +13,7 @@ from farthing.router.calibrate import Goal, Proven
 from farthing.router.curve import Point
 from farthing.router.drift import Baseline
 from farthing.router.file import Contents, read, write
+from farthing.router.hidden import HiddenSpace
 from farthing.router.origin import Origin, Unit
 from farthing.router.policy import checked_costs
 from farthing.router.probability import Platt
@@ -42,6 +44,10 @@ def save(trained: Trained, path: Path) -> None:
         arrays |= scorer_arrays(check.scorer, after)
         arrays[_named("check", number)] = np.array([check.platt.slope, check.platt.offset, *check.next_quality])
         arrays[_named("spread", number)] = np.array(check.spread)
+    if trained.hidden is not None:
+        document["hidden.model"] = trained.hidden.model
+        arrays["hidden.center"] = trained.hidden.center.astype(np.float32)
+        arrays["hidden.directions"] = trained.hidden.directions.astype(np.float32)
     for name in _ROWS:
         arrays[f"rows.{name}"] = getattr(trained.origin, name).astype(np.int32)
     for mode, prices in trained.prices.items():
@@ -61,6 +67,8 @@ def load(path: Path) -> Trained:
         raise contents.corrupt("models are no list of two or more names")
     costs = _costs(contents, len(models))
     before = read_scorer(contents, "before", len(models), reads_answers=False)
+    if "hidden" in before.forms:
+        raise contents.corrupt("it looks at hidden states before the call")
     checked = [number for number in range(len(models) - 1) if contents.has(_named("check", number))]
     checks = {number: _check(contents, number, len(models)) for number in checked}
     if checks and 0 not in checks:
@@ -81,6 +89,7 @@ def load(path: Path) -> Trained:
         _baseline(contents),
         _topic_words(contents, len(before.topics.log_shares)),
         _origin(contents),
+        _hidden(contents, checks),
     )
 
 
@@ -104,6 +113,17 @@ def _check(contents: Contents, number: int, num_models: int) -> Check:
         if not spread or min(spread) < 0 or max(spread) > 1:
             raise contents.corrupt(f"{_named('spread', number)} holds no probabilities")
     return Check(read_scorer(contents, _after(number), 1, reads_answers=True), Platt(slope, offset), quality, spread)
+
+
+def _hidden(contents: Contents, checks: Mapping[int, Check]) -> HiddenSpace | None:
+    forms = [check.scorer.forms["hidden"] for check in checks.values() if "hidden" in check.scorer.forms]
+    if not contents.has("hidden.center") and not forms:
+        return None
+    center = contents.array("hidden.center", (None,))
+    directions = contents.array("hidden.directions", (len(center), None))
+    if len(forms) != 1 or "hidden" not in checks[0].scorer.forms or len(forms[0].center) != directions.shape[1]:
+        raise contents.corrupt("hidden states do not fit the check of the first model's answers")
+    return HiddenSpace(contents.value("hidden.model", str), center, directions)
 
 
 def _costs(contents: Contents, num_models: int) -> tuple[float, ...]:

@@ -54,7 +54,8 @@ class Call:
 
     Set by the server, from its configuration and the caller's key, never from the body: model (what the upstream is to
     serve), salt and num_public_messages (who shares cached prefixes, see request.Request), max_output_tokens and
-    allowance (what a budget leaves). Metered appends one receipt per attempt.
+    allowance (what a budget leaves). A router asks a local model for its hidden state. Metered appends one receipt per
+    attempt.
     """
 
     id: str
@@ -74,6 +75,7 @@ class Call:
     project: str | None = None
     tags: tuple[str, ...] = ()
     route: str | None = None  # why this upstream, for the row: "fallback: upstream_unreachable"
+    wants_hidden: bool = False
     receipts: list[Receipt] = field(default_factory=list, compare=False)
 
 
@@ -109,6 +111,7 @@ class Chunk:
     logprobs: tuple[TokenLogprob, ...] = ()
     reasoning: str = ""
     raw: dict[str, Any] | None = None
+    hidden: tuple[float, ...] = ()  # with a choice's last piece, where wanted: request.Done.hidden
 
 
 @dataclass(slots=True)

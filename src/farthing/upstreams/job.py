@@ -20,6 +20,7 @@ class Piece:
     text: str = ""
     tokens: list[Token] = field(default_factory=list)  # where log-probabilities were asked for
     finish_reason: str | None = None
+    hidden: tuple[float, ...] = ()
 
 
 @dataclass(slots=True)
@@ -76,6 +77,7 @@ class Job:
             if isinstance(event, Done):
                 # Nobody aborts a choice but the allowance, and those that do not read on.
                 piece.finish_reason = "length" if event.finish_reason == "abort" else event.finish_reason
+                piece.hidden = event.hidden
             else:
                 piece.text += self._shown.get(event.token_id, "") + event.text if self._shown else event.text
                 if self._wants_tokens:

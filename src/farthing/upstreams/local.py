@@ -118,7 +118,8 @@ class LocalUpstream:
         return thread
 
     def _prepare(self, encoded: Encoded, call: Call) -> Prepared:
-        return prepare(encoded, self._thread(call).max_len, call.max_output_tokens, call.salt)
+        max_len = self._thread(call).max_len
+        return prepare(encoded, max_len, call.max_output_tokens, call.salt, wants_hidden=call.wants_hidden)
 
     async def _encoded(self, call: Call) -> Encoded:
         kept = self._kept.pop(call.id, None)

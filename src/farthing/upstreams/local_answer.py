@@ -45,7 +45,7 @@ class Answer:
         logprobs = tuple(_logprob(self._tokenizer, token) for token in piece.tokens)
         if not (text or calls or logprobs or reason):
             return None
-        return Chunk(text, index, reason, calls, logprobs)
+        return Chunk(text, index, reason, calls, logprobs, hidden=piece.hidden)
 
     def _read(self, reader: ToolText, text: str, reason: str | None) -> tuple[str, tuple[ToolDelta, ...], str | None]:
         text, calls = reader.push(text)

@@ -45,7 +45,9 @@ class Prepared:
     constraints: "list[GrammarConstraint]"
 
 
-def prepare(encoded: Encoded, max_len: int, max_output_tokens: int | None, salt: str) -> Prepared:
+def prepare(
+    encoded: Encoded, max_len: int, max_output_tokens: int | None, salt: str, *, wants_hidden: bool = False
+) -> Prepared:
     """max_len: of prompt and answer together. Raises UpstreamError for a prompt that does not fit, an answer
     that no prompt leaves room for, and a budget that leaves nothing."""
     asked = encoded.asked
@@ -80,6 +82,7 @@ def prepare(encoded: Encoded, max_len: int, max_output_tokens: int | None, salt:
                     salt=salt,
                     num_public_tokens=num_public,
                     make_constraint=make_constraint,
+                    wants_hidden=wants_hidden,
                 )
             )
     return Prepared(encoded, tuple(requests), Usage(num_input, 0, num_most), is_capped, constraints)
