@@ -92,6 +92,7 @@ def _figures(runs: Mapping[str, Sequence[Wave]], kernels_tok_s: float, context: 
         name: {
             "output_tok_s": statistics.median(wave.output_tok_s for wave in waves),
             "decode_tok_s": statistics.median(wave.decode_tok_s for wave in waves),
+            "together_tok_s": statistics.median(wave.together_tok_s for wave in waves),
             "rounds_output_tok_s": [round(wave.output_tok_s, 1) for wave in waves],
         }
         for name, waves in runs.items()
@@ -111,15 +112,19 @@ def _figures(runs: Mapping[str, Sequence[Wave]], kernels_tok_s: float, context: 
             "whole, against the engine": lost(http["output_tok_s"], engine["output_tok_s"]),
             "decode, against the engine": lost(http["decode_tok_s"], engine["decode_tok_s"]),
             "decode, against farthing bench": lost(http["decode_tok_s"], kernels_tok_s),
+            "while all answer, against farthing bench": lost(http["together_tok_s"], kernels_tok_s),
             "engine's decode, against farthing bench": lost(engine["decode_tok_s"], kernels_tok_s),
+            "engine's while all answer, against farthing bench": lost(engine["together_tok_s"], kernels_tok_s),
         },
     }
 
 
 def http_table(loss: Json) -> str:
-    lines = [f"{loss['streams']} streams of {loss['answer_tokens']} tokens   out tok/s  while decoding"]
+    lines = [f"{loss['streams']} streams of {loss['answer_tokens']} tokens   out tok/s  while decoding   while all do"]
     for name, row in loss["rows"].items():
-        lines.append(f"{name:28} {row['output_tok_s']:10,.0f} {row['decode_tok_s']:15,.0f}")
+        lines.append(
+            f"{name:28} {row['output_tok_s']:10,.0f} {row['decode_tok_s']:15,.0f} {row['together_tok_s']:14,.0f}"
+        )
     lines.append(f"{'farthing bench, kernels':28} {'':10} {loss['kernels_decode_tok_s']:15,.0f}")
     lines += [f"lost, {name}: {percent:.1f} %" for name, percent in loss["lost_percent"].items()]
     return "\n".join(lines)

@@ -114,11 +114,11 @@ nb::ndarray<nb::numpy, uint8_t, nb::ndim<2>> pages(nb::handle_t<Program> self) {
 
 void sample(Program& program, In<float, 2> logits, In<float, 1> temperature, In<int32_t, 1> top_k, In<float, 1> top_p,
             In<float, 1> min_p, In<float, 1> penalty, In<uint64_t, 1> seed, In<uint64_t, 1> step, In<int32_t, 1> history,
-            In<int64_t, 1> history_starts, In<uint8_t, 1> wants_logprob, Out<int32_t, 1> token, Out<float, 1> logprob,
+            In<int64_t, 1> history_starts, In<uint8_t, 1> wants_logprob, In<uint8_t, 1> is_as_run, Out<int32_t, 1> token, Out<float, 1> logprob,
             Out<int32_t, 2> top_token, Out<float, 2> top_logprob) {
   const size_t n = logits.shape(0);
   for (size_t size : {temperature.shape(0), top_k.shape(0), top_p.shape(0), min_p.shape(0), penalty.shape(0), seed.shape(0),
-                      step.shape(0), wants_logprob.shape(0), token.shape(0), logprob.shape(0), top_token.shape(0),
+                      step.shape(0), wants_logprob.shape(0), is_as_run.shape(0), token.shape(0), logprob.shape(0), top_token.shape(0),
                       top_logprob.shape(0)})
     need(size == n, "one entry per row of logits");
   need(history_starts.shape(0) == n + 1, "history_starts needs one entry more than rows");
@@ -129,7 +129,7 @@ void sample(Program& program, In<float, 2> logits, In<float, 1> temperature, In<
   for (size_t i = 0; i < n; ++i) need(history_starts.data()[i] <= history_starts.data()[i + 1], "history_starts must ascend");
   for (size_t i = 0; i < history.shape(0); ++i)
     need(history.data()[i] >= 0 && history.data()[i] < vocab, "a token of the history is outside the vocabulary");
-  const SampleArgs args{static_cast<int64_t>(n), vocab, logits.data(), temperature.data(), top_k.data(), top_p.data(),
+  const SampleArgs args{static_cast<int64_t>(n), vocab, logits.data(), nullptr, is_as_run.data(), temperature.data(), top_k.data(), top_p.data(),
                         min_p.data(), penalty.data(), seed.data(), step.data(), history.data(), history_starts.data(),
                         static_cast<int64_t>(top_token.shape(1)), wants_logprob.data(), token.data(), logprob.data(),
                         top_token.data(), top_logprob.data()};
@@ -202,7 +202,7 @@ NB_MODULE(_native, m) {
       .def("key_sums", &key_sums)
       .def("sample", &farthing::sample, nb::arg("logits"), nb::arg("temperature"), nb::arg("top_k"), nb::arg("top_p"), nb::arg("min_p"),
            nb::arg("penalty"), nb::arg("seed"), nb::arg("step"), nb::arg("history"), nb::arg("history_starts"),
-           nb::arg("wants_logprob"), nb::arg("token").noconvert(), nb::arg("logprob").noconvert(), nb::arg("top_token").noconvert(),
+           nb::arg("wants_logprob"), nb::arg("is_as_run"), nb::arg("token").noconvert(), nb::arg("logprob").noconvert(), nb::arg("top_token").noconvert(),
            nb::arg("top_logprob").noconvert())
       .def("weight_bytes", &Program::weight_bytes)
       .def("kv_bytes", &Program::kv_bytes)

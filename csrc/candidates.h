@@ -12,23 +12,12 @@
 #include <utility>
 #include <vector>
 
-#include "simd.h"
+#include "block_max.h"
 
 namespace farthing {
 namespace FARTHING_ISA {
 
-constexpr int64_t kBlock = 64;
-constexpr float kLow = -__builtin_inff();
-
-inline int64_t blocks_of(int64_t n) { return (n + kBlock - 1) / kBlock; }
-
-// Eight logits from i on; -infinity beyond the end and for NaN.
-FARTHING_INLINE f32x8 logits8(const float* x, int64_t i, int64_t n) {
-  if (i + 8 <= n) return max8(load8(x + i), splat(kLow));
-  float padded[8];
-  for (int64_t j = 0; j < 8; ++j) padded[j] = i + j < n ? x[i + j] : kLow;
-  return max8(load8(padded), splat(kLow));
-}
+constexpr int64_t kBlock = kLogitBlock;
 
 FARTHING_INLINE bool is_any(i32x8 mask) {
   int64_t halves[4];
@@ -40,33 +29,33 @@ struct Row {
   const float* x;
   int64_t size;
   float max;
-  std::vector<float> block_max;
+  const float* block_max;  // [blocks_of(size)]
+  std::vector<float> own;  // where nobody knew them
 
-  void look_at(const float* logits, int64_t n) {
+  // known: the largest of each block, or null.
+  void look_at(const float* logits, int64_t n, const float* known) {
     x = logits;
     size = n;
-    block_max.resize(blocks_of(n));
-    f32x8 all = splat(kLow);
-    for (int64_t b = 0; b < blocks_of(n); ++b) {
-      f32x8 m = splat(kLow);
-      for (int64_t i = b * kBlock; i < std::min(n, (b + 1) * kBlock); i += 8) m = max8(logits8(x, i, n), m);
-      block_max[b] = max_of8(m);
-      all = max8(m, all);
+    block_max = known;
+    if (!known) {
+      own.resize(blocks_of(n));
+      find_block_max(x, n, 0, blocks_of(n), own.data());
+      block_max = own.data();
     }
-    max = max_of8(all);
+    max = *std::max_element(block_max, block_max + blocks_of(n));
   }
 
   int32_t argmax() const {
     if (max == kLow) return 0;
-    int64_t i = (std::find(block_max.begin(), block_max.end(), max) - block_max.begin()) * kBlock;
+    int64_t i = (std::find(block_max, block_max + blocks_of(size), max) - block_max) * kBlock;
     while (x[i] != max) ++i;
     return static_cast<int32_t>(i);
   }
 
   // A bound that at least k tokens reach.
   float bound(int64_t k) const {
-    if (k > static_cast<int64_t>(block_max.size())) return kLow;
-    std::vector<float> largest(block_max);
+    if (k > blocks_of(size)) return kLow;
+    std::vector<float> largest(block_max, block_max + blocks_of(size));
     std::nth_element(largest.begin(), largest.begin() + (k - 1), largest.end(), std::greater<float>());
     return largest[k - 1];
   }
@@ -78,7 +67,7 @@ struct Row {
   // Sums of exp((x - max) / temperature) over each block, and over all tokens.
   double mass(float temperature, std::vector<double>& blocks) const {
     double total = 0;
-    blocks.assign(block_max.size(), 0.0);
+    blocks.assign(blocks_of(size), 0.0);
     const f32xw inverse = splatw(1.0f / temperature), least = splatw(-88.0f);  // below it the weight is as good as 0
     for (int64_t b = 0; b < blocks_of(size); ++b) {
       if ((block_max[b] - max) / temperature < -87.0f) continue;  // where exp8 is 0

@@ -97,9 +97,13 @@ struct AttentionArgs {
 // Keys per segment: softmax runs over fixed segments of positions, merged left to right in every path (law 1).
 constexpr int64_t kSegment = 256;
 
+constexpr int64_t kLogitBlock = 64;  // logits whose largest is noted, see SampleArgs::block_max
+
 struct SampleArgs {
   int64_t num_rows, vocab_size;
   const float* logits;      // [num_rows, vocab_size]
+  const float* block_max;   // [num_rows, blocks]: the largest of each block of kLogitBlock, as the head noted it; or null
+  const uint8_t* is_as_run; // [num_rows]: rows that nobody has changed since, whose block_max holds
   const float* temperature; // [num_rows] each; 0 is greedy (ties: lowest id)
   const int32_t* top_k;     // 0: all
   const float* top_p;       // 1: all

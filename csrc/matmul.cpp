@@ -3,6 +3,7 @@
 // Cuts go between panels and tokens, never through a sum, so which worker runs a part does not change a bit of it.
 #include <algorithm>
 
+#include "block_max.h"
 #include "products.h"
 #if defined(FARTHING_ISA_avx512)
 #include "wide_tiles.h"
@@ -257,6 +258,12 @@ struct Chunks {
   }
 };
 
+// Of outputs [first, end) of n, while they are still in this worker's cache.
+void note_block_max(const LinearArgs& a, int64_t n, int64_t first, int64_t end, int64_t t0, int64_t t1) {
+  for (int64_t t = t0; t < t1; ++t)
+    find_block_max(a.dst.data + t * a.dst.stride, n, first / kLogitBlock, blocks_of(end), a.block_max + t * blocks_of(n));
+}
+
 int64_t total_panels(const LinearArgs& a) {
   int64_t n = 0;
   for (int i = 0; i < a.num_weights; ++i) n += a.weights[i]->num_panels();
@@ -325,12 +332,15 @@ void linear(const LinearArgs& a, Worker& worker) {
   const int64_t share_of_tokens = is_shared_out ? (num_tokens + worker.count - 1) / worker.count : num_tokens;
   const int64_t per_pass = tokens_per_pass(share_of_tokens, cols, is_int8);
   const int64_t passes = (num_tokens + per_pass - 1) / per_pass;
-  const Chunks chunks{panels_per_chunk(total_panels(a), num_tokens, worker.count), a};
+  int64_t per_chunk = panels_per_chunk(total_panels(a), num_tokens, worker.count);
+  if (a.block_max) per_chunk = (per_chunk + kLogitBlock / kPanel - 1) / (kLogitBlock / kPanel) * (kLogitBlock / kPanel);  // whole blocks
+  const Chunks chunks{per_chunk, a};
   const int64_t n = chunks.count();
   worker.for_each_near(passes * n, [&](int64_t i) {
     const int64_t t0 = i / n * per_pass, t1 = std::min(t0 + per_pass, num_tokens);
     chunks.with(i % n, [&](const PackedMatrix& m, const float* bias, int64_t first, int64_t begin, int64_t end) {
       multiply(a, m, bias, first, x, begin, end, t0, t1, expanded);
+      if (a.block_max) note_block_max(a, m.rows, begin * kPanel, std::min(end * kPanel, m.rows), t0, t1);
     });
   });
 }

@@ -152,6 +152,7 @@ struct LinearArgs {
   int num_weights;
   bool is_added;
   bool is_int8;         // multiply integer codes where the weight has them
+  float* block_max;     // null, or [num_tokens, blocks]: where the largest of each kLogitBlock outputs goes, of one weight
   uint8_t* scratch;     // linear_scratch_bytes(), shared by the team, 64-byte aligned
   int64_t scratch_per_worker;
 };

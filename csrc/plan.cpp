@@ -371,6 +371,7 @@ void Program::head(Columns src, int weight, int bias, bool is_int8) {
     a.weights = &head;
     a.biases = &b;
     a.num_weights = 1;
+    a.block_max = floats(block_max_);
     kernels_.linear(a, w);
   });
 }
@@ -412,6 +413,7 @@ void Program::reserve(int64_t num_tokens, int64_t num_logits, int64_t scratch_by
   if (num_logits > logit_capacity_) {
     logit_capacity_ = num_logits;
     renew(logits_, num_logits * vocab_size_);
+    renew(block_max_, num_logits * ((vocab_size_ + kLogitBlock - 1) / kLogitBlock));
     renew(head_rows_, num_logits * head_width_);
   }
   if (scratch_bytes > scratch_capacity_) {
@@ -422,6 +424,7 @@ void Program::reserve(int64_t num_tokens, int64_t num_logits, int64_t scratch_by
 
 float* Program::run(const BatchView& batch, const int32_t* logit_rows, int64_t num_logits) {
   if (!has_head_) fail("the plan has no head");
+  num_logits_ = 0;
   check_batch(batch, logit_rows, num_logits);
   const LinearScratch linear = linear_scratch(std::max(batch.num_tokens, num_logits), max_cols_);
   int64_t shared = linear.shared;
@@ -449,6 +452,7 @@ float* Program::run(const BatchView& batch, const int32_t* logit_rows, int64_t n
     num_page_faults_ += waited;
     runs_to_ask_ = waited ? kRunsToAsk : std::max(0, runs_to_ask_ - 1);
   }
+  num_logits_ = num_logits;
   return floats(logits_);
 }
 
@@ -481,7 +485,8 @@ std::vector<double> Program::key_sums(const int32_t* token_ids, int64_t num_toke
   return sums;
 }
 
-void Program::sample(const SampleArgs& args) {
+void Program::sample(SampleArgs args) {
+  if (args.logits == floats(logits_) && args.num_rows <= num_logits_) args.block_max = floats(block_max_);
   team_.run([&](Worker& w) { kernels_.sample(args, w); });
 }
 

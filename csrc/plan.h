@@ -62,7 +62,7 @@ class Program {
   // its tokens from `first` on, before coding.
   std::vector<double> key_sums(const int32_t* token_ids, int64_t num_tokens, int64_t first);
 
-  void sample(const SampleArgs& args);
+  void sample(SampleArgs args);  // of the last run's logits it knows block_max
 
   int64_t vocab_size() const { return vocab_size_; }
   const KVSpec& kv() const { return kv_; }
@@ -151,7 +151,8 @@ class Program {
   int64_t token_capacity_ = 0, logit_capacity_ = 0, scratch_capacity_ = 0;
   std::vector<int64_t> offsets_;  // of each buffer, in floats per token of capacity
   // In huge pages, like the weights.
-  Region activations_, logits_, head_rows_, rotary_, scratch_;
+  int64_t num_logits_ = 0;  // rows of the last run
+  Region activations_, logits_, block_max_, head_rows_, rotary_, scratch_;
 };
 
 // What this machine can do at this moment with `num_threads`, the best of `passes`.

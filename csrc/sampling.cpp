@@ -94,14 +94,16 @@ void sample(const SampleArgs& a, Worker& worker) {
   std::vector<double> blocks;
   worker.for_each(a.num_rows, [&](int64_t r) {
     const float* logits = a.logits + r * a.vocab_size;
-    row.look_at(penalized(a, r, logits, copy), a.vocab_size);
+    const float* known = a.block_max && a.is_as_run[r] ? a.block_max + r * blocks_of(a.vocab_size) : nullptr;
+    const float* seen = penalized(a, r, logits, copy);
+    row.look_at(seen, a.vocab_size, seen == logits ? known : nullptr);
     const bool is_greedy = !(a.temperature[r] > 0.0f) || std::isinf(row.max);
     a.token[r] = is_greedy ? row.argmax() : draw(a, r, row, candidates, blocks);
     a.logprob[r] = 0.0f;
     std::fill_n(a.top_token + r * a.num_top, a.num_top, 0);
     std::fill_n(a.top_logprob + r * a.num_top, a.num_top, 0.0f);
     if (!a.wants_logprob[r]) return;
-    if (row.x != logits) row.look_at(logits, a.vocab_size);
+    if (row.x != logits) row.look_at(logits, a.vocab_size, known);
     report(a, r, row, candidates, blocks);
   });
 }

@@ -49,6 +49,11 @@ class Wave:
         """The sum of the streams' own rates, without the time to their first tokens."""
         return sum(one.decode_tok_s for one in self.heard)
 
+    @property
+    def together_tok_s(self) -> float:
+        """While all answer: as many times the rate of the one that began last, when no prompt is computed any more."""
+        return len(self.heard) * max(self.heard, key=lambda one: one.first_s).decode_tok_s
+
 
 def chat_request(messages: Sequence[Mapping[str, str]], max_tokens: int, **more: Any) -> bytes:
     """A streamed greedy chat completion of just so many tokens, for farthing and for llama.cpp's server alike."""

@@ -111,7 +111,7 @@ class Request:
                 raise InvalidRequest(f"{name} is {getattr(self, name)!r}; allowed: 0 to {len(most)}, as many as given")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Token:
     """One generated token. `text` may be empty (held back: a partial UTF-8 character, a possible stop string)."""
 

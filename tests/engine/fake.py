@@ -31,6 +31,9 @@ class FakeTokenizer:
     def token_bytes(self, id: int) -> bytes:
         return TEXT[id] if id < len(TEXT) else b""
 
+    def whole_text(self, id: int) -> str | None:  # noqa: ARG002
+        return None  # the decoder sees every token
+
 
 class FakeModel:
     """What the engine asks of a model."""

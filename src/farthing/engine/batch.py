@@ -24,10 +24,12 @@ class BatchBuilder:
         self._token_ids = np.zeros(max_num_tokens, np.int32)  # [max_num_tokens]
         self._positions = np.zeros(max_num_tokens, np.int32)  # [max_num_tokens]
         self._page_tables = np.zeros((max_num_seqs, -(-max_len // page_size)), np.int32)  # [max_num_seqs, max pages]
-        self._counting = np.arange(max_len, dtype=np.int32)  # [max_len]
+        self._counting = np.arange(max(max_len, max_num_seqs + 1), dtype=np.int32)
 
     def build(self, scheduled: list[Sequence]) -> tuple[Batch, list[LogitRow]]:
         """The batch of the scheduled tokens, and its rows of logits: after the last token, and after each draft."""
+        if all(seq.num_scheduled_tokens == 1 == seq.num_tokens - seq.num_computed_tokens for seq in scheduled):
+            return self._build_singles(scheduled)
         starts, logit_rows, rows = [0], [], []
         start = 0
         for at, seq in enumerate(scheduled):
@@ -52,3 +54,24 @@ class BatchBuilder:
             logit_rows=np.array(logit_rows, np.int32),
         )
         return batch, rows
+
+    def _build_singles(self, scheduled: list[Sequence]) -> tuple[Batch, list[LogitRow]]:
+        """The same where everyone has just its last token to compute, as while all are answering. What Python needs has
+        left the caches since the last step: the less it touches, the sooner the kernels run again."""
+        n = len(scheduled)
+        token_ids, positions, page_tables = self._token_ids[:n], self._positions[:n], self._page_tables[:n]
+        rows = []
+        for at, seq in enumerate(scheduled):
+            lease, position = seq.lease, seq.num_computed_tokens
+            assert lease is not None
+            token_ids[at] = seq.token_ids[position]
+            positions[at] = position
+            num_pages = lease.num_pages
+            page_tables[at, :num_pages] = lease.page_table[:num_pages]
+            if not seq.is_pin:
+                rows.append(LogitRow(seq, position + 1))
+        if len(rows) < n:
+            logit_rows = np.array([at for at, seq in enumerate(scheduled) if not seq.is_pin], np.int32)
+        else:
+            logit_rows = self._counting[:n]
+        return Batch(token_ids, positions, self._counting[: n + 1], page_tables, logit_rows), rows

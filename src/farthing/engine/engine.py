@@ -184,25 +184,28 @@ class Engine:
         batch, rows = self._batches.build(scheduled)
         logits = self._kernels.run(self.program, batch)  # [len(rows), V]
         sampled = self._sampler.sample(logits, rows) if rows else None
+        tokens = [] if sampled is None else sampled.token.tolist()
         # Nothing has changed so far: a step that was interrupted can be taken again.
         events: list[Event] = []
+        eos_ids, page_size = self.model.eos_ids, self.cache.page_size
         row = 0
         for seq in scheduled:
             assert seq.lease is not None
-            seq.is_answering = seq.num_output_tokens > 0
+            seq.is_answering = seq.num_tokens > seq.num_prompt_tokens
             seq.advance(seq.num_scheduled_tokens - seq.num_draft_tokens)
-            is_caught_up = seq.num_pending_tokens == 0
+            is_caught_up = seq.num_tokens == seq.num_computed_tokens
             if is_caught_up and seq.is_pin:
                 seq.finish_reason = "length"
             elif is_caught_up:
                 assert sampled is not None
-                taken = take_tokens(seq, sampled, row, self.model.eos_ids)
+                taken = take_tokens(seq, sampled, tokens, row, eos_ids, events)
                 row += 1 + seq.num_draft_tokens
-                events += taken.events
                 self._counters.take(taken, seq.num_draft_tokens)
             # Not before the drafts are judged: a page that can be found again must not hold a refused one.
-            self.cache.commit(seq.lease, seq.token_ids[: seq.num_computed_tokens])
-            self._scheduler.drop_drafts(seq)
+            if seq.num_computed_tokens // page_size > seq.lease.num_shared:
+                self.cache.commit(seq.lease, seq.token_ids[: seq.num_computed_tokens])
+            if seq.num_draft_tokens:
+                self._scheduler.drop_drafts(seq)
             if is_caught_up and not self.config.is_kv_cached:
                 seq.num_computed_tokens = 0
         elapsed_ns = self._clock_ns() - started_ns

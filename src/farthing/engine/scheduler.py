@@ -54,10 +54,9 @@ class Scheduler:
         """The sequences of the next step, oldest first; empty only if there are none at all."""
         for seq in self.running:
             seq.num_scheduled_tokens = 0
-            self.drop_drafts(seq)
-        budget = self._max_num_batched_tokens
-        budget = self._continue_running(budget, is_single=True)
-        budget = self._continue_running(budget, is_single=False)
+            if seq.num_draft_tokens:
+                self.drop_drafts(seq)
+        budget = self._continue_running(self._max_num_batched_tokens)
         if self.waiting:
             budget = self._admit(budget)
         if budget:
@@ -66,19 +65,28 @@ class Scheduler:
         assert scheduled or not (self.running or self.waiting), "there is work, but nobody can go on"
         return scheduled
 
-    def _continue_running(self, budget: int, is_single: bool) -> int:
-        """Schedule the running sequences with one pending token, or those with more; what is left of the budget."""
+    def _continue_running(self, budget: int) -> int:
+        """Schedule the running sequences, those with one pending token first; what is left of the budget."""
+        longer = []
         for seq in tuple(self.running):
-            num_pending = seq.num_tokens - seq.num_computed_tokens
-            if (num_pending == 1) is not is_single or seq.lease is None or not budget:
-                continue
-            missing = seq.num_tokens - seq.lease.num_tokens
-            while seq.lease is not None and not self._cache.grow(seq.lease, missing):
-                budget += self._preempt(self.running[-1])
-            if seq.lease is not None:
-                seq.num_scheduled_tokens = min(num_pending, budget)
-                budget -= seq.num_scheduled_tokens
+            if seq.num_tokens - seq.num_computed_tokens == 1:
+                budget = self._continue(seq, budget)
+            else:
+                longer.append(seq)
+        for seq in longer:
+            budget = self._continue(seq, budget)
         return budget
+
+    def _continue(self, seq: Sequence, budget: int) -> int:
+        if seq.lease is None or not budget:  # preempted for an older one, just now
+            return budget
+        missing = seq.num_tokens - seq.lease.num_tokens
+        while not self._cache.grow(seq.lease, missing):
+            budget += self._preempt(self.running[-1])
+            if seq.lease is None:
+                return budget
+        seq.num_scheduled_tokens = min(seq.num_tokens - seq.num_computed_tokens, budget)
+        return budget - seq.num_scheduled_tokens
 
     def _admit(self, budget: int) -> int:
         """Let waiting requests in while there are places, tokens and pages for their whole prompts; what is left.
@@ -118,6 +126,8 @@ class Scheduler:
 
     def _draft(self, budget: int) -> None:
         """Add drafts to answering sequences, as many as pay; whoever finds no page for them goes without."""
+        if not any(seq.drafting is not None for seq in self.running):
+            return
         num_tokens = sum(seq.num_scheduled_tokens for seq in self.running)
         answering = [seq for seq in self.running if seq.num_scheduled_tokens == 1 and seq.num_output_tokens]
         offers = []

@@ -86,6 +86,7 @@ class Sequence:
         "text",
         "token_ids",
         "under_way",
+        "wants_logprobs",
     )
 
     def __init__(
@@ -120,7 +121,8 @@ class Sequence:
         self.detokenizer = detokenizer
         self.drafting = drafting  # None without speculation
         self.constraint = constraint
-        self.stream = TextStream(params.stop)
+        self.wants_logprobs = params.logprobs is not None
+        self.stream = TextStream(params.stop) if params.stop else None
         self.text: list[str] = []
         self.input_ns = 0
         self.output_ns = 0
@@ -149,12 +151,14 @@ class Sequence:
         if self.constraint is not None:
             self.constraint.take(token_id)
             is_complete = self.constraint.is_done
-        text = self.stream.push(self.detokenizer.push(token_id))
-        if self.stream.is_stopped:
+        text = self.detokenizer.push(token_id)
+        if self.stream is not None:
+            text = self.stream.push(text)
+        if self.stream is not None and self.stream.is_stopped:
             self.finish_reason = "stop"
         elif is_complete or self.num_tokens == len(self.token_ids):
             text += self.finish_text()
-            self.finish_reason = "stop" if is_complete or self.stream.is_stopped else "length"
+            self.finish_reason = "stop" if is_complete or self._is_stopped else "length"
         if text:
             self.text.append(text)
         return text
@@ -167,8 +171,12 @@ class Sequence:
         return text
 
     def finish_text(self) -> str:
-        text = self.stream.push(self.detokenizer.flush())
-        return text + self.stream.flush()
+        text = self.detokenizer.flush()
+        return text if self.stream is None else self.stream.push(text) + self.stream.flush()
+
+    @property
+    def _is_stopped(self) -> bool:
+        return self.stream is not None and self.stream.is_stopped
 
     def usage(self) -> Usage:
         """So far: of a prompt that is not computed to its end, the tokens that are."""

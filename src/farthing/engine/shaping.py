@@ -13,10 +13,16 @@ from farthing.engine.batch import LogitRow
 from farthing.engine.sequence import Sequence
 from farthing.kernels import Sampled
 
-__all__ = ["LogitRows", "measure", "shape"]
+__all__ = ["LogitRows", "is_shaped", "measure", "shape"]
 
 F32 = npt.NDArray[np.float32]
 LogitRows = dict[int, F32]  # row -> logits [V] as the model gave them
+
+
+def is_shaped(seq: Sequence) -> bool:
+    """Whether its logits are changed."""
+    p = seq.params
+    return bool(p.logit_bias or p.presence_penalty or p.frequency_penalty or seq.constraint is not None)
 
 
 def shape(logits: F32, rows: list[LogitRow], eos_ids: Collection[int]) -> LogitRows:
@@ -24,9 +30,9 @@ def shape(logits: F32, rows: list[LogitRow], eos_ids: Collection[int]) -> LogitR
     they were."""
     before: LogitRows = {}
     for i, (seq, num_tokens) in enumerate(rows):
-        p = seq.params
-        if not (p.logit_bias or p.presence_penalty or p.frequency_penalty or seq.constraint is not None):
+        if not is_shaped(seq):
             continue
+        p = seq.params
         row = logits[i]  # [V]
         if p.logprobs is not None:
             before[i] = row.copy()

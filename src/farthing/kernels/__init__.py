@@ -153,8 +153,12 @@ def sample(
     history_starts: npt.NDArray[np.int64],  # [n + 1]
     num_top: int,
     wants_logprob: npt.NDArray[np.uint8],  # [n]
+    is_as_run: npt.NDArray[np.uint8] | None = None,  # [n], of the last run's logits: rows that are as it left them
 ) -> Sampled:
-    """Chooses one token per row: repetition penalty, temperature, top-k, top-p, min-p, then a draw by (seed, step)."""
+    """Chooses one token per row: repetition penalty, temperature, top-k, top-p, min-p, then a draw by (seed, step).
+
+    Rows that are as the last run left them are not read again: their largest logits were noted as they were made.
+    """
     n = logits.shape[0]
     out = Sampled(
         token=np.zeros(n, np.int32),
@@ -174,6 +178,7 @@ def sample(
         "history": history,
         "history_starts": history_starts,
         "wants_logprob": wants_logprob,
+        "is_as_run": np.zeros(n, np.uint8) if is_as_run is None else is_as_run,
         "token": out.token,
         "logprob": out.logprob,
         "top_token": out.top_token,

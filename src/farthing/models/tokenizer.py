@@ -35,6 +35,7 @@ class Tokenizer:
         self._by_text = {token.text: token.id for token in vocabulary.control if token.text}
         self._pattern = _control_pattern(vocabulary.control)
         self._bytes: dict[int, bytes] = {}
+        self._whole: dict[int, str | None] = {}
         self._longest: int | None = None  # see least_tokens
 
     @property
@@ -155,6 +156,19 @@ class Tokenizer:
             known = self._bytes[id] = piece.encode("utf-8", "replace") if plain else self._vocabulary.to_bytes(piece)
         return known
 
+    def whole_text(self, id: int) -> str | None:
+        """The text of an id whose bytes are whole characters and that is no control token; None for others."""
+        try:
+            return self._whole[id]
+        except KeyError:
+            pass
+        try:
+            text = None if self.is_control(id) else self.token_bytes(id).decode()
+        except UnicodeDecodeError:
+            text = None
+        self._whole[id] = text
+        return text
+
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """The text of ids; bytes that are not UTF-8 become U+FFFD. Control tokens are left out if `skip_special`."""
         detokenizer = Detokenizer(self, skip_special)
@@ -165,24 +179,32 @@ class Detokenizer:
     """Token ids to text as they come. `push` returns what is certain and holds back the beginning of a UTF-8
     character; `flush` returns the rest. All pieces together equal `Tokenizer.decode` of all ids."""
 
+    __slots__ = ("_decoder", "_is_within", "_skip_special", "_strip", "_tokenizer")
+
     def __init__(self, tokenizer: Tokenizer, skip_special: bool = True) -> None:
         self._tokenizer = tokenizer
         self._skip_special = skip_special
         self._strip = tokenizer._vocabulary.strip_first_space
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._is_within = False  # whether the decoder holds the beginning of a character
 
     def push(self, id: int) -> str:
+        if not (self._is_within or self._strip) and (text := self._tokenizer.whole_text(id)) is not None:
+            return text  # nearly every token; without the decoder, which takes a microsecond
         if self._skip_special and self._tokenizer.is_control(id):
             return ""
         piece = self._tokenizer.token_bytes(id)
         if self._strip and piece:
             self._strip = False  # SentencePiece puts a space before the first word
             piece = piece.removeprefix(b" ")
-        return self._decoder.decode(piece)
+        text = self._decoder.decode(piece)
+        self._is_within = bool(self._decoder.getstate()[0])
+        return text
 
     def flush(self) -> str:
         text = self._decoder.decode(b"", final=True)
         self._decoder.reset()
+        self._is_within = False
         return text
 
 
