@@ -9,7 +9,7 @@ import pytest
 from farthing import kernels
 from farthing.errors import InvalidRequest
 from farthing.kernels.formats import dequantize
-from farthing.kernels.plan import QTensor
+from farthing.kernels.plan import KVSpec, QTensor
 from farthing.models import load_model
 from farthing.models.config import ModelConfig
 from farthing.models.decoder import build_plan, tensor_shapes
@@ -24,8 +24,8 @@ def logits(config: ModelConfig, tensors: dict[str, F32]) -> F32:
     blocks = {}
     for name, values in tensors.items():
         data = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
-        blocks[name] = QTensor("f32", *values.shape, data)
-    kv = kernels.KVSpec(config.num_layers, config.num_kv_heads, config.head_dim, 5, 16, "f32", "f32")
+        blocks[name] = QTensor("f32", values.shape[0], values.shape[1], data)
+    kv = KVSpec(config.num_layers, config.num_kv_heads, config.head_dim, 5, 16, "f32", "f32")
     return logits_of(kernels.load(build_plan(config, blocks), kv, isa="reference"), IDS)
 
 

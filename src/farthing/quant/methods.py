@@ -20,7 +20,7 @@ from farthing.kernels.formats import dequantize, row_bytes
 from farthing.kernels.plan import QTensor
 from farthing.quant.chosen import Chosen
 from farthing.quant.convert import quantize
-from farthing.quant.gptq import DAMPING, gptq, target
+from farthing.quant.gptq import gptq, target
 from farthing.quant.grid import Grid, grid_of
 from farthing.quant.hqq import hqq
 from farthing.quant.search import search
@@ -32,6 +32,7 @@ F32 = npt.NDArray[np.float32]
 METHODS = ("rtn", "search", "hqq", "importance", "gptq")
 METHODS_WITH_STATISTICS = ("importance", "gptq")
 
+_LEAST_IMPORTANCE = 0.01  # of the mean
 _ROWS = 512  # rows worked on at a time: rows are independent, and candidates of so many stay in cache
 
 
@@ -91,7 +92,7 @@ def _chooser(grid: Grid, method: str, statistics: Statistics | None) -> Callable
     activity = np.diag(statistics.gram).astype(np.float64)
     mean = activity.mean()
     # A column that the text never used keeps a little weight: other texts may use it.
-    importance = (activity / (mean if mean > 0 else 1.0) + DAMPING).astype(np.float32)
+    importance = (activity / (mean if mean > 0 else 1.0) + _LEAST_IMPORTANCE).astype(np.float32)
     return lambda weights: search(grid, weights, importance)
 
 
