@@ -19,8 +19,8 @@ ONE_TOKEN = SamplingParams(temperature=0.0, max_tokens=1)
 
 
 def hidden_states(source: str, num_threads: int | None = None) -> StatesOf:
-    """Of a model by name or path, which is loaded when it is asked; None is a thread for each core. What it gives raises
-    FarthingError for a model that cannot be loaded."""
+    """Of a model by name or path, which is loaded when it is asked; num_threads None: one for each core. What it gives
+    raises FarthingError for a model that cannot be loaded."""
 
     def states_of(prompts: Sequence[str]) -> Hidden:
         model, name = load_model(source), served_name(source)
