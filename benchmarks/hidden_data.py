@@ -1,7 +1,7 @@
 """The embedded model's own answers to BANKING77, with all that it tells of them: what benchmarks/hidden.py measures on.
 
-A BANKING77 prompt shows the six training messages that have most words in common with the question, each with its
-intent; the model names the question's intent. It is prompted as any client would, and answers freely, greedily.
+A conversation shows the six training messages that have most words in common with the question, each answered by its
+intent; the model answers the question in its turn, freely, greedily. Asked in one message it writes a sentence instead.
 """
 
 from collections.abc import Sequence
@@ -36,41 +36,42 @@ SAMPLE = SamplingParams(temperature=0.7, max_tokens=16, stop=("\n",))
 def banking77(folder: Path, num_rows: int, num_threads: int) -> Labelled:
     """`num_rows` random test rows; the large model is always right, the small one where it names the intent."""
     intents = load_intents(folder, "banking77").limited(num_rows)
-    prompts = _prompts(intents)
     model = load_model(MODEL)
     with Engine(model, LocalConfig(threads=num_threads).engine(MODEL)) as engine:
-        answers, found, states = _drafts(engine, prompts)
-    is_right = [
-        answer.strip().lower() == intents.names[label]
-        for answer, label in zip(answers, intents.test.labels, strict=True)
-    ]
-    quality = np.stack([np.array(is_right, np.float64), np.ones(len(prompts))], axis=1)
+        answers, found, states = _drafts(engine, _conversations(intents))
+    named = [intents.names[label] for label in intents.test.labels]
+    is_right = [answer.strip().lower() == name for answer, name in zip(answers, named, strict=True)]
+    quality = np.stack([np.array(is_right, np.float64), np.ones(len(named))], axis=1)
     hidden = Hidden(MODEL, states)
-    return Labelled((MODEL, "large"), COSTS, tuple(prompts), quality, tuple(answers), found, hidden=hidden)
+    return Labelled((MODEL, "large"), COSTS, intents.test.texts, quality, tuple(answers), found, hidden=hidden)
 
 
-def _prompts(intents: Intents) -> list[str]:
+def _conversations(intents: Intents) -> list[tuple[Message, ...]]:
     train, test = intents.train, intents.test
     found = sparse([grams(text) for text in train.texts], "words")
     block = text_block(found)
     similar = block.rows(sparse([grams(text) for text in test.texts], "words")) @ block.rows(found).T  # [test, train]
     nearest = np.argsort(-similar, axis=1, kind="stable")[:, :NUM_EXAMPLES][:, ::-1]
-    return [_prompt(text, train.take(rows), intents.names) for text, rows in zip(test.texts, nearest, strict=True)]
+    return [
+        _conversation(text, train.take(rows), intents.names) for text, rows in zip(test.texts, nearest, strict=True)
+    ]
 
 
-def _prompt(text: str, examples: Split, names: Sequence[str]) -> str:
-    lines = ["Name the intent of the last message."]
+def _conversation(text: str, examples: Split, names: Sequence[str]) -> tuple[Message, ...]:
+    shown: list[Message] = []
     for other, label in zip(examples.texts, examples.labels, strict=True):
-        lines += [f"Message: {' '.join(other.split())}", f"Intent: {names[label]}"]
-    return "\n".join([*lines, f"Message: {' '.join(text.split())}", "Intent:"])
+        shown += [Message("user", other), Message("assistant", names[label])]
+    return (Message("system", "Name the intent of each message."), *shown, Message("user", text))
 
 
-def _drafts(engine: Engine, prompts: Sequence[str]) -> tuple[list[str], NDArray[np.float64], NDArray[np.float64]]:
+def _drafts(
+    engine: Engine, prompts: Sequence[tuple[Message, ...]]
+) -> tuple[list[str], NDArray[np.float64], NDArray[np.float64]]:
     """Answers, signals of them, hidden states."""
     answers, rows, states = [], [], []
     for first in range(0, len(prompts), 64):
         part = prompts[first : first + 64]
-        asked = [Request(messages=(Message("user", prompt),), params=DRAFT, wants_hidden=True) for prompt in part]
+        asked = [Request(messages=prompt, params=DRAFT, wants_hidden=True) for prompt in part]
         samples = [
             replace(request, params=replace(SAMPLE, seed=seed), wants_hidden=False)
             for request in asked

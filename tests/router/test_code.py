@@ -130,3 +130,8 @@ def test_humaneval_references_and_broken_ones() -> None:
 
 def test_encoded_answers_carry_it() -> None:
     assert encode_answers([PROMPT], [GOOD]).forms["code"].shape == (1, len(CODE_NAMES))
+
+
+def test_a_function_of_mathematics_is_not_asked_for() -> None:
+    assert not code_checks("Let the function f(x) be odd. What is f(0)?", "It is 0.").any()
+    assert of("I cannot.", "Write a function called mean(values) in Python.")["no_code_though_asked"] == 1

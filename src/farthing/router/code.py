@@ -31,6 +31,7 @@ _FENCE = re.compile(r"^[ ]{0,3}```+[ \t]*([\w+#.-]*)[^\n]*\n(.*?)(?:^[ ]{0,3}```
 _ASKED = re.compile(r"^[ ]{0,3}(?:async[ ]+)?def[ ]+(\w+)[ ]*\(", re.MULTILINE)
 _NAMED = re.compile(r"\b(?:function|method|procedure)\s+(?:named\s+|called\s+)?[`\"']?([A-Za-z_]\w*)[`\"']?\s*\(")
 _WANTS = re.compile(r"\b(?:write|implement|complete|fix|code|program|function|script|class|regex|sql|query)\b", re.I)
+_WRITES = re.compile(r"\b(?:write|implement|code|program|python|javascript)\b", re.I)
 _IS_PYTHON = re.compile(r"^\s*(?:def |class |import |from \w+ import |return\b|for .+:$|if .+:$|@\w)", re.MULTILINE)
 _RUN = re.compile(rf"(?:[-+~]\s*|\bnot\s+|\blambda\s*:\s*|\bawait\s+){{{MAX_RUN},}}")
 _PAIRS = {")": "(", "]": "[", "}": "{"}
@@ -85,7 +86,9 @@ def code_checks(prompt: str, answer: str) -> NDArray[np.float64]:
 
 def _asked(prompt: str) -> str | None:
     """The function that the prompt leaves open (its last one), or names in words."""
-    found: list[str] = _ASKED.findall(prompt) or _NAMED.findall(prompt)
+    found: list[str] = _ASKED.findall(prompt)
+    if not found and _WRITES.search(prompt):  # not every "function f(x)" is to be programmed
+        found = _NAMED.findall(prompt)
     return found[-1] if found else None
 
 

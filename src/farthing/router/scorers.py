@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from farthing.errors import InvalidRequest
 from farthing.router.blocks import FormBlock, TextBlock, form_block, text_block
+from farthing.router.code import CODE_NAMES
 from farthing.router.encode import Encoded
 from farthing.router.ridge import best_fit
 from farthing.router.topics import Topics, learn_topics
@@ -23,6 +24,7 @@ __all__ = ["AFTER_ANSWER", "BEFORE_CALL", "Learned", "Recipe", "Scorer", "learn"
 Matrix = NDArray[np.float64]
 MAX_ROWS = 4_000  # the dual form is cubic in them, and labels saturate before
 MIN_ROWS = 20
+MIN_CODE = 0.02  # of answers: below that the checks of code are noise
 TOPICS = "topics"
 
 
@@ -84,7 +86,7 @@ class Learned:
 
 
 def learn(encoded: Encoded, targets: Matrix, recipe: Recipe, seed: int = 0) -> Learned:
-    """`targets` [n, k]: the quality of each model's answer, 0 to 1. Where no answer has code, nothing is learned of it.
+    """`targets` [n, k]: the quality of each model's answer, 0 to 1. Where hardly an answer has code, nothing is learned of it.
 
     Raises InvalidRequest for too few rows.
     """
@@ -98,7 +100,8 @@ def learn(encoded: Encoded, targets: Matrix, recipe: Recipe, seed: int = 0) -> L
         rows = np.sort(rng.choice(len(rows), MAX_ROWS, replace=False))
         encoded, targets = encoded.take(rows), targets[rows]
     texts = {name: text_block(part) for name, part in encoded.texts.items()}
-    forms = {name: form_block(values, rng) for name, values in encoded.forms.items() if values.any() or name != "code"}
+    used = {name: values for name, values in encoded.forms.items() if name != "code" or _is_coded(values)}
+    forms = {name: form_block(values, rng) for name, values in used.items()}
     topics = learn_topics(encoded.texts["words"], rng)
     features: dict[str, Matrix] = {name: texts[name].rows(encoded.texts[name]) for name in texts}
     features |= {name: forms[name].rows(encoded.forms[name]) for name in forms}
@@ -108,6 +111,10 @@ def learn(encoded: Encoded, targets: Matrix, recipe: Recipe, seed: int = 0) -> L
     found = best_fit(grams, [scales], targets, recipe.penalties)
     weights = _primal(features, scales, texts, found.dual)
     return Learned(Scorer(found.means, texts, forms, topics, weights, found.penalty), rows, found.left_out)
+
+
+def _is_coded(values: Matrix) -> bool:
+    return bool((values[:, CODE_NAMES.index("has_code")] > 0).mean() >= MIN_CODE)
 
 
 def _primal(
