@@ -19,11 +19,7 @@ ONE_TOKEN = SamplingParams(temperature=0.0, max_tokens=1)
 
 
 def hidden_states(source: str, num_threads: int | None = None) -> StatesOf:
-<<<<<<< .merge_file_jxLop7
-    """Of a model by name or path, which is loaded when it is asked; None is a thread for each core. What it gives
-=======
     """Of a model by name or path, which is loaded when it is asked; num_threads None: one for each core. What it gives
->>>>>>> .merge_file_sKY1dX
     raises FarthingError for a model that cannot be loaded."""
 
     def states_of(prompts: Sequence[str]) -> Hidden:

@@ -86,9 +86,9 @@ class Learned:
 
 
 def learn(encoded: Encoded, targets: Matrix, recipe: Recipe, seed: int = 0) -> Learned:
-    """`targets` [n, k]: the quality of each model's answer, 0 to 1. Where hardly an answer has code, nothing is learned of it.
+    """`targets` [n, k]: the quality of each model's answer, 0 to 1. Raises InvalidRequest for too few rows.
 
-    Raises InvalidRequest for too few rows.
+    Where hardly an answer has code, nothing is learned of it.
     """
     if targets.ndim != 2 or len(targets) != len(encoded):
         raise InvalidRequest(f"labels of shape {targets.shape} for {len(encoded)} prompts")
