@@ -12,7 +12,7 @@ from farthing.models.tokenizer import Tokenizer
 from farthing.quant import quantizable
 from farthing.quant.methods import METHODS, METHODS_WITH_STATISTICS
 
-__all__ = ["QuantizeJob", "Windows", "read_calibration"]
+__all__ = ["QuantizeJob", "Windows", "check_gguf_format", "read_calibration"]
 
 DEFAULT_BITS = 4.5
 LEAST_BITS, MOST_BITS = 1.75, 32.0
