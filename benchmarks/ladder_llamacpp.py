@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,7 @@ _NEEDS_MATRIX = ("Q2_K_S", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S")
 _NO_MATRIX = ("Q8_0", "TQ2_0", "TQ1_0")  # types that it makes no use of
 PLAIN, WEIGHTED = "llama.cpp", "llama.cpp, imatrix"
 CONTEXT = 512
+ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,11 @@ class Llama:
         """Measured once for each file: its results do not hang on the machine's mood. Raises Missing."""
         command = [*self._perplexity(path, text, num_windows, "f16"), "--kl-divergence", "--kl-divergence-base", base]
         said = self.cache / "logs" / f"{path.stem}-{num_windows}.txt"
+        for _ in range(ATTEMPTS - 1):
+            self._make(said, command, path, base, said=said)
+            with suppress(Missing):
+                return parse_divergence(said.read_text())
+            (self.cache / "stamps" / said.name).unlink()  # on a busy machine its last lines are lost now and then
         self._make(said, command, path, base, said=said)
         return parse_divergence(said.read_text())
 
