@@ -44,7 +44,7 @@ def test_calibrated_folder(tmp_path: Path, name: str, options: dict[str, object]
     assert result.bits_per_weight == 8 * total_bytes / sum(t.rows * t.cols for t in written.tensors.values())
     assert result.method == options.get("method", "gptq")
     assert result.divergence is not None
-    assert 0 < result.divergence.kl_divergence < (2 if options.get("format") == "q3" else 0.2)
+    assert 0 < result.divergence.kl_divergence < (2 if options.get("format") == "q3" else 0.5)
     assert result.num_calibration_tokens == 1024
     expected = ["quantizing (million weights)", "measuring the result"]
     if "bits" in options:
