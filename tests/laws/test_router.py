@@ -68,7 +68,7 @@ def test_turning_a_score_round_turns_its_area_round(rows: list[tuple[bool, bool,
 def test_a_higher_price_never_spends_more(quality: list[tuple[float, ...]], prices: list[float]) -> None:
     costs = np.array([1.0, 3.0, 30.0])
     totals = [
-        spent(choose(np.array(quality), costs, p), costs, False).sum() for p in (-np.inf, *sorted(prices), np.inf)
+        spent(choose(np.array(quality), costs, p), costs).sum() for p in (-np.inf, *sorted(prices), np.inf)
     ]
     assert all(first >= second for first, second in pairwise(totals))
     assert (totals[0], totals[-1]) == (30 * len(quality), len(quality))

@@ -161,7 +161,8 @@ def test_architectures_are_found_by_name() -> None:
     known = "gemma3_text, llama, mixtral, olmoe, qwen2, qwen2_moe, qwen3, qwen3_moe"
     with pytest.raises(UnsupportedModel, match=f"'gpt_neox' is not supported; supported: {known}"):
         architecture_of_hf("gpt_neox")
-    known = "llama, llama with experts, olmoe with experts, qwen2, qwen2moe with experts, qwen3, qwen3moe with experts"
+    known = "gemma3, llama, llama with experts, olmoe with experts, qwen2, qwen2moe with experts, "
+    known += "qwen3, qwen3moe with experts"
     with pytest.raises(UnsupportedModel, match=f"'grok with experts' is not supported; supported: {known}"):
         architecture_of_gguf("grok", is_sparse=True)
     assert architecture_of_gguf("llama", is_sparse=True).model_types == ("mixtral",)

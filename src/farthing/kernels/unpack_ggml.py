@@ -6,6 +6,34 @@ Every function takes blocks [n], records as `formats` lays them out, and fills o
 import numpy as np
 import numpy.typing as npt
 
+__all__ = [
+    "IQ4_NL_VALUES",
+    "bf16",
+    "f32",
+    "five_bits",
+    "iq4_nl",
+    "iq4_xs",
+    "k_blocks",
+    "nibbles",
+    "q2_k",
+    "q3_k",
+    "q3_k_scales",
+    "q4_0",
+    "q4_1",
+    "q4_k",
+    "q5_0",
+    "q5_1",
+    "q5_k",
+    "q6_k",
+    "q8_0",
+    "scale",
+    "scales_and_minima",
+    "symmetric",
+    "tq2_0",
+    "two_bits",
+    "with_minimum",
+]
+
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
 Blocks = npt.NDArray[np.void]

@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 from farthing.kernels.unpack_ggml import IQ4_NL_VALUES, nibbles
 
+__all__ = ["C3_VALUES", "bit_plane", "c3", "c4", "codes_of", "planes", "scale8", "t2", "with_table", "with_zero"]
+
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
 Blocks = npt.NDArray[np.void]

@@ -39,6 +39,7 @@ class Checkpoint:
     roles: Mapping[str, str] = field(repr=False)  # of its architecture, see config.Architecture
     tokenizer: Callable[[], Tokenizer] = field(repr=False)
     gguf: GGUFFile | None = field(repr=False)
+    norm_offset: float = 0.0  # that has been added to what the file holds of each norm
 
     def file_name(self, name: str) -> str:
         """What the file calls, or would call, our tensor `name`: of experts as `with_single_experts` names them."""
@@ -82,8 +83,8 @@ def _open_folder(path: Path) -> Checkpoint:
     architecture = architecture_of_hf(Fields(raw, f"{path}: config.json").text("model_type"))
     config = config_from_hf(architecture, raw)
     tensors = _collect(path, config, read_safetensors(path), architecture.hf_tensors, architecture.hf_norm_offset)
-    roles = architecture.hf_tensors
-    return Checkpoint(path, config, tensors, roles, lambda: load_tokenizer_json(path), None)
+    roles, offset = architecture.hf_tensors, architecture.hf_norm_offset
+    return Checkpoint(path, config, tensors, roles, lambda: load_tokenizer_json(path), None, offset)
 
 
 def read_json(path: Path) -> dict[str, Any]:

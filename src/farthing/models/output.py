@@ -101,7 +101,7 @@ def open_output(
         with _new_folder(source, output, infos) as folder:
             layout = safetensors_layout(infos)
             with new_file(folder / "model.safetensors", layout.num_bytes) as file:
-                yield from _filled(source, ModelSink(file, layout))
+                yield from _filled(source, ModelSink(file, layout, source.norm_offset))
         return
     layout = _file_layout(source, kind, infos, format)
     with new_file(output, layout.num_bytes, is_overwrite=is_overwrite) as file:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+
 from farthing.errors import InvalidRequest
 from farthing.kernels.plan import QTensor
 
@@ -72,8 +74,9 @@ def _take_room(file: BinaryIO, num_bytes: int) -> None:
 class ModelSink:
     """Puts tensors at their places in a file that `new_file` made for `layout`."""
 
-    def __init__(self, file: BinaryIO, layout: Layout) -> None:
-        self._file = file
+    def __init__(self, file: BinaryIO, layout: Layout, norm_offset: float = 0.0) -> None:
+        """norm_offset: taken off each norm (see Checkpoint)."""
+        self._file, self._norm_offset = file, np.float32(norm_offset)
         self._places = dict(layout.places)
         file.seek(0)
         file.write(layout.head)
@@ -81,7 +84,10 @@ class ModelSink:
     def put(self, name: str, tensor: QTensor) -> None:
         """Each name once; the tensor has the format and shape that the layout was made for."""
         self._file.seek(self._places.pop(name))
-        self._file.write(tensor.data.data)
+        data = tensor.data
+        if self._norm_offset and name.endswith("norm"):
+            data = (data.view(np.float32) - self._norm_offset).view(np.uint8)
+        self._file.write(data.data)
 
     def check(self) -> None:
         """All have been put."""

@@ -14,6 +14,8 @@ from farthing.quant import pack_ggml
 from farthing.quant.pack_k import K_SHAPES, round_k, round_tq2_0
 from farthing.quant.pack_own import OWN_FORMATS, round_own
 
+__all__ = ["quantizable", "quantize", "requantize", "target_format"]
+
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
 Blocks = npt.NDArray[np.void]  # [n] records of one format

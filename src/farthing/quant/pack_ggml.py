@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 from farthing.kernels.formats import IQ4_NL_VALUES
 
+__all__ = ["bf16", "inverse", "iq4_nl", "plain", "q8_0", "signed_max", "store_codes", "symmetric", "with_minimum"]
+
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
 Blocks = npt.NDArray[np.void]

@@ -22,6 +22,8 @@ import numpy.typing as npt
 from farthing.kernels.formats import format_of
 from farthing.quant.pack_ggml import inverse, signed_max
 
+__all__ = ["KShape", "pack_k", "round_k", "round_tq2_0"]
+
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.integer]

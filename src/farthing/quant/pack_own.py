@@ -11,6 +11,8 @@ from farthing.kernels.formats import C3_VALUES, IQ4_NL_VALUES, format_of, scale8
 from farthing.kernels.unpack_own import MAX_SCALE8, MIN_SCALE8, TRITS_PER_BYTE
 from farthing.quant.pack_ggml import store_codes
 
+__all__ = ["encode_scale8", "nearest_codes", "nearest_zeros", "pack_codes", "round_own"]
+
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
 Blocks = npt.NDArray[np.void]

@@ -163,6 +163,11 @@ class Counts:
         """That one token alone reads."""
         return self.layers.num_bytes + round(self.experts.num_bytes * self.taken_share) + self.head.num_bytes
 
+    @property
+    def kv_bytes(self) -> int:
+        """Of one token's K and V in all layers."""
+        return sum(part.kv_bytes for part in self.attention)
+
     def need(self, work: Work) -> Need:
         """Of a whole prefill: weights once per chunk, the head for the last token only. Of a decode's middle step:
         weights once, every sequence's K and V, those of a shared prefix once."""

@@ -13,6 +13,7 @@ from farthing.kernels.mapped import forget_mapped
 from farthing.kernels.plan import (
     Add,
     Attention,
+    GeGLU,
     Linear,
     Op,
     Plan,
@@ -29,6 +30,7 @@ __all__ = ["Blind", "Chunk", "Tap", "Weights", "swiglu"]
 
 F32 = npt.NDArray[np.float32]
 
+GELU = np.float32(np.sqrt(2 / np.pi))
 LEAST_EXPONENT = np.float32(-80)  # NumPy's exp takes twenty times as long for what underflows
 QUERIES = 128  # of a window whose scores are held at a time
 
@@ -107,6 +109,8 @@ class Chunk:
                 self.attention(op)
             case SwiGLU():
                 self.at(op.dst)[:] = swiglu(self.at(op.gate), self.at(op.up))
+            case GeGLU():
+                self.at(op.dst)[:] = _geglu(self.at(op.gate), self.at(op.up))
             case Add():
                 self.at(op.dst)[:] += self.at(op.src)
             case SigmoidScale():
@@ -162,21 +166,35 @@ class Chunk:
             heads = heads * np.float32(op.scale)
             for first in range(0, window, QUERIES):
                 last = min(first + QUERIES, window)
-                attended = _attend(heads[:, :, first:last], keys[:, :, :last], values[:, :, :last])
+                since = 0 if op.window is None else max(0, first - op.window + 1)  # what none of them sees any more
+                seen = slice(since, last)
+                attended = _attend(heads[:, :, first:last], keys[:, :, seen], values[:, :, seen], op.window)
                 dst[rows][first:last] = attended.transpose(2, 0, 1, 3).reshape(last - first, -1)
 
 
-def _attend(q: F32, keys: F32, values: F32) -> F32:
-    """Attention of the last n positions [kv heads, group, n, d] to all so far [kv heads, 1, m, d]."""
+def _attend(q: F32, keys: F32, values: F32, reach: int | None) -> F32:
+    """Attention of the last n positions [kv heads, group, n, d] to all so far [kv heads, 1, m, d], or to the last
+    `reach` of them, themselves included."""
     scores = q @ keys.swapaxes(2, 3)  # [kv heads, group, n, m]
     n, m = scores.shape[2:]
+    is_far = None
+    if reach is not None:
+        is_far = np.arange(m) <= np.arange(m - n, m)[:, None] - reach  # [n, m]
+        scores[..., is_far] = -np.inf
     latest = scores[..., m - n :]
     latest += np.triu(np.full((n, n), -np.inf, np.float32), 1)
     scores -= scores.max(axis=3, keepdims=True)
     np.maximum(scores, LEAST_EXPONENT, out=scores)
     np.exp(scores, out=scores)
     latest *= np.tri(n, dtype=np.float32)
+    if is_far is not None:
+        scores[..., is_far] = 0
     result: F32 = (scores @ values) / scores.sum(axis=3, keepdims=True)
+    return result
+
+
+def _geglu(gate: F32, up: F32) -> F32:
+    result: F32 = np.float32(0.5) * gate * (1 + np.tanh(GELU * (gate + np.float32(0.044715) * gate**3))) * up
     return result
 
 
