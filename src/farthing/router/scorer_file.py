@@ -51,9 +51,8 @@ def scorer_arrays(scorer: Scorer, prefix: str) -> Arrays:
 
 def read_scorer(contents: Contents, prefix: str, num_models: int, reads_answers: bool) -> Scorer:
     kinds = [*PROMPT_KINDS, *(f"answer {kind}" for kind in ANSWER_KINDS if reads_answers)]
-    names = ["form", *(["checks"] if reads_answers else [])]
-    names += [name for name in ("code", "signals") if reads_answers and contents.has(f"{prefix}.{name}.center")]
-    names += ["hidden"] if contents.has(f"{prefix}.hidden.center") else []
+    names = ["form", "hidden", *(("checks", "code", "signals") if reads_answers else ())]  # as they were learned
+    names = [name for name in names if name in ("form", "checks") or contents.has(f"{prefix}.{name}.center")]
     weights: dict[str, NDArray[np.float64]] = {}
     texts = {name: _text(contents, f"{prefix}.{name}", num_models, weights, name) for name in kinds}
     forms = {name: _form(contents, f"{prefix}.{name}", num_models, weights, name) for name in names}
