@@ -59,7 +59,7 @@ void wide_panels(const LinearArgs& a, const PackedMatrix& m, const float* bias, 
                  const TileWeights<L::kParts>& weights, const uint8_t* x, int64_t p, int64_t num_panels, int64_t t0, int64_t t1) {
   const ActivationBlock<G>* blocks = reinterpret_cast<const ActivationBlock<G>*>(x);
   // All tiles together fetch the next panels, each the same share. The tokens of a group are cut into tiles of equal height.
-  constexpr int kRows = std::min(6, G);
+  constexpr int kRows = L::kParts == 2 ? 4 : std::min(6, G);
   const int64_t num_blocks = weights.num_blocks, num_tiles = (t1 - t0 + kRows - 1) / kRows;
   const int64_t steps = num_tiles * num_blocks, lines = (2 * m.panel_bytes / 64 + steps - 1) / steps;
   const uint8_t* const next = m.panel(p + 2);

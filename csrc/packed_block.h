@@ -144,6 +144,32 @@ FARTHING_INLINE Scales<Block<K>::kParts> scales_of(const uint8_t* super, const u
   return out;
 }
 
+// What a part of a block needs of a token.
+struct PartOfToken {
+  f32xw scale, sum;  // sum: of the codes, times the scale where a block is one part
+};
+template <int kParts, int G>
+FARTHING_INLINE PartOfToken part_of_token(const ActivationBlock<G>* x, int part, int t) {
+  if constexpr (kParts == 1)
+    return {splatw(x->scale[t]), splatw(x->scaled_sum[t])};
+  else
+    return {splatw(x->scale[t]), to_f32(i32xw{} + x->sum16[part][t])};
+}
+
+// Adds a part's products to the sum of rows, in the one order that all tiles keep: a block of one part is
+// scale * x_scale * dot + minimum * sum; of two parts, what both have in `both` is multiplied with x_scale once.
+template <int kParts, int part, bool kHasMinimum>
+FARTHING_INLINE void add_part(f32xw dot, f32xw scale, f32xw minimum, const PartOfToken& of, f32xw& both, f32xw& acc) {
+  if constexpr (kParts == 1) {
+    acc = fmadd(dot, scale * of.scale, acc);
+    if constexpr (kHasMinimum) acc = fmadd(minimum, of.sum, acc);
+  } else {
+    both = part == 0 ? dot * scale : fmadd(dot, scale, both);
+    if constexpr (kHasMinimum) both = fmadd(minimum, of.sum, both);
+    if constexpr (part == kParts - 1) acc = fmadd(both, of.scale, acc);
+  }
+}
+
 // Unpacks columns [first, first + n) of a panel to out [n][kPanel]; both multiples of 32 where weights have codes.
 template <Packed K>
 void unpack(const uint8_t* panel, int64_t first, int64_t n, float* out) {

@@ -63,13 +63,13 @@ __attribute__((noinline)) f32x8 lone_token(const uint8_t* panel, int64_t cols, c
       running[s / kSteps].template add<s % kSteps, kSteps>(codes.of, splat_four(x->codes[s][0]));
     });
     const auto scales = scales_of<K>(B::super(panel, b), block);
-    for (int part = 0; part < B::kParts; ++part) {
+    f32x8 both = zero8();
+    unrolled<B::kParts>([&](auto part) FARTHING_INLINE_BODY {
       i32x8 dot = running[part].dot;
       if constexpr (B::kZero != 0) dot -= B::kZero * (B::kParts == 1 ? x->sum[0] : x->sum16[part][0]);
-      acc = fmadd(__builtin_convertvector(dot, f32x8), scales.scale[part] * splat(x->scale[0]), acc);
-      const float sum = B::kParts == 1 ? x->scaled_sum[0] : x->scale[0] * static_cast<float>(x->sum16[part][0]);
-      if constexpr (B::kHasMinimum) acc = fmadd(scales.minimum[part], splat(sum), acc);
-    }
+      add_part<B::kParts, decltype(part)::value, B::kHasMinimum>(to_f32(dot), scales.scale[part], scales.minimum[part],
+                                                                 part_of_token<B::kParts>(x, part, 0), both, acc);
+    });
   }
   return acc;
 }
@@ -90,6 +90,7 @@ __attribute__((noinline)) void row_tile(const TileWeights<L::kParts>& weights, c
   for (int64_t b = 0; b < weights.num_blocks; ++b, ++x, ++scales) {
 #pragma GCC unroll 9
     for (int line = 0; line < L::kBits * kPanel * 4; line += 64) __builtin_prefetch(w + kPrefetchBytes + line);
+    f32x8 both[T];
     unrolled<L::kParts>([&](auto part) FARTHING_INLINE_BODY {
       Running<L::kMostCode> running[T];
       unrolled<kSteps>([&](auto j) FARTHING_INLINE_BODY {
@@ -104,11 +105,8 @@ __attribute__((noinline)) void row_tile(const TileWeights<L::kParts>& weights, c
       for (int t = 0; t < T; ++t) {
         i32x8 dot = running[t].dot;
         if constexpr (!L::kHasMinimum) dot -= weights.zero * (L::kParts == 1 ? x->sum[t] : x->sum16[part][t]);
-        acc[t] = fmadd(__builtin_convertvector(dot, f32x8), scale * splat(x->scale[t]), acc[t]);
-        if constexpr (L::kHasMinimum) {
-          const float sum = L::kParts == 1 ? x->scaled_sum[t] : x->scale[t] * static_cast<float>(x->sum16[part][t]);
-          acc[t] = fmadd(minimum, splat(sum), acc[t]);
-        }
+        add_part<L::kParts, decltype(part)::value, L::kHasMinimum>(to_f32(dot), scale, minimum,
+                                                                   part_of_token<L::kParts>(x, part, t), both[t], acc[t]);
       }
     });
     w = weights.next(w, b);

@@ -61,7 +61,9 @@ __attribute__((noinline)) void make_scales(const uint8_t* panel, int64_t num_blo
   typedef Block<K> B;
   static_assert(sizeof(*out) <= kExpandedBytes, "linear_scratch() counts on it");
   for (int64_t b = 0; b < num_blocks; ++b) {
-    const auto scales = scales_of<K>(B::super(panel, b), B::at(panel, b));
+    const uint8_t* const block = B::at(panel, b);
+    for (int line = 0; line < B::kBytes; line += 64) __builtin_prefetch(block + 2048 + line);
+    const auto scales = scales_of<K>(B::super(panel, b), block);
     for (int part = 0; part < B::kParts; ++part) {
       storew(out[b].scale[part], scales.scale[part]);
       storew(out[b].minimum[part], scales.minimum[part]);

@@ -27,8 +27,8 @@ __attribute__((noinline)) void token_tile(const E* w, const TokenBlock* const* g
   const TokenBlock* x[V];
   for (int v = 0; v < V; ++v) x[v] = groups[v];
   for (int64_t b = 0; b < n; ++b, ++w) {
-#pragma GCC unroll 2
-    for (int part = 0; part < kParts; ++part) {
+    f32x8 both[R][V];
+    unrolled<kParts>([&](auto part) FARTHING_INLINE_BODY {
       Running<E::kMostCode> running[R][V];
       unrolled<kSteps>([&](auto j) FARTHING_INLINE_BODY {
         const int s = part * kSteps + j;
@@ -52,15 +52,11 @@ __attribute__((noinline)) void token_tile(const E* w, const TokenBlock* const* g
           memcpy(&of_codes, kParts == 1 ? x[v]->sum : x[v]->sum16[part], 32);
           i32x8 dot = running[r][v].dot;
           if constexpr (!E::kHasMinimum) dot -= zero * of_codes;
-          const f32x8 x_scale = load8(x[v]->scale);
-          sum[r][v] = fmadd(__builtin_convertvector(dot, f32x8), scale * x_scale, sum[r][v]);
-          if constexpr (E::kHasMinimum) {
-            const f32x8 scaled_sum = kParts == 1 ? load8(x[v]->scaled_sum) : x_scale * __builtin_convertvector(of_codes, f32x8);
-            sum[r][v] = fmadd(minimum, scaled_sum, sum[r][v]);
-          }
+          const PartOfToken of{load8(x[v]->scale), kParts == 1 ? load8(x[v]->scaled_sum) : to_f32(of_codes)};
+          add_part<kParts, decltype(part)::value, E::kHasMinimum>(to_f32(dot), scale, minimum, of, both[r][v], sum[r][v]);
         }
       }
-    }
+    });
     for (int v = 0; v < V; ++v) ++x[v];
   }
 #pragma GCC unroll 4

@@ -47,11 +47,11 @@ __attribute__((noinline)) f32xw lone_token(const uint8_t* panel, int64_t cols, c
       __m512i& sum = dot[s / kSteps];
       sum = _mm512_dpbusd_epi32(sum, codes_of_step<B::kBits, B::kShape.table, decltype(s)::value>(block + B::kHeader), splat_four(x->codes[s][0]));
     });
-    for (int part = 0; part < B::kParts; ++part) {
-      acc = fmadd(to_floats(dot[part]), scales.scale[part] * splatw(x->scale[0]), acc);
-      const float sum = B::kParts == 1 ? x->scaled_sum[0] : x->scale[0] * static_cast<float>(x->sum16[part][0]);
-      if constexpr (B::kHasMinimum) acc = fmadd(scales.minimum[part], splatw(sum), acc);
-    }
+    f32xw both{};
+    unrolled<B::kParts>([&](auto part) FARTHING_INLINE_BODY {
+      add_part<B::kParts, decltype(part)::value, B::kHasMinimum>(to_floats(dot[part]), scales.scale[part], scales.minimum[part],
+                                                                 part_of_token<B::kParts>(x, part, 0), both, acc);
+    });
   }
   return acc;
 }
@@ -73,6 +73,7 @@ __attribute__((noinline)) void wide_tile(const TileWeights<L::kParts>& weights, 
     for (int p = 0; p < P; ++p) acc[t][p] = f32xw{};
   for (int64_t b = 0; b < n; ++b, ++x, ++scales) {
     for (int64_t i = 0; i < ahead.num_lines; ++i, ahead.at += 64) __builtin_prefetch(ahead.at);
+    f32xw both[T][P];
     unrolled<L::kParts>([&](auto part) FARTHING_INLINE_BODY {
       __m512i dot[T][P];
 #pragma GCC unroll 12
@@ -96,13 +97,11 @@ __attribute__((noinline)) void wide_tile(const TileWeights<L::kParts>& weights, 
       const f32xw minimum[P] = {tile_minimum<L>(w, *scales, part), tile_minimum<L>(w + other, scales[second], part)};
 #pragma GCC unroll 12
       for (int t = 0; t < T; ++t) {
-        const f32xw x_scale = splatw(x->scale[t]);
-        const f32xw sum = L::kParts == 1 ? splatw(x->scaled_sum[t]) : x_scale * to_floats(_mm512_set1_epi32(x->sum16[part][t]));
+        const PartOfToken of = part_of_token<L::kParts>(x, part, t);
 #pragma GCC unroll 2
-        for (int p = 0; p < P; ++p) {
-          acc[t][p] = fmadd(to_floats(dot[t][p]), scale[p] * x_scale, acc[t][p]);
-          if constexpr (L::kHasMinimum) acc[t][p] = fmadd(minimum[p], sum, acc[t][p]);
-        }
+        for (int p = 0; p < P; ++p)
+          add_part<L::kParts, decltype(part)::value, L::kHasMinimum>(to_floats(dot[t][p]), scale[p], minimum[p], of, both[t][p],
+                                                                     acc[t][p]);
       }
     });
     w = weights.next(w, b);
