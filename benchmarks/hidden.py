@@ -44,11 +44,13 @@ NUM_DRAWS = 300
 Vector = NDArray[np.float64]
 
 
-def scored(rows: Labelled, encoded: Encoded, recipe: Recipe, is_check: bool) -> list[Vector]:
+def scored(
+    rows: Labelled, encoded: Encoded, recipe: Recipe, is_check: bool, seeds: Sequence[int] = SEEDS
+) -> list[Vector]:
     """Scores by which rows go to the large model, per seed; each row's by scorers that did not see its label."""
     targets = rows.quality[:, :1] if is_check else rows.quality
     runs = []
-    for seed in SEEDS:
+    for seed in seeds:
         order, scores = np.random.default_rng(seed).permutation(len(rows)), np.full(len(rows), np.nan)
         for fold in range(NUM_FOLDS):
             test = np.sort(order[fold::NUM_FOLDS])
@@ -65,6 +67,22 @@ def without(encoded: Encoded, *names: str) -> Encoded:
 
 def with_weight(recipe: Recipe, name: str, weight: float) -> Recipe:
     return replace(recipe, weights={**recipe.weights, name: weight})
+
+
+def by_weight(rows: Labelled, encoded: Encoded, recipe: Recipe, block: str, *, is_check: bool) -> dict[str, float]:
+    """APGR by the weight of a block, "0" being without it."""
+    everything, found = np.arange(len(rows)), {}
+    for weight in (0.0, *WEIGHTS):
+        part = encoded if weight else without(encoded, block)
+        runs = scored(rows, part, with_weight(recipe, block, weight), is_check, SEEDS[:1])
+        found[f"{weight:g}"] = mean_apgr(rows.pair, runs, everything)
+    say(f"design half, weight of {block}: {found}")
+    return found
+
+
+def best_of(by_weight: dict[str, float]) -> float:
+    """Of the weights that are not 0."""
+    return max(WEIGHTS, key=lambda weight: by_weight[f"{weight:g}"])
 
 
 def mean_apgr(pair: Pair, runs: Sequence[Vector], rows: NDArray[np.int64]) -> float:
@@ -110,20 +128,13 @@ def checked(rows: Labelled) -> dict[str, Any]:
         "hidden": without(encoded, "signals"),
         "both": encoded,
     }
-    chosen = {}
-    for name, block in (("signals", "signals"), ("hidden", "hidden"), ("both", "hidden")):
-        part, pair = parts[name].take(design), rows.take(design).pair
-        tried = {
-            weight: mean_apgr(
-                pair,
-                scored(rows.take(design), part, with_weight(AFTER_ANSWER, block, weight), True),
-                np.arange(len(design)),
-            )
-            for weight in WEIGHTS
-        }
-        chosen[f"{block} of {name}"] = {str(weight): value for weight, value in tried.items()}
-        say(f"design half, {name}, weight of {block}: {tried}")
-    runs = {name: scored(rows.take(other), part.take(other), AFTER_ANSWER, True) for name, part in parts.items()}
+    chosen = {
+        name: by_weight(rows.take(design), parts[name].take(design), AFTER_ANSWER, name, is_check=True)
+        for name in ("signals", "hidden")
+    }
+    recipe = with_weight(AFTER_ANSWER, "hidden", best_of(chosen["hidden"]))
+    recipe = with_weight(recipe, "signals", best_of(chosen["signals"]))
+    runs = {name: scored(rows.take(other), part.take(other), recipe, True) for name, part in parts.items()}
     return {
         "rows": len(rows),
         "small_is_right": float(rows.quality[:, 0].mean()),
@@ -162,28 +173,14 @@ def _pair(
     *,
     is_check: bool,
 ) -> dict[str, Any]:
-    tried = {
-        weight: mean_apgr(
-            rows.take(design).pair,
-            scored(rows.take(design), encoded.take(design), with_weight(recipe, "hidden", weight), is_check),
-            np.arange(len(design)),
-        )
-        for weight in WEIGHTS
-    }
-    best = with_weight(recipe, "hidden", max(tried, key=tried.__getitem__))
+    tried = by_weight(rows.take(design), encoded.take(design), recipe, "hidden", is_check=is_check)
+    best = with_weight(recipe, "hidden", best_of(tried))
     base = without(encoded, "hidden")
-    without_it = scored(rows.take(design), base.take(design), recipe, is_check)
     runs = {
         "text": scored(rows.take(other), base.take(other), recipe, is_check),
         "hidden": scored(rows.take(other), encoded.take(other), best, is_check),
     }
-    return {
-        "design": {
-            "text": mean_apgr(rows.take(design).pair, without_it, np.arange(len(design))),
-            **{str(weight): value for weight, value in tried.items()},
-        },
-        "judged": figures(rows.take(other).pair, runs, "text"),
-    }
+    return {"design": tried, "judged": figures(rows.take(other).pair, runs, "text")}
 
 
 def say(text: str) -> None:
@@ -200,13 +197,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tasks, routing = tasks_folder(), results_folder()
     if tasks is None or routing is None:
         sys.exit("FARTHING_DATA names no folder with tasks and routing in it: there is nothing to measure on")
-    found = {
-        "banking77": checked(banking77(tasks, options.rows, options.threads)),
-        "gsm8k": guessed(routellm("gsm8k", routing), options.gsm8k, options.threads),
-        "mmlu": guessed(routellm("mmlu", routing), options.mmlu, options.threads),
-    }
-    for name, part in found.items():
-        print(f"{name}: {json.dumps(part, indent=1)}")
+    found = {}
+    for name, measured in (
+        ("banking77", lambda: checked(banking77(tasks, options.rows, options.threads))),
+        ("gsm8k", lambda: guessed(routellm("gsm8k", routing), options.gsm8k, options.threads)),
+        ("mmlu", lambda: guessed(routellm("mmlu", routing), options.mmlu, options.threads)),
+    ):
+        found[name] = measured()
+        print(f"{name}: {json.dumps(found[name], indent=1)}", flush=True)
     document = {"model": MODEL, "commit": commit(), "machine": this_machine(instruction_sets()[0]), **found}
     line = json.dumps(document, default=vars)
     RESULTS.write_text(line + "\n")
