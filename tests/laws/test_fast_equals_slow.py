@@ -160,7 +160,7 @@ def test_experts(isa, name, seed, num_experts, top_k, size, num_tokens, product,
     got = kernels.run(program, batch_of(token_ids)).copy()
     expected = kernels.run(kernels.load(plan, KV, isa="reference"), batch_of(token_ids))
     # Rounding between the two products may move an activation to the next of its 8-bit codes.
-    bound = (1e-5 if product == "f32" else 1e-2) * np.abs(expected).max()
+    bound = (4e-5 if product == "f32" else 1e-2) * np.abs(expected).max()  # three products one after the other
     assert np.abs(got - expected).max() <= bound
     for at in rng.integers(0, num_tokens, 3):  # the same bits in any company
         alone = kernels.run(program, batch_of(token_ids[at : at + 1]))
