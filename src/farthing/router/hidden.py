@@ -68,5 +68,9 @@ def learn_space(hidden: Hidden) -> HiddenSpace:
     found = np.linalg.eigh(standard.T @ standard)[1][:, ::-1][:, :NUM_DIRECTIONS]  # [width, …], the largest first
     signs = np.where(found[np.abs(found).argmax(axis=0), np.arange(found.shape[1])] < 0, -1.0, 1.0)
     directions = scale[:, None] * found * signs
-    # Rounded as the file keeps them, so that it changes no decision.
-    return HiddenSpace(hidden.model, *(part.astype(np.float32).astype(np.float64) for part in (center, directions)))
+    return HiddenSpace(hidden.model, _as_in_the_file(center), _as_in_the_file(directions))
+
+
+def _as_in_the_file(values: Matrix) -> Matrix:
+    """Rounded, and row by row: sums in another order end on another bit. So the file changes no decision."""
+    return np.asarray(np.ascontiguousarray(values, np.float32), np.float64)
