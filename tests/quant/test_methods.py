@@ -17,6 +17,7 @@ from farthing.quant.methods import METHODS, Statistics, quantize_matrix, relativ
 
 F32 = npt.NDArray[np.float32]
 ROWS, COLS = 8, 256
+ONE_OF_EACH_KIND = ("q4_0", "q4_1", "q4_k", "q3_k", "tq2_0", "q3", "c3", "t2")  # of levels and of scales
 SEARCHING = ("search", "hqq", "importance", "gptq")
 
 
@@ -50,7 +51,7 @@ def test_every_method_fills_every_format_and_beats_plain_rounding(format: str, m
     assert relative_error(matrix, tensor, measured_by) <= bound * relative_error(matrix, plain, measured_by)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=15)
 @given(st.sampled_from(sorted(grids())), st.integers(0, 2**32 - 1))
 def test_gptq_loses_no_more_of_the_output_than_plain_rounding(format: str, seed: int) -> None:
     """GPTQ looks at the gram with DAMPING of the mean added to its diagonal. That makes every loss larger, and that of
@@ -115,7 +116,7 @@ def degenerate(kind: str) -> tuple[F32, Statistics]:
     return matrix, Statistics(gram, 10)
 
 
-@pytest.mark.parametrize("format", grids())
+@pytest.mark.parametrize("format", ONE_OF_EACH_KIND)
 @pytest.mark.parametrize(
     "kind",
     ["zero rows", "constant rows", "one column dominates", "gram of rank 1", "gram of zeros", "one column alone seen",
