@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from benchmarks.ladder_llamacpp import TYPES, parse_divergence
 from benchmarks.ladder_ours import recipes_of
-from benchmarks.ladder_plot import pareto
 from benchmarks.ladder_rung import (
     INPUT_TOKENS,
     OUTPUT_TOKENS,
@@ -114,6 +113,9 @@ def test_the_table_names_every_rung_and_the_verdicts_count() -> None:
 
 
 def test_the_front_of_the_plot_falls() -> None:
+    pytest.importorskip("matplotlib", reason="the plot extra is not installed")
+    from benchmarks.ladder_plot import pareto
+
     host = HostCost()
     rungs = [rung_json(host, rung(f"f{i}", "gptq", b, kl)) for i, (b, kl) in enumerate([(4, 0.1), (3, 0.2), (5, 0.3)])]
     assert [r["format"] for r in pareto(rungs, "bits_per_weight")] == ["f1", "f0"]
