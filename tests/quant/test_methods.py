@@ -181,7 +181,7 @@ def test_the_relative_error_is_the_share_of_the_output_that_is_lost() -> None:
 
 
 def test_bits_buy_quality() -> None:
-    matrix, seen = weights(17, rows=32), statistics(18)
+    matrix, seen = weights(17), statistics(18)
     own = ("q6", "q5", "q4", "c4", "q3", "c3", "q2", "t2")
     errors = [relative_error(matrix, quantize_matrix(matrix, format, "gptq", seen), seen) for format in own]
     bits = [format_of(format).bits_per_weight for format in own]
