@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from farthing.errors import CorruptModel, InvalidRequest
@@ -108,6 +108,7 @@ def test_a_file_whose_parts_do_not_fit_is_refused(trained: Trained, tmp_path: Pa
             Trained.load(tmp_path / f"{number}")
 
 
+@settings(deadline=None)
 @given(st.integers(20, 60), st.integers(1, 40), st.integers(0, 2**32 - 1))
 def test_a_space_is_the_same_whatever_scale_columns_have(num_rows: int, width: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -43,7 +43,7 @@ BEFORE_CALL = Recipe(
 AFTER_ANSWER = Recipe(
     {
         "words": 1.0, "pairs": 1.0, "parts": 1.0, "answer words": 1.0, "answer pairs": 1.0, "form": 0.3, "checks": 5.0,
-        "code": 5.0, "signals": 3.0, "hidden": 1.0, TOPICS: 0.03,
+        "code": 5.0, "signals": 3.0, "hidden": 3.0, TOPICS: 0.03,
     },
     penalties=(50.0, 15.0),
 )  # fmt: skip
