@@ -10,6 +10,7 @@ from unittest import mock
 
 from farthing.upstreams.echo import EchoConfig
 from farthing.upstreams.http import Endpoint
+from farthing.upstreams.local_config import LocalConfig
 
 PAGE = (Path(__file__).parents[2] / "docs" / "upstreams.md").read_text()
 
@@ -25,8 +26,13 @@ def test_the_configuration_is_taken() -> None:
 
 
 def test_the_defaults_are_the_codes() -> None:
-    shown = dict(re.findall(r"^\| `(\w+)` \| ([\d.]+) \|", PAGE, re.MULTILINE))
+    hosted, local = PAGE.split("## Keys of `local`")
+    shown = dict(re.findall(r"^\| `(\w+)` \| ([\d.]+) \|", hosted, re.MULTILINE))
     assert len(shown) == 5
+    assert dict(re.findall(r"^\| `(\w+)` \| (\d+) \|", local, re.MULTILINE)) == {
+        "max_waiting": str(LocalConfig().max_waiting)
+    }
+    assert all(f"`{field.name}`" in local for field in fields(LocalConfig))
     assert {key: float(text) for key, text in shown.items()} == {key: getattr(Endpoint(""), key) for key in shown}
     assert f"`backoff_s` ({Endpoint('').backoff_s})" in PAGE
     assert all(f"`{field.name}`" in PAGE for field in fields(EchoConfig))
