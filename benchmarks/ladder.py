@@ -9,10 +9,11 @@ full precision whose widths are multiples of 256, as llama.cpp wants them for it
 tensors fall back to larger types there: look at its real bits per weight). Quality: perplexity, KL divergence from
 the same model in float32 and top-1 agreement on windows of wiki.test.raw, ours with integer products and keys and
 values in f16, as llama.cpp: its types are made and measured by its own programs, with and without its importance
-matrix, from the same calibration text. Speeds: prefill of 512 tokens and decode of one sequence, interleaved rounds,
-medians; dollars by the machine's price, blended over the waterfall's workload. Files of rungs are made once, into the
-cache folder of benchmarks.peers (the first run takes that much longer); llama.cpp is built there once. Nothing else
-should run meanwhile. Prints tables and verdicts; the last line is one JSON document, also in results/ladder.json.
+matrix, from the same calibration text (of which it takes 32,768 tokens). Speeds: prefill of 512 tokens and decode of
+one sequence, interleaved rounds, medians; dollars by the machine's price, blended over the waterfall's workload. Files
+of rungs are made once, into the cache folder of benchmarks.peers (the first run takes that much longer); llama.cpp is
+built there once. Nothing else should run meanwhile. Prints tables and verdicts; the last line is one JSON document,
+also in results/ladder.json.
 """
 
 import argparse
@@ -105,7 +106,7 @@ def their_rungs(source: Path, s: Setting) -> tuple[list[Rung], dict[str, Path], 
     rungs: list[Rung] = []
     paths: dict[str, Path] = {}
     base, perplexity = s.llama.base(source, s.text, s.num_windows)
-    for item in s.llama.files(source, s.calibration, s.num_tokens):
+    for item in s.llama.files(source, s.calibration):
         try:
             quality = s.llama.quality(item.path, base, s.text, s.num_windows)
         except Missing as error:
@@ -192,7 +193,7 @@ def parsed() -> argparse.Namespace:
     default_text = Path(data) / "text" / "wiki.test.raw" if data else None
     parser.add_argument("--text", type=Path, default=default_text, help="wiki.test.raw; FARTHING_DATA names its folder")
     parser.add_argument("--windows", type=int, default=16, help="of 512 tokens")
-    parser.add_argument("--tokens", type=int, default=32_768, help="of the calibration text")
+    parser.add_argument("--tokens", type=int, default=16_384, help="of the calibration text, for ours")
     parser.add_argument("--rounds", type=int, default=3, help="of speeds; 0: none")
     parser.add_argument("--only", default="", metavar="A,B", help="only these of our formats, and mixtures as mix 3.5")
     parser.add_argument("--threads", type=int, default=2)

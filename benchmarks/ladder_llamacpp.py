@@ -30,6 +30,7 @@ _NO_MATRIX = ("Q8_0", "TQ2_0", "TQ1_0")  # types that it makes no use of
 PLAIN, WEIGHTED = "llama.cpp", "llama.cpp, imatrix"
 CONTEXT = 512
 ATTEMPTS = 3
+MATRIX_TOKENS = 32_768  # of the calibration text; more than ours take
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Llama:
         self._make(output, [*self._quantize(), source, output, "F32"], source)
         return output
 
-    def files(self, source: Path, calibration: Path, num_tokens: int) -> Iterator[Theirs]:
+    def files(self, source: Path, calibration: Path, num_tokens: int = MATRIX_TOKENS) -> Iterator[Theirs]:
         """Every type that can be made of the source, made once; the matrix is of the text that ours are made with."""
         plain = self.float32(source)
         matrix = self._output(source, f"{calibration.stem}-{num_tokens}").with_suffix(".imatrix")

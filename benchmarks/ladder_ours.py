@@ -23,10 +23,10 @@ __all__ = ["Recipe", "bits_of_ours", "file_of", "our_qualities", "recipes_of", "
 
 FORMATS = ("q8_0", "q6_k", "q6", "q5_k", "q5", "q4_1", "q4_k", "q4", "iq4_nl", "q4_0", "c4")
 FORMATS += ("q3_k", "q3", "c3", "q2_k", "q2", "tq2_0", "t2")
-FREE, TEXT = "search", ("importance", "gptq")  # the best method without a text, and those with one
-ALL_METHODS = ("q4", "q3", "q2")  # formats that show every method, of a small model
+FREE, BEST = "search", "gptq"  # the best method without a text, and with one
+ALL_METHODS = ("q4", "q3")  # formats that show every method
 BITS = (4.5, 4.25, 4.0, 3.75, 3.5, 3.25, 3.0, 2.75, 2.5, 2.25, 2.0)
-FEW_FORMATS, FEW_BITS = ("q6", "q5", "q4", "c4", "q3", "c3", "q2"), (4.5, 4.0, 3.5, 3.0, 2.5)
+FEW_FORMATS, FEW_BITS = ("q5", "q4", "c4", "q3", "c3"), (4.5, 4.0, 3.5, 3.0)
 LARGE = 50_000_000  # weights: above, calibrated rungs take minutes each, and fewer are made
 TOGETHER = 6  # models in memory at once, beside the reference, whose logits are computed once for them all
 
@@ -54,8 +54,8 @@ def recipes_of(source: Path) -> list[Recipe]:
     matrices = [tensor for tensor in open_checkpoint(source).tensors.values() if tensor.rows > 1]
     is_large = sum(t.rows * t.cols for t in matrices) > LARGE
     fitting = [f for f in FORMATS if all(t.cols % format_of(f).block_size == 0 for t in matrices)]
-    budgets = FEW_BITS if is_large else BITS
-    return [*_of_formats(fitting, is_large), *(Recipe(None, bits, method) for bits in budgets for method in TEXT)]
+    mixed = [Recipe(None, bits, BEST) for bits in (FEW_BITS if is_large else BITS)]
+    return [*_of_formats(fitting, is_large), *mixed]
 
 
 def _of_formats(formats: Sequence[str], is_large: bool) -> Iterator[Recipe]:
@@ -64,10 +64,10 @@ def _of_formats(formats: Sequence[str], is_large: bool) -> Iterator[Recipe]:
         if format == "q8_0":  # always rounded: there is nothing to gain
             continue
         if not is_large or format in FEW_FORMATS:
-            yield from (Recipe(format, None, method) for method in TEXT)
-        if format in ALL_METHODS and not is_large:
-            yield from (Recipe(format, None, method) for method in METHODS if method not in (FREE, *TEXT))
-            yield Recipe(format, None, "gptq", is_rotated=True)
+            yield Recipe(format, None, BEST)
+        if format in ALL_METHODS:
+            yield from (Recipe(format, None, method) for method in METHODS if method not in (FREE, BEST))
+            yield Recipe(format, None, BEST, is_rotated=True)
 
 
 def file_of(recipe: Recipe, source: Path, calibration: Path, cache: Path, num_tokens: int) -> tuple[Path, float]:
