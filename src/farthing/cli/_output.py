@@ -72,7 +72,7 @@ ThreadsOption = Annotated[
 ]
 WeightsOption = Annotated[
     str | None,
-    typer.Option("--weights", metavar="FORMAT", help="Re-block the weights at load: f32, q8_0, q4_1, q3, … (docs/quantize.md)."),
+    typer.Option("--weights", metavar="FORMAT", help="Re-block the weights at load: f32, q8_0, q4_1, q3, …"),
 ]
 UsdPerHourOption = Annotated[
     Decimal,
