@@ -25,7 +25,7 @@ from farthing.economics.usage import Usage
 from farthing.errors import FarthingError, InvalidRequest
 from farthing.upstreams.call import Call, Chunk, Tally
 from farthing.upstreams.classifier_answer import Question, read_question
-from farthing.upstreams.classifier_config import ClassifierTable
+from farthing.upstreams.classifier_config import ClassifierTable, served_as
 from farthing.upstreams.errors import UpstreamError
 
 if TYPE_CHECKING:
@@ -160,13 +160,8 @@ class _Model:
     """One model: loaded when it is needed, asked through its thread."""
 
     def __init__(self, source: str, config: ClassifierTable) -> None:
-        path = Path(os.path.expanduser(source))
+        self.name = served_as(source)
         self._source, self._config = source, config
-        self._path = path if os.path.lexists(path) else None  # None: a name, see hub.find_model
-        if self._path is None:
-            self.name = source
-        else:
-            self.name = path.stem if path.suffix in (".gguf", ".safetensors") else path.name or path.resolve().name
         self._lock = threading.Lock()
         self._thread: ClassifierThread | None = None
 
@@ -182,10 +177,10 @@ class _Model:
 
         with self._lock:
             if self._thread is None:
-                config = self._config
+                config, path = self._config, Path(os.path.expanduser(self._source))
                 self._thread = ClassifierThread(
                     self.name,
-                    self._path or find_model(self._source),
+                    path if os.path.lexists(path) else find_model(self._source),
                     self._make,
                     max_num_seqs=config.max_num_seqs,
                     max_waiting=config.max_waiting,
