@@ -8,7 +8,7 @@ import pytest
 from farthing.errors import CorruptModel, ModelNotFound
 from farthing.models import load_model
 from farthing.models.hub import find_model
-from farthing.models.slot import look, version_of
+from farthing.models.slot import NoVersion, look, version_of
 from tests.models.small import GOLDEN
 
 
@@ -72,3 +72,9 @@ def test_a_version_that_is_not_there(tmp_path: Path) -> None:
         look(tmp_path)
     with pytest.raises(ModelNotFound, match="cannot be read"):
         look(tmp_path / "none")
+
+
+def test_an_empty_slot(tmp_path: Path) -> None:
+    (tmp_path / "versions").mkdir()
+    with pytest.raises(NoVersion, match="no version yet"):
+        look(tmp_path)

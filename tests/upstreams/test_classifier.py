@@ -267,6 +267,28 @@ def test_a_version_whose_logits_are_no_numbers_is_refused(slot, caplog):
     assert "0003" in caplog.text
 
 
+def test_an_empty_slot_waits_for_its_first_version(tmp_path):
+    slot = tmp_path / "intents"
+    (slot / "versions").mkdir(parents=True)
+
+    async def run():
+        async with opened(slot, look_every_s=0.01) as upstream:
+            assert await upstream.models() == ["intents"]
+            for ask_it in (lambda: ask(upstream, call_of(model="intents")), None):
+                with pytest.raises(UpstreamError) as caught:
+                    upstream.max_usage(call_of(model="intents")) if ask_it is None else await ask_it()
+                assert (caught.value.status, caught.value.code) == (503, "no_version")
+                assert caught.value.is_retryable
+            assert upstream.serving()["intents"].version == ""
+            add_version(slot, "0001")
+            (slot / "current").write_text("versions/0001\n")
+            await until(lambda: upstream.serving()["intents"].version == "0001")
+            assert (await ask(upstream, call_of(model="intents"))).startswith("0001/")
+            assert upstream.serving()["intents"].num_refused == 0
+
+    asyncio.run(run())
+
+
 def test_a_link_that_is_turned(slot, tmp_path):
     link = tmp_path / "link"
     link.symlink_to(slot / "versions" / "0001")

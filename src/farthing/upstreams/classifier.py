@@ -6,7 +6,8 @@
     models = ["models/intents"]        # a folder, .gguf or .safetensors with a classification head; a link or a slot
 
 What comes in together is answered in one batch. Where a path stands for another version than before (a link that was
-turned, a slot's `current`), that one is opened beside the present one and takes its place between two batches.
+turned, a slot's `current`), that one is opened beside the present one and takes its place between two batches. A slot
+without a version answers 503 until it gets one.
 Importing this module is cheap: NumPy and the engine are imported when a model is loaded.
 """
 
@@ -43,7 +44,7 @@ log = logging.getLogger("farthing.engine")
 class Serving:
     """Which version of a model answers, and how often that changed."""
 
-    version: str
+    version: str  # "" as long as there is none
     num_swaps: int
     num_refused: int  # versions that could not be opened, or found
 
