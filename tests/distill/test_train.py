@@ -218,3 +218,6 @@ def test_a_damaged_folder_is_told(start, samples, tmp_path):
         train(tmp_path / "bad", tmp_path / "out", samples, samples, RECIPE, work=tmp_path / "work")
     with pytest.raises(InvalidRequest, match="held out"):
         train(start, tmp_path / "out", samples, [], RECIPE, work=tmp_path / "work")
+    unlabelled = [Sample(samples[0].token_ids, teacher=np.zeros(2, np.float32))]
+    with pytest.raises(InvalidRequest, match="no sample has a label"):
+        train(start, tmp_path / "out", samples, unlabelled, RECIPE, work=tmp_path / "work")
