@@ -15,7 +15,6 @@ from farthing.models import Model, load_model
 from farthing.report.score import Scorer
 from tests.distill.tiny import TEXTS, write_tiny
 
-
 ONE = TeacherSettings(num_threads=1)  # beside other tests, threads that wait for each other are the slow part
 
 
