@@ -28,7 +28,7 @@ TEXTS = ("The end of  it.\n\n", "12,345 and don't", "<|im_end|>", "Ünïcode 東
 
 
 def changed(tmp_path: Path, config: dict[str, Any] | None = None, **tokenizer: Any) -> Path:
-    """The golden llama's folder with other keys in its config, its tokenizer, and (`model__key`) its tokenizer's model."""
+    """The golden llama's folder with other keys in its config, its tokenizer, and (`model__key`) that one's model."""
     folder = Path(shutil.copytree(GOLDEN / "llama", tmp_path / "in"))
     path = folder / "tokenizer.json"
     document = json.loads(path.read_text())
@@ -134,16 +134,18 @@ def test_places_without_a_token_are_gaps(tmp_path: Path) -> None:
     ("gpt-2", [{"type": "ByteLevel", "add_prefix_space": False}]),
     *(
         (name, [
-            *({"type": "Split", "pattern": {"Regex": p}, "behavior": "Isolated", "invert": False} for p in PATTERNS[name]),
+            *(
+                {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+                for pattern in PATTERNS[name]
+            ),
             {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
         ])
         for name in PATTERNS
     ),
 ])  # fmt: skip
 def test_the_rule_that_cuts_has_its_name(tmp_path: Path, name: str, steps: list[dict[str, Any]]) -> None:
-    rules = [
-        {"trim_offsets": True, "use_regex": True} | step if step["type"] == "ByteLevel" else step for step in steps
-    ]
+    usual = {"trim_offsets": True, "use_regex": True}
+    rules = [usual | step if step["type"] == "ByteLevel" else step for step in steps]
     folder = changed(
         tmp_path,
         pre_tokenizer={"type": "Sequence", "pretokenizers": rules},

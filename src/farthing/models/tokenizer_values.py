@@ -129,9 +129,7 @@ def _pattern(path: Path, step: Mapping[str, Any]) -> str:
             return GPT2_PATTERN if step.get("use_regex", True) else ""
         case {"type": "Split", "pattern": {"Regex": str(pattern)}, "behavior": "Isolated"} if not step.get("invert"):
             return pattern
-    raise UnsupportedModel(
-        f"{path}: a pre-tokenizer {step['type']} like this has no name in a GGUF; write a folder"
-    )
+    raise UnsupportedModel(f"{path}: a pre-tokenizer {step['type']} like this has no name in a GGUF; write a folder")
 
 
 def _check(path: Path, values: Mapping[str, Any], vocabulary: Vocabulary) -> None:
