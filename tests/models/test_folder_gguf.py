@@ -9,6 +9,7 @@ import gguf
 import numpy as np
 import pytest
 
+from farthing.engine.classifier import Classifier
 from farthing.errors import UnsupportedModel
 from farthing.models import load_model
 from farthing.models.folder_gguf import as_gguf
@@ -22,6 +23,7 @@ from farthing.models.vocabulary_gguf import PATTERNS
 from farthing.request import Message
 from farthing.tuning.job import QuantizeJob
 from farthing.tuning.run import quantize_model
+from tests.distill.tiny import write_tiny
 from tests.models.small import GOLDEN, as_float32, golden, interleaved, logits_of, program_of
 
 TEXTS = ("The end of  it.\n\n", "12,345 and don't", "<|im_end|>", "Ünïcode 東京 🦙", "[PAD300] [PAD301]")
@@ -179,6 +181,22 @@ def test_tokens_that_take_white_space_are_refused() -> None:
 def test_other_architectures_are_refused(name: str) -> None:
     with pytest.raises(UnsupportedModel, match=r"cannot be written as a GGUF; supported: llama, qwen2, qwen3"):
         as_gguf(open_checkpoint(GOLDEN / name))
+
+
+def test_a_classifier_stays_one(tmp_path: Path) -> None:
+    """Labels, head and the token behind a text; the probabilities are the folder's."""
+    folder = write_tiny(tmp_path / "in", labels=("card", "top up", "rate"))
+    config = json.loads((folder / "config.json").read_text()) | {"pad_token_id": 0}
+    (folder / "config.json").write_text(json.dumps(config))
+    quantize_model(folder, tmp_path / "out.gguf", QuantizeJob("f32"))
+    before, after = (Classifier(load_model(path)) for path in (folder, tmp_path / "out.gguf"))
+    texts = ["where is my card?", "how do I top up"]
+    ids = before.encode_all(texts)
+    assert after.encode_all(texts) == ids
+    assert all(row[-1] == 2 for row in ids)
+    assert after.labels == before.labels
+    np.testing.assert_allclose(after.classify(ids), before.classify(ids), atol=1e-4)
+    assert "output.weight" not in read_gguf(tmp_path / "out.gguf").tensors
 
 
 def test_values_are_read_by_the_package(tmp_path: Path) -> None:

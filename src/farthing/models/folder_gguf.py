@@ -18,12 +18,14 @@ from farthing.models.config import ModelConfig, config_from_gguf
 from farthing.models.decoder import rope_inv_freq
 from farthing.models.gguf import GGUFFile
 from farthing.models.gguf_values import raw_gguf_values
+from farthing.models.labels import GGUF_HEAD
 from farthing.models.opening import Checkpoint
 from farthing.models.tokenizer_values import tokenizer_values
 
 __all__ = ["as_gguf"]
 
 _ROTATED = ("q", "k", "q_bias", "k_bias")
+_LAST = 3  # llama.cpp's pooling type of a head that reads the last token
 _WRITTEN = ("llama", "qwen2", "qwen3")  # GGUF's names of architectures; others need metadata that is not written here
 
 
@@ -43,15 +45,24 @@ def as_gguf(source: Checkpoint) -> Checkpoint:
     tensors: Mapping[str, QTensor] = source.tensors
     if source.config.rope_scaling is not None and source.config.rope_scaling.kind == "llama3":
         tensors = {**tensors, "rope_factors": _rope_factors(source.config)}
-    written = replace(source, tensors=tensors, roles=architecture.gguf_tensors, norm_offset=0.0)
+    labels = source.config.labels
+    roles = {**architecture.gguf_tensors, "head": GGUF_HEAD} if labels else architecture.gguf_tensors
+    written = replace(source, tensors=tensors, roles=roles, norm_offset=0.0)
     names = {written.file_name(ours) for ours in tensors}
-    metadata |= tokenizer_values(source.path, source.config.vocab_size)
+    metadata |= tokenizer_values(source.path, source.config.vocab_size, _after(source) if labels else ())
     config = config_from_gguf(architecture, metadata, names)
     _check_same(source, config)
     if config.rope_style == "interleaved":
         written = replace(written, tensors=_Interleaved(tensors, config.head_dim))
     file = GGUFFile(source.path, 3, metadata, raw_gguf_values(metadata), {}, {})
     return replace(written, config=config, gguf=file)
+
+
+def _after(source: Checkpoint) -> list[int]:
+    """The ids that a classifier's tokenizer puts behind a text."""
+    tokenizer = source.tokenizer()
+    [alone], plain = tokenizer.encode_alone(["a"]), tokenizer.encode("a")
+    return alone[len(plain) :]
 
 
 def _metadata(config: ModelConfig, title: str) -> dict[str, Any]:
@@ -71,6 +82,8 @@ def _metadata(config: ModelConfig, title: str) -> dict[str, Any]:
         "rope.dimension_count": config.head_dim,
         "rope.freq_base": float(np.float32(config.rope_theta)),
     }
+    if config.labels:
+        sizes |= {"classifier.output_labels": list(config.labels), "pooling_type": _LAST}
     scaling = config.rope_scaling
     if scaling is not None and scaling.kind == "linear":
         sizes |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(np.float32(scaling.factor))}

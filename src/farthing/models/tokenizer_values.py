@@ -4,7 +4,7 @@ GGUF has the name of the rule that cuts text into words, not the rule (vocabular
 tokenizer.json say which name it is; then some text is encoded both ways, and where the ids differ nothing is written.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,11 @@ _PROBE = (
 )
 
 
-def tokenizer_values(folder: Path, vocab_size: int) -> dict[str, Any]:
-    """Keys of `tokenizer.` for a model with vocab_size ids. Raises UnsupportedModel for a tokenizer that GGUF cannot
-    describe, CorruptModel, ModelNotFound."""
+def tokenizer_values(folder: Path, vocab_size: int, after: Sequence[int] = ()) -> dict[str, Any]:
+    """Keys of `tokenizer.` for a model with vocab_size ids; after: what a classifier's tokenizer puts behind a text.
+
+    Raises UnsupportedModel for a tokenizer that GGUF cannot describe, CorruptModel, ModelNotFound.
+    """
     vocabulary = vocabulary_from_folder(folder)
     path = folder / "tokenizer.json"
     document = read_object(path)
@@ -58,7 +60,7 @@ def tokenizer_values(folder: Path, vocab_size: int) -> dict[str, Any]:
         "tokenizer.ggml.tokens": [piece or f"[PAD{id}]" for id, piece in enumerate(pieces)],
         "tokenizer.ggml.token_type": types[:vocab_size],
         "tokenizer.ggml.merges": [" ".join(merge_pair(merge)[:2]) for merge in document["model"]["merges"]],
-        **_special(path, document, vocabulary, read_object(folder / "tokenizer_config.json")),
+        **_special(path, document, vocabulary, after, read_object(folder / "tokenizer_config.json")),
     }
     if vocabulary.chat_template is not None:
         values["tokenizer.chat_template"] = vocabulary.chat_template
@@ -67,10 +69,12 @@ def tokenizer_values(folder: Path, vocab_size: int) -> dict[str, Any]:
 
 
 def _special(
-    path: Path, document: Mapping[str, Any], vocabulary: Vocabulary, config: Mapping[str, Any]
+    path: Path, document: Mapping[str, Any], vocabulary: Vocabulary, after: Sequence[int], config: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Ids that have a meaning, as far as the folder says; and what goes before and after a text."""
-    ends = [id for id in (vocabulary.eos_id, *sorted(vocabulary.end_ids)) if id is not None]
+    ends = [id for id in (*after, vocabulary.eos_id, *sorted(vocabulary.end_ids)) if id is not None]
+    if len(after) > 1 or not vocabulary.end_ids.issuperset(after) or len(vocabulary.before) > 1:
+        raise UnsupportedModel(f"{path}: a GGUF knows one token before a text, and one after it that ends an answer")
     eos = ends[0] if ends else None
     unnamed = [id for id in dict.fromkeys(ends[1:]) if id not in end_ids(vocabulary.control, [eos])]
     if len(unnamed) > 2:
@@ -90,15 +94,9 @@ def _special(
     return {
         **{f"tokenizer.ggml.{name}_token_id": id for name, id in found.items() if id is not None},
         "tokenizer.ggml.add_bos_token": vocabulary.add_bos,
-        "tokenizer.ggml.add_eos_token": _appends_token(document.get("post_processor")),
+        "tokenizer.ggml.add_eos_token": bool(after),
         "tokenizer.ggml.add_space_prefix": bool(byte_level.get("add_prefix_space", True)),
     }
-
-
-def _appends_token(post_processor: Mapping[str, Any] | None) -> bool:
-    """Whether the tokenizer's own encoding of a text has a token behind it, as that of a classifier has."""
-    steps = [step for step in flat_steps(post_processor) if step["type"] == "TemplateProcessing"]
-    return any("SpecialToken" in step["single"][-1] for step in steps)
 
 
 def _pre(path: Path, document: Mapping[str, Any]) -> str:
