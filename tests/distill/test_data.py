@@ -48,9 +48,18 @@ def test_duplicates_count_once_and_are_never_on_both_sides() -> None:
     again = [Example("x", (Message("user", " Question 3?"),), "rate", "f:x")]
     data = collected([*rows(60), *again], share=0.3)
     assert data.dropped == {"said again": 1}
-    found = [row for row in (*data.train, *data.held_out) if text_key(row.text) == "question 3"]
+    found = [row for row in (*data.train, *data.validation, *data.held_out) if text_key(row.text) == "question 3"]
     assert [row.answer for row in found] == ["rate"]  # the last answer
     assert data.labels == ("card", "rate")
+
+
+def test_test_rows_are_measured_on_and_teach_nothing() -> None:
+    test = rows(70)[55:]
+    data = collected(rows(60), test=test, share=0.2)
+    assert [row.text for row in data.held_out] == [row.text for row in test]
+    assert data.dropped == {"asked in the test rows too": 5}
+    assert not {row.text for row in test} & {row.text for row in (*data.train, *data.validation)}
+    assert len(data.train) + len(data.validation) == 55
 
 
 def test_the_digest_is_of_what_is_taught() -> None:
@@ -78,7 +87,7 @@ def test_answers_name_labels() -> None:
     data = collected([*rows(60), *odd], share=0.2)
     assert data.labels == ("card", "rate")
     assert data.dropped == {"whose answer names no label": 1}
-    assert {row.answer for row in (*data.train, *data.held_out)} == {"card", "rate"}
+    assert {row.answer for row in (*data.train, *data.validation, *data.held_out)} == {"card", "rate"}
 
 
 def test_free_texts_have_no_labels() -> None:

@@ -11,8 +11,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from farthing.distill.pii import personal_data
-from farthing.distill.split import HELD_OUT_SHARE, held_out, text_key
+from farthing.distill.split import HELD_OUT_SHARE, chosen_on, held_out, text_key
 from farthing.errors import InvalidRequest
 from farthing.ledger.traffic import Traffic
 from farthing.report.compare_match import find_choice, without_thoughts
@@ -48,10 +51,11 @@ class Example:
 
 @dataclass(frozen=True)
 class Data:
-    """labels: ascending, of a classification task; None where answers are free text. dropped: why rows were left out,
-    and how many."""
+    """train teaches, validation chooses (the best point, thresholds), held_out is measured on, once. labels: of a
+    classification task; None where answers are free text. dropped: why rows were left out, and how many."""
 
     train: tuple[Example, ...]
+    validation: tuple[Example, ...]
     held_out: tuple[Example, ...]
     labels: tuple[str, ...] | None
     dropped: Mapping[str, int]
@@ -60,7 +64,7 @@ class Data:
     def digest(self) -> str:
         """Changes with any row, label or side; not with where the rows came from or in what order."""
         digest = sha256(repr(self.labels).encode())
-        for part in (self.train, self.held_out):
+        for part in (self.train, self.validation, self.held_out):
             rows = sorted(repr([*((m.role, m.content) for m in row.messages), row.answer]) for row in part)
             digest.update(repr(rows).encode("utf-8", "replace"))
         return digest.hexdigest()[:32]
@@ -97,25 +101,42 @@ def examples_of_traffic(rows: Iterable[Traffic], model: str | None = None) -> li
     ]
 
 
-def collected(examples: Sequence[Example], *, kind: TaskKind | None = None, share: float = HELD_OUT_SHARE) -> Data:
-    """Cleaned and split. kind None: labels where the answers are few, short and often the same, or choices are given.
+def collected(
+    examples: Sequence[Example],
+    *,
+    test: Sequence[Example] = (),
+    kind: TaskKind | None = None,
+    share: float = HELD_OUT_SHARE,
+) -> Data:
+    """Cleaned and split. test: rows to measure on, instead of a share of the others; what they ask teaches nothing.
+    kind None: labels where the answers are few, short and often the same, or choices are given.
 
-    Raises InvalidRequest where too little is left to teach and to measure.
+    Raises InvalidRequest where too little is left to teach, to choose and to measure.
     """
     kept, dropped = _cleaned(examples)
-    labels = _labels(kept, kind)
+    measured, _ = _cleaned(test)
+    asked = {_key(example) for example in measured}
+    dropped["asked in the test rows too"] += sum(_key(example) in asked for example in kept)
+    kept = [example for example in kept if _key(example) not in asked]
+    labels = _labels([*kept, *measured], kind)
     if labels is not None:
-        kept = _labelled(kept, labels, dropped)
-    is_held_out = held_out([_key(example) for example in kept], share)
-    train = tuple(example for example, held in zip(kept, is_held_out, strict=True) if not held)
-    measured = tuple(example for example, held in zip(kept, is_held_out, strict=True) if held)
-    if len(train) < LEAST_ROWS or not measured:
-        told = ", ".join(f"{count} {why}" for why, count in dropped.items()) or "none"
+        kept, measured = (_labelled(part, labels, dropped) for part in (kept, measured))
+    if not test:
+        is_measured = held_out([_key(example) for example in kept], share)
+        measured, kept = _parted(kept, is_measured)
+    validation, train = _parted(kept, chosen_on([_key(example) for example in kept], share))
+    if len(train) < LEAST_ROWS or not measured or not validation:
+        told = ", ".join(f"{count} {why}" for why, count in (+dropped).items()) or "none"
         raise InvalidRequest(
-            f"{len(train)} rows to teach and {len(measured)} to measure are too few; give more of them "
-            f"(at least {LEAST_ROWS} and 1; left out: {told})"
+            f"{len(train)} rows to teach, {len(validation)} to choose by and {len(measured)} to measure on are too "
+            f"few; give more of them (at least {LEAST_ROWS}, 1 and 1; left out: {told})"
         )
-    return Data(train, measured, labels, dict(dropped))
+    return Data(tuple(train), tuple(validation), tuple(measured), labels, dict(+dropped))
+
+
+def _parted(examples: Sequence[Example], is_first: NDArray[np.bool_]) -> tuple[list[Example], list[Example]]:
+    rows = list(zip(examples, is_first, strict=True))
+    return [example for example, first in rows if first], [example for example, first in rows if not first]
 
 
 def _key(example: Example) -> str:
@@ -138,7 +159,7 @@ def _cleaned(examples: Sequence[Example]) -> tuple[list[Example], Counter[str]]:
             dropped["said again"] += key in last
             last.pop(key, None)
             last[key] = Example(example.id, example.messages, answer, example.source, example.choices)
-    return list(last.values()), +dropped
+    return list(last.values()), dropped
 
 
 def _labels(examples: Sequence[Example], kind: TaskKind | None) -> tuple[str, ...] | None:
