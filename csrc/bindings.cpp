@@ -102,7 +102,7 @@ nb::ndarray<nb::numpy, float, nb::ndim<2>> run(nb::handle_t<Program> self, In<in
     nb::gil_scoped_release release;
     logits = program.run(batch, logit_rows.data(), static_cast<int64_t>(logit_rows.shape(0)));
   }
-  return {logits, {logit_rows.shape(0), static_cast<size_t>(program.vocab_size())}, self};
+  return {logits, {logit_rows.shape(0), static_cast<size_t>(program.num_outputs())}, self};
 }
 
 nb::ndarray<nb::numpy, float, nb::ndim<2>> hidden(nb::handle_t<Program> self) {
@@ -195,6 +195,7 @@ NB_MODULE(_native, m) {
            })
       .def("num_experts_read", &Program::num_experts_read)
       .def("num_page_faults", &Program::num_page_faults)
+      .def("take", [](Program& p, View3 src, View3 dst) { p.take(src, dst); })
       .def("head", [](Program& p, View3 src, int weight, int bias, bool is_int8) { p.head(src, weight, bias, is_int8); })
       .def("set_key_means",
            [](Program& p, In<float, 2> means) {

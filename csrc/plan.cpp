@@ -233,9 +233,10 @@ void Program::rope(Columns buf, int64_t head_dim, int inv_freq, bool is_interlea
   if (head_dim < 2 || head_dim % 2 || buf.width % head_dim || vector(inv_freq).size != head_dim / 2)
     fail("rope: whole heads of an even head_dim, and head_dim / 2 frequencies");
   // Every layer turns by the same angles: the first operation that needs a table makes it.
-  const Rotary wanted{head_dim, inv_freq, is_interleaved, scale, rotary_width_};
+  const Rotary wanted{head_dim, inv_freq, is_interleaved, scale, rotary_width_, has_take_};
   const auto known = std::find_if(rotaries_.begin(), rotaries_.end(), [&](const Rotary& r) {
-    return r.head_dim == head_dim && r.inv_freq == inv_freq && r.is_interleaved == is_interleaved && r.scale == scale;
+    return r.head_dim == head_dim && r.inv_freq == inv_freq && r.is_interleaved == is_interleaved && r.scale == scale &&
+           r.is_taken == has_take_;
   });
   const bool is_first = known == rotaries_.end();
   const Rotary rotary = is_first ? wanted : *known;
@@ -358,13 +359,48 @@ void Program::moe(Columns src, Columns logits, Columns dst, const GateRule& rule
   });
 }
 
+void Program::take(Columns src, Columns dst) {
+  check(src, "take");
+  check(dst, "take");
+  if (src.width != dst.width || src.buffer == dst.buffer) fail("take: src and dst must be alike and of two buffers");
+  if (has_take_) fail("take: once in a plan");
+  append("take", [=](const Run& r, Worker& w) {
+    const View from = view(src), to = view(dst);
+    w.for_each(r.num_logits, [&](int64_t i) {
+      memcpy(to.data + i * to.stride, from.data + r.logit_rows[i] * from.stride, static_cast<size_t>(src.width) * sizeof(float));
+    });
+  });
+  has_take_ = true;
+  num_ops_before_taken_ = ops_.size();
+}
+
+// What stands here is read while the run lasts: the vectors grow to the largest batch and stay.
+BatchView Program::Taken::of(const BatchView& batch, const int32_t* logit_rows, int64_t num_logits) {
+  const size_t n = static_cast<size_t>(num_logits), width = static_cast<size_t>(batch.max_pages);
+  token_ids.resize(n);
+  positions.resize(n);
+  seq_starts.resize(n + 1);
+  page_tables.resize(n * width);
+  std::iota(seq_starts.begin(), seq_starts.end(), 0);
+  for (size_t i = 0; i < n; ++i) {
+    const int32_t row = logit_rows[i];
+    const int64_t b = std::upper_bound(batch.seq_starts, batch.seq_starts + batch.num_seqs, row) - batch.seq_starts - 1;
+    token_ids[i] = batch.token_ids[row];
+    positions[i] = batch.positions[row];
+    std::copy_n(batch.page_tables + b * batch.max_pages, width, page_tables.begin() + static_cast<int64_t>(i * width));
+  }
+  return {num_logits, num_logits, token_ids.data(), positions.data(), seq_starts.data(), page_tables.data(), batch.max_pages};
+}
+
 void Program::head(Columns src, int weight, int bias, bool is_int8) {
   check(src, "head");
   const PackedMatrix& m = matrix(weight);
-  if (m.cols != src.width || m.rows != vocab_size_) fail("head: the weight must be [vocab_size, width of src]");
-  if (bias >= 0 && vector(bias).size != m.rows) fail("head: the bias differs from vocab_size");
+  if (m.cols != src.width) fail("head: the weight must have as many columns as src");
+  if (has_head_) fail("head: once in a plan");
+  if (bias >= 0 && vector(bias).size != m.rows) fail("head: the bias differs from the weight's rows");
   max_cols_ = std::max(max_cols_, src.width);
   head_width_ = src.width;
+  num_outputs_ = m.rows;
   has_head_ = true;
   append("head", [=](const Run& r, Worker& w) {
     const View rows{floats(head_rows_), src.width, src.width};
@@ -372,7 +408,7 @@ void Program::head(Columns src, int weight, int bias, bool is_int8) {
     w.for_each(r.num_logits, [&](int64_t i) {
       memcpy(rows.data + i * src.width, x.data + r.logit_rows[i] * x.stride, static_cast<size_t>(src.width) * sizeof(float));
     });
-    LinearArgs a = linear_args(r, r.num_logits, rows, {floats(logits_), vocab_size_, vocab_size_}, false, is_int8);
+    LinearArgs a = linear_args(r, r.num_logits, rows, {floats(logits_), num_outputs_, num_outputs_}, false, is_int8);
     const PackedMatrix* head = &matrix(weight);
     const float* b = bias >= 0 ? vector(bias).data.get() : nullptr;
     a.weights = &head;
@@ -419,8 +455,8 @@ void Program::reserve(int64_t num_tokens, int64_t num_logits, int64_t scratch_by
   }
   if (num_logits > logit_capacity_) {
     logit_capacity_ = num_logits;
-    renew(logits_, num_logits * vocab_size_);
-    renew(block_max_, num_logits * ((vocab_size_ + kLogitBlock - 1) / kLogitBlock));
+    renew(logits_, num_logits * num_outputs_);
+    renew(block_max_, num_logits * ((num_outputs_ + kLogitBlock - 1) / kLogitBlock));
     renew(head_rows_, num_logits * head_width_);
   }
   if (scratch_bytes > scratch_capacity_) {
@@ -438,15 +474,22 @@ float* Program::run(const BatchView& batch, const int32_t* logit_rows, int64_t n
   for (const MoeSize& s : moe_sizes_)
     shared = std::max(shared, moe_layout(batch.num_tokens, s.num_experts, s.top_k, s.hidden, s.expert_size).total);
   int64_t scratch_bytes = shared + team_.count() * scratch_per_worker();
+  const bool is_taken = has_take_ && num_logits > 0;
+  const BatchView rest = is_taken ? taken_.of(batch, logit_rows, num_logits) : batch;
   if (num_heads_)
-    scratch_bytes = std::max(scratch_bytes, 4 * kernels_.attention_scratch(batch, kv_.shape, num_heads_, team_.count()));
-  reserve(batch.num_tokens, num_logits, scratch_bytes);
+    for (const BatchView* b : {&batch, &rest})
+      scratch_bytes = std::max(scratch_bytes, 4 * kernels_.attention_scratch(*b, kv_.shape, num_heads_, team_.count()));
+  reserve(std::max(batch.num_tokens, rest.num_tokens), num_logits, scratch_bytes);
   const Run run{batch, logit_rows, num_logits, scratch_.get()};
+  // Behind take() each row of logits is the batch's row of the same number: where its sequence starts.
+  const Run taken{rest, rest.seq_starts, num_logits, scratch_.get()};
+  const size_t num_ops = has_take_ && !is_taken ? num_ops_before_taken_ : ops_.size();
   const int64_t faults = expert_arena_ ? farthing::num_page_faults() : 0;
   team_.run([&](Worker& w) {
     double start = w.index == 0 ? now_s() : 0.0;
-    for (const Op& op : ops_) {
-      op.body(run, w);
+    for (size_t i = 0; i < num_ops; ++i) {
+      const Op& op = ops_[i];
+      op.body(is_taken && i >= num_ops_before_taken_ ? taken : run, w);
       if (w.index == 0) {
         const double end = now_s();
         seconds_[static_cast<size_t>(op.kind)].second += end - start;

@@ -55,15 +55,18 @@ class Program {
   // gates, ups, downs: a matrix of each expert.
   void moe(Columns src, Columns logits, Columns dst, const GateRule& rule, int bias, const std::vector<int>& gates,
            const std::vector<int>& ups, const std::vector<int>& downs, bool is_int8);
+  // dst[i] = src[logit_rows[i]]; from here on the batch is those rows, each the only token of a sequence of its own. Once.
+  void take(Columns src, Columns dst);
   void head(Columns src, int weight, int bias, bool is_int8);
 
-  // Returns logits [num_logits, vocab_size], valid until the next call.
+  // Returns logits [num_logits, num_outputs], valid until the next call.
   float* run(const BatchView& batch, const int32_t* logit_rows, int64_t num_logits);
 
   // What the head read for each row of the last run's logits [num_logits, hidden_width]; valid as long as they are.
   float* hidden() const { return reinterpret_cast<float*>(head_rows_.get()); }
   int64_t hidden_width() const { return head_width_; }
   int64_t num_logits() const { return num_logits_; }
+  int64_t num_outputs() const { return num_outputs_; }  // rows of the head
 
   // Runs one sequence from its beginning, in pages of its own; sums [num_layers, num_kv_heads * head_dim] of the keys of
   // its tokens from `first` on, before coding.
@@ -97,12 +100,17 @@ class Program {
     int kind;  // index into seconds_
     std::function<void(const Run&, Worker&)> body;
   };
+  struct Taken {  // the batch behind take(): one sequence per row of logits
+    std::vector<int32_t> token_ids, positions, seq_starts, page_tables;
+    BatchView of(const BatchView& batch, const int32_t* logit_rows, int64_t num_logits);
+  };
   struct Rotary {  // a table of angles: what it depends on, and where it lies in rotary_, in floats per token of capacity
     int64_t head_dim;
     int inv_freq;
     bool is_interleaved;
     float scale;
     int64_t offset;
+    bool is_taken;
   };
   struct LayerPlace {  // of a layer within a page
     int64_t k_offset, v_offset;
@@ -150,8 +158,10 @@ class Program {
     int64_t num_experts, top_k, hidden, expert_size;
   };
   std::vector<MoeSize> moe_sizes_;  // different ones
-  int64_t max_cols_ = 0, num_heads_ = 0, head_width_ = 0;
-  bool has_head_ = false;
+  int64_t max_cols_ = 0, num_heads_ = 0, head_width_ = 0, num_outputs_ = 0;
+  bool has_head_ = false, has_take_ = false;
+  size_t num_ops_before_taken_ = 0;
+  Taken taken_;
   std::vector<Rotary> rotaries_;
   int64_t rotary_width_ = 0;
 

@@ -20,7 +20,8 @@ from farthing.kernels.plan import (
     View,
 )
 from farthing.models.config import ModelConfig, RopeScaling
-from farthing.models.decoder import build_plan, rope_inv_freq, tensor_shapes
+from farthing.models.decoder import build_plan, tensor_shapes
+from farthing.models.rope import rope_inv_freq
 
 TINY = ModelConfig(
     architecture="llama",

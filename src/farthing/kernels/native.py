@@ -28,6 +28,7 @@ from farthing.kernels.plan import (
     SigmoidScale,
     StoreKV,
     SwiGLU,
+    Take,
     View,
 )
 from farthing.kernels.turboquant import code_unit, code_values
@@ -181,6 +182,8 @@ class NativeProgram:
                 p.sigmoid_scale(at(op.buf), at(op.by))
             case Moe():
                 self._append_moe(op)
+            case Take():
+                p.take(at(op.src), at(op.dst))
             case Head():
                 p.head(at(op.src), self._matrix(op.weight), self._vector(op.bias), op.product == "int8")
 

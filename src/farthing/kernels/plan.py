@@ -3,7 +3,8 @@
 `models/decoder.py` writes a plan once, at load; native code runs it for a ragged batch in one call, and
 `reference.py` interprets the same plan in NumPy.
 
-T = tokens in the batch, B = sequences in it, V = vocabulary size. Activations are float32 buffers [T, width].
+T = tokens in the batch, B = sequences in it, V = vocabulary size (of a classifier's logits: its labels). Activations
+are float32 buffers [T, width].
 """
 
 from collections.abc import Mapping
@@ -34,6 +35,7 @@ __all__ = [
     "SigmoidScale",
     "StoreKV",
     "SwiGLU",
+    "Take",
     "View",
 ]
 
@@ -182,16 +184,27 @@ class Moe:
 
 
 @dataclass(frozen=True)
+class Take:
+    """dst[i] = src[logit_rows[i]]; from here on the batch is those rows, each the only token of a sequence of its own.
+
+    What is behind it computes nothing for other tokens, and nothing at all where no logits are wanted. Once in a plan.
+    """
+
+    src: View
+    dst: View  # of another buffer
+
+
+@dataclass(frozen=True)
 class Head:
     """logits[i] = src[logit_rows[i]] @ weight.T: only for the rows that are asked for."""
 
     src: View
-    weight: str  # [V, hidden_size]
+    weight: str  # [V, hidden_size], or [num_labels, hidden_size] of a classifier
     bias: str | None = None
     product: Product = "f32"
 
 
-Op = Embed | RmsNorm | Linear | Rope | StoreKV | Attention | SwiGLU | GeGLU | Add | SigmoidScale | Moe | Head
+Op = Embed | RmsNorm | Linear | Rope | StoreKV | Attention | SwiGLU | GeGLU | Add | SigmoidScale | Moe | Take | Head
 
 
 @dataclass(frozen=True)

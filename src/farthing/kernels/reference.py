@@ -35,6 +35,7 @@ from farthing.kernels.plan import (
     SigmoidScale,
     StoreKV,
     SwiGLU,
+    Take,
     View,
 )
 from farthing.kernels.turboquant import code_unit, code_values, hadamard
@@ -131,7 +132,7 @@ class _Run:
         self.batch = batch
         num_tokens = len(batch.token_ids)
         self.buffers = {name: np.zeros((num_tokens, width), np.float32) for name, width in program.plan.buffers.items()}
-        self.logits = np.zeros((len(batch.logit_rows), program.plan.vocab_size), np.float32)
+        self.logits = np.zeros((0, program.plan.vocab_size), np.float32)
         self.hidden = np.zeros((0, 0), np.float32)
 
     def do(self, op: Op) -> None:
@@ -158,6 +159,8 @@ class _Run:
                 self.at(op.buf)[:] *= _sigmoid(self.at(op.by)).astype(np.float32)
             case Moe():
                 self.moe(op)
+            case Take():
+                self.take(op)
             case Head():
                 self.hidden = self.at(op.src)[self.batch.logit_rows]  # [L, hidden_size]
                 self.logits = self.product(self.hidden, op.weight, op.bias, op.product).astype(np.float32)
@@ -165,6 +168,17 @@ class _Run:
     def at(self, view: View) -> F32:
         """The columns of a view [T, width], writable."""
         return self.buffers[view.buffer][:, view.offset : view.offset + view.width]
+
+    def take(self, op: Take) -> None:
+        """The batch, and so every buffer, becomes its rows of logits."""
+        batch, rows = self.batch, self.batch.logit_rows
+        taken = self.at(op.src)[rows]
+        n = len(rows)
+        self.buffers = {name: np.zeros((n, width), np.float32) for name, width in self.program.plan.buffers.items()}
+        self.at(op.dst)[:] = taken
+        numbers = np.arange(n + 1, dtype=np.int32)
+        tables = batch.page_tables[np.searchsorted(batch.seq_starts, rows, side="right") - 1]
+        self.batch = Batch(batch.token_ids[rows], batch.positions[rows], numbers, tables, numbers[:n])
 
     def rms_norm(self, op: RmsNorm) -> None:
         src = self.at(op.src)

@@ -44,6 +44,11 @@ class Model:
         return self.tokenizer.eos_ids
 
     @property
+    def labels(self) -> tuple[str, ...] | None:
+        """What a classifier chooses from, in the order of its logits; None of a model that continues text."""
+        return self.config.labels or None
+
+    @property
     def num_parameters(self) -> int:
         return sum(rows * cols for _, rows, cols in tensor_shapes(self.config))
 
@@ -77,9 +82,10 @@ class Model:
         """Names what this model computes: a digest of its config, its weights, and the formats they run in."""
         return hashlib.blake2b(repr(self.config).encode() + self.tensors.digest(), digest_size=16).hexdigest()
 
-    def plan(self, product: Product = "f32") -> Plan:
-        """The operations that compute this model; see `kernels.plan.Linear` for what product means."""
-        return build_plan(self.config, self.tensors, product)
+    def plan(self, product: Product = "f32", *, is_last_taken: bool = False) -> Plan:
+        """The operations that compute this model; see `kernels.plan.Linear` for what product means, `build_plan` for
+        is_last_taken."""
+        return build_plan(self.config, self.tensors, product, is_last_taken=is_last_taken)
 
     def encode_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> list[int]:
         """Token ids of a conversation in the model's chat template, ready for the model's answer (or for more)."""

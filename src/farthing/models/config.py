@@ -12,6 +12,7 @@ from typing import Any, Literal
 from farthing.errors import CorruptModel, UnsupportedModel
 from farthing.models.experts import ExpertsConfig
 from farthing.models.fields import Fields
+from farthing.models.labels import labels_of_gguf, labels_of_hf
 from farthing.models.sliding import SlidingConfig
 
 __all__ = ["Architecture", "ModelConfig", "RopeScaling", "config_from_gguf", "config_from_hf", "rope_of_hf"]
@@ -71,6 +72,7 @@ class ModelConfig:
     activation: Activation = "silu"  # of a feed-forward's gate
     experts: ExpertsConfig | None = None  # of layers that are mixtures of experts
     sliding: SlidingConfig | None = None  # layers that see only a window of the past
+    labels: tuple[str, ...] = ()  # of a classifier, whose head has a row for each; () where it continues text
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim"):
@@ -95,6 +97,11 @@ class ModelConfig:
     def windows(self) -> tuple[int | None, ...]:
         """`window_of` each layer; empty where all see the whole past."""
         return tuple(map(self.window_of, range(self.num_layers))) if self.sliding else ()
+
+    @property
+    def num_outputs(self) -> int:
+        """Rows of the head: a logit for each token of the vocabulary, or for each label."""
+        return len(self.labels) or self.vocab_size
 
     @property
     def num_sparse_layers(self) -> int:
@@ -145,7 +152,7 @@ def config_from_hf(architecture: Architecture, raw: Mapping[str, Any]) -> ModelC
         "rope_scaling": scaling,
         "is_tied_head": fields.flag("tie_word_embeddings", False),
     }
-    return ModelConfig(**{**common, **architecture.hf_flags(fields)})
+    return ModelConfig(**{**common, **architecture.hf_flags(fields), **_head_flags(labels_of_hf(fields))})
 
 
 def config_from_gguf(architecture: Architecture, metadata: Mapping[str, Any], tensors: Collection[str]) -> ModelConfig:
@@ -176,7 +183,13 @@ def config_from_gguf(architecture: Architecture, metadata: Mapping[str, Any], te
         "rope_scaling": _gguf_rope_scaling(fields),
         "is_tied_head": "output.weight" not in tensors,
     }
-    return ModelConfig(**{**common, **architecture.gguf_flags(fields, tensors)})
+    labels = labels_of_gguf(metadata, name, tensors)
+    return ModelConfig(**{**common, **architecture.gguf_flags(fields, tensors), **_head_flags(labels)})
+
+
+def _head_flags(labels: tuple[str, ...]) -> Mapping[str, Any]:
+    """A classifier's head is its own, whatever the file says of the embedding."""
+    return {"labels": labels, "is_tied_head": False} if labels else {}
 
 
 def _num_tokens(metadata: Mapping[str, Any]) -> int:

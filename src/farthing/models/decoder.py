@@ -6,7 +6,6 @@ post_attention_norm and post_mlp_norm where what is added to the residual stream
 layer has router and experts.E.gate, up, down instead of gate up down, perhaps shared_router shared_gate, up, down.
 """
 
-import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -29,12 +28,14 @@ from farthing.kernels.plan import (
     SigmoidScale,
     StoreKV,
     SwiGLU,
+    Take,
     View,
 )
-from farthing.models.config import ModelConfig, RopeScaling
+from farthing.models.config import ModelConfig
 from farthing.models.experts import ExpertsConfig, expert_shapes
+from farthing.models.rope import inv_freq, rope_inv_freq
 
-__all__ = ["build_plan", "rope_inv_freq", "tensor_shapes"]
+__all__ = ["build_plan", "tensor_shapes"]
 
 F32 = npt.NDArray[np.float32]
 
@@ -45,7 +46,7 @@ def tensor_shapes(config: ModelConfig) -> Iterator[tuple[str, int, int]]:
     yield "embed", config.vocab_size, hidden
     yield "final_norm", 1, hidden
     if not config.is_tied_head:
-        yield "head", config.vocab_size, hidden
+        yield "head", config.num_outputs, hidden
     q_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     has_qkv, has_o, has_mlp = config.has_qkv_bias, config.has_o_bias, config.has_mlp_bias
     projections = (
@@ -78,17 +79,20 @@ def tensor_shapes(config: ModelConfig) -> Iterator[tuple[str, int, int]]:
             yield prefix + name, rows, cols
 
 
-def build_plan(config: ModelConfig, tensors: Mapping[str, QTensor], product: Product = "f32") -> Plan:
+def build_plan(
+    config: ModelConfig, tensors: Mapping[str, QTensor], product: Product = "f32", *, is_last_taken: bool = False
+) -> Plan:
     """The operations of `config` on `tensors` (our names; vectors in f32).
 
-    An optional tensor `rope_factors` [1, head_dim / 2] divides the rotary frequencies (Llama-3 GGUFs).
+    is_last_taken: behind the last layer's keys and values only tokens are computed whose logits are wanted. The logits
+    are the same. An optional tensor `rope_factors` [1, head_dim / 2] divides the rotary frequencies (Llama-3 GGUFs).
     """
     radians = rope_inv_freq(config)  # [head_dim / 2]
     if "rope_factors" in tensors:
         radians /= tensors["rope_factors"].data.view(np.float32)
     frequencies = {"rope_inv_freq": _vector(radians)}
     if config.sliding:
-        frequencies["sliding_rope_inv_freq"] = _vector(_inv_freq(config.head_dim, config.sliding.rope_theta))
+        frequencies["sliding_rope_inv_freq"] = _vector(inv_freq(config.head_dim, config.sliding.rope_theta))
     q_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     mlp_size = _mlp_size(config)
     buffers = {
@@ -103,10 +107,16 @@ def build_plan(config: ModelConfig, tensors: Mapping[str, QTensor], product: Pro
         buffers |= {"router": config.experts.num_experts, "shared_router": 1}
     hidden, normed = View("hidden", 0, config.hidden_size), View("normed", 0, config.hidden_size)
     ops: list[Op] = [Embed(hidden, "embed", config.embed_scale)]
+    last = config.num_layers - 1
     for layer in range(config.num_layers):
-        ops += _Layer(config, layer, product).ops()
+        ops += _Layer(config, layer, product, is_taken=is_last_taken and layer == last).ops()
+    if is_last_taken:
+        buffers["taken"] = config.hidden_size
+        hidden = View("taken", 0, config.hidden_size)
     ops.append(RmsNorm(hidden, normed, "final_norm", config.rms_norm_eps, config.hidden_size))
-    ops.append(Head(normed, "embed" if config.is_tied_head else "head", product=product))
+    # Few rows decide a classifier's answer: they are not multiplied by codes.
+    head_product: Product = "f32" if config.labels else product
+    ops.append(Head(normed, "embed" if config.is_tied_head else "head", product=head_product))
     return Plan(buffers, tuple(ops), config.vocab_size, _Overlay(frequencies, tensors))
 
 
@@ -141,10 +151,13 @@ class _Overlay(Mapping[str, QTensor]):
 
 
 class _Layer:
-    """The operations of one layer, and how they name its tensors and columns."""
+    """The operations of one layer, and how they name its tensors and columns.
 
-    def __init__(self, config: ModelConfig, layer: int, product: Product) -> None:
-        self.config, self.layer, self.product = config, layer, product
+    is_taken: behind its keys and values it goes on in the buffer "taken", with the rows whose logits are wanted.
+    """
+
+    def __init__(self, config: ModelConfig, layer: int, product: Product, *, is_taken: bool = False) -> None:
+        self.config, self.layer, self.product, self.is_taken = config, layer, product, is_taken
         self.prefix = f"layers.{layer}."
         self.hidden, self.normed = View("hidden", 0, config.hidden_size), View("normed", 0, config.hidden_size)
 
@@ -158,23 +171,41 @@ class _Layer:
             yield from self.mlp("gate up", "down", config.intermediate_size, config.has_mlp_bias)
 
     def attention(self) -> Iterator[Op]:
-        config, p, d = self.config, self.prefix, self.config.head_dim
+        config, d = self.config, self.config.head_dim
         q_size, kv_size = config.num_heads * d, config.num_kv_heads * d
-        qkv, attended = View("qkv", 0, q_size + 2 * kv_size), View("attended", 0, q_size)
         q, k, v = View("qkv", 0, q_size), View("qkv", q_size, kv_size), View("qkv", q_size + kv_size, kv_size)
-        yield RmsNorm(self.hidden, self.normed, p + "attention_norm", config.rms_norm_eps, config.hidden_size)
-        yield self.linear(self.normed, qkv, "q k v", config.has_qkv_bias)
-        if config.has_qk_norm:
-            for view, name in ((q, "q_norm"), (k, "k_norm")):
-                group = view.width if config.is_qk_norm_whole else d
-                yield RmsNorm(view, view, p + name, config.rms_norm_eps, group)
+        attended = View("attended", 0, q_size)
         window, scale = config.window_of(self.layer), config.attention_scale or d**-0.5
-        inv_freq = "rope_inv_freq" if window is None else "sliding_rope_inv_freq"
-        yield Rope(q, d, inv_freq, config.rope_style)
-        yield Rope(k, d, inv_freq, config.rope_style)
+        yield self.attention_norm()
+        if self.is_taken:
+            yield self.linear(self.normed, View("qkv", q_size, 2 * kv_size), "k v", config.has_qkv_bias)
+        else:
+            yield self.linear(self.normed, View("qkv", 0, q_size + 2 * kv_size), "q k v", config.has_qkv_bias)
+            yield from self.turned(q, "q_norm")
+        yield from self.turned(k, "k_norm")
         yield StoreKV(self.layer, k, v)
+        if self.is_taken:
+            taken = View("taken", 0, config.hidden_size)
+            yield Take(self.hidden, taken)
+            self.hidden = taken
+            yield self.attention_norm()
+            yield self.linear(self.normed, q, "q", config.has_qkv_bias)
+            yield from self.turned(q, "q_norm")
         yield Attention(self.layer, q, attended, config.num_heads, scale, window)
         yield from self.added(attended, "o", config.has_o_bias, "post_attention_norm")
+
+    def attention_norm(self) -> RmsNorm:
+        name, config = self.prefix + "attention_norm", self.config
+        return RmsNorm(self.hidden, self.normed, name, config.rms_norm_eps, config.hidden_size)
+
+    def turned(self, view: View, norm: str) -> Iterator[Op]:
+        """q or k through its norm, where the config has one, and turned by its positions."""
+        config, d = self.config, self.config.head_dim
+        if config.has_qk_norm:
+            group = view.width if config.is_qk_norm_whole else d
+            yield RmsNorm(view, view, self.prefix + norm, config.rms_norm_eps, group)
+        window = config.window_of(self.layer)
+        yield Rope(view, d, "rope_inv_freq" if window is None else "sliding_rope_inv_freq", config.rope_style)
 
     def mlp(self, gate_and_up: str, down: str, size: int, has_bias: bool, by: View | None = None) -> Iterator[Op]:
         """A feed-forward of `size` added to the residual stream, scaled by the sigmoid of `by` where that is given."""
@@ -222,33 +253,3 @@ class _Layer:
         weights = tuple(self.prefix + name for name in names.split())
         biases = tuple(f"{weight}_bias" if has_bias else None for weight in weights)
         return Linear(src, dst, weights, biases, is_added, product or self.product)
-
-
-def rope_inv_freq(config: ModelConfig) -> F32:
-    """Radians per position [head_dim / 2] of each pair of columns, scaled as the config says.
-
-    Computed in float32 like the reference implementations: at position 8,000 one unit in the last place is visible.
-    """
-    inv_freq = _inv_freq(config.head_dim, config.rope_theta)
-    scaling = config.rope_scaling
-    if scaling is None:
-        return inv_freq
-    if scaling.kind == "linear":
-        return inv_freq / np.float32(scaling.factor)
-    return _llama3(inv_freq, scaling)
-
-
-def _inv_freq(head_dim: int, theta: float) -> F32:
-    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-    inv_freq: F32 = np.float32(1) / np.float32(theta) ** exponents
-    return inv_freq
-
-
-def _llama3(inv_freq: F32, scaling: RopeScaling) -> F32:
-    """Wavelengths shorter than original / high_freq_factor stay, longer than original / low_freq_factor are stretched
-    by `factor`, those between are blended linearly in frequency (arXiv 2407.21783)."""
-    turns = np.float32(scaling.original_max_position_embeddings) * inv_freq / np.float32(2 * math.pi)
-    low, high = np.float32(scaling.low_freq_factor), np.float32(scaling.high_freq_factor)
-    kept = np.clip((turns - low) / (high - low), 0, 1)  # share of the frequency that is not stretched
-    result: F32 = ((1 - kept) * inv_freq / np.float32(scaling.factor) + kept * inv_freq).astype(np.float32)
-    return result

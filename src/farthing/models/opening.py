@@ -22,6 +22,7 @@ from farthing.models.decoder import tensor_shapes
 from farthing.models.fields import Fields
 from farthing.models.gguf import GGUFFile, read_gguf, read_gguf_values
 from farthing.models.gguf_experts import with_single_experts
+from farthing.models.labels import GGUF_HEAD, HF_HEAD
 from farthing.models.safetensors import read_safetensors, read_safetensors_file
 from farthing.models.tokenizer import Tokenizer, load_tokenizer_gguf, load_tokenizer_json
 
@@ -73,8 +74,8 @@ def _open_gguf(file: GGUFFile) -> Checkpoint:
     architecture = architecture_of_gguf(name, is_sparse=num_experts != 0)
     config = config_from_gguf(architecture, file.metadata, file.tensors)
     theirs = with_single_experts(file, num_experts) if config.experts else file.tensors
-    tensors = _collect(path, config, theirs, architecture.gguf_tensors)
-    roles = architecture.gguf_tensors
+    roles = _roles(architecture.gguf_tensors, config, GGUF_HEAD)
+    tensors = _collect(path, config, theirs, roles)
     return Checkpoint(path, config, tensors, roles, lambda: load_tokenizer_gguf(file.metadata), file)
 
 
@@ -82,9 +83,14 @@ def _open_folder(path: Path) -> Checkpoint:
     raw = read_json(path / "config.json")
     architecture = architecture_of_hf(Fields(raw, f"{path}: config.json").text("model_type"))
     config = config_from_hf(architecture, raw)
-    tensors = _collect(path, config, read_safetensors(path), architecture.hf_tensors, architecture.hf_norm_offset)
-    roles, offset = architecture.hf_tensors, architecture.hf_norm_offset
-    return Checkpoint(path, config, tensors, roles, lambda: load_tokenizer_json(path), None, offset)
+    roles, offset = _roles(architecture.hf_tensors, config, HF_HEAD), architecture.hf_norm_offset
+    tensors = _collect(path, config, read_safetensors(path), roles, offset)
+    unread_id = raw.get("pad_token_id") if config.labels else None
+    return Checkpoint(path, config, tensors, roles, lambda: load_tokenizer_json(path, unread_id), None, offset)
+
+
+def _roles(roles: Mapping[str, str], config: ModelConfig, classifier_head: str) -> Mapping[str, str]:
+    return {**roles, "head": classifier_head} if config.labels else roles
 
 
 def read_json(path: Path) -> dict[str, Any]:

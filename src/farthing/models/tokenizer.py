@@ -6,7 +6,8 @@ What users write never becomes a control token; what a chat template writes does
 
 import codecs
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,13 @@ class Tokenizer:
                 return ids
             ids.insert(0, self.bos_id)
         return ids
+
+    def encode_alone(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of texts that stand for themselves, with what the file puts before and after each: what a
+        classifier reads. Control tokens written in a text are ordinary text."""
+        before, after = list(self._vocabulary.before), list(self._vocabulary.after)
+        found = self._backend.encode_batch_fast([_sound(text) for text in texts], add_special_tokens=False)
+        return [before + encoding.ids + after for encoding in found]
 
     def encode_template(self, rendered: str, guard: str = "") -> list[int]:
         """Token ids of a rendered chat template, control tokens included.
@@ -218,12 +226,17 @@ def load_tokenizer_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
     return Tokenizer(vocabulary_from_gguf(metadata))
 
 
-def load_tokenizer_json(folder: str | Path) -> Tokenizer:
+def load_tokenizer_json(folder: str | Path, unread_id: int | None = None) -> Tokenizer:
     """The tokenizer of a Hugging Face folder (tokenizer.json and what stands beside it).
 
+    unread_id: of a classifier's padding, which its head passes over: not put after a text, whatever the file says.
     Raises ModelNotFound where there is no tokenizer.json, CorruptModel, UnsupportedModel.
     """
-    return Tokenizer(vocabulary_from_folder(Path(folder)))
+    vocabulary = vocabulary_from_folder(Path(folder))
+    after = list(vocabulary.after)
+    while after and after[-1] == unread_id:
+        after.pop()
+    return Tokenizer(replace(vocabulary, after=tuple(after)))
 
 
 def _control_pattern(control: Iterable[ControlToken]) -> re.Pattern[str] | None:

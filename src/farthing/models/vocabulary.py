@@ -63,6 +63,8 @@ class Vocabulary:
     end_ids: frozenset[int] = frozenset()
     add_bos: bool = False
     chat_template: str | None = None
+    before: tuple[int, ...] = ()  # what the file puts before a text that stands for itself, such as one to classify,
+    after: tuple[int, ...] = ()  # and after it
 
 
 def hidden(text: str) -> str:

@@ -87,6 +87,9 @@ def vocabulary_from_gguf(metadata: Mapping[str, Any]) -> Vocabulary:
     template = metadata.get("tokenizer.chat_template")
     if template is not None and not isinstance(template, str):
         raise CorruptModel("tokenizer.chat_template is not text; take the file anew")
+    add_bos = bool(metadata.get("tokenizer.ggml.add_bos_token", kind == "llama" or pre in _ADDS_BOS))
+    add_eos = bool(metadata.get("tokenizer.ggml.add_eos_token", False))
+    bos, eos = special["bos"], special["eos"]
     return Vocabulary(
         backend=backend,
         anchor=anchor,
@@ -95,11 +98,13 @@ def vocabulary_from_gguf(metadata: Mapping[str, Any]) -> Vocabulary:
         plain_ids=frozenset(id for id, type in enumerate(types) if type in (UNKNOWN, CONTROL, USER_DEFINED)),
         control=control,
         strip_first_space=kind == "llama" and space_prefix,
-        bos_id=special["bos"],
-        eos_id=special["eos"],
-        end_ids=end_ids(control, (special["eos"], special["eot"], special["eom"])),
-        add_bos=bool(metadata.get("tokenizer.ggml.add_bos_token", kind == "llama" or pre in _ADDS_BOS)),
+        bos_id=bos,
+        eos_id=eos,
+        end_ids=end_ids(control, (eos, special["eot"], special["eom"])),
+        add_bos=add_bos,
         chat_template=template,
+        before=(bos,) if add_bos and bos is not None else (),
+        after=(eos,) if add_eos and eos is not None else (),
     )
 
 

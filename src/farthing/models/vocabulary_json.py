@@ -51,12 +51,12 @@ def _vocabulary(
     plain = frozenset(token["id"] for token in document["added_tokens"])
     pieces = _pieces(document)
     anchor = fresh_anchor()
-    prefix = _prefix(document.get("post_processor"))
+    before, after = _around(document.get("post_processor"))
     backend = _backend(path, document, control, anchor)
     by_text = {token.text: token.id for token in control}
     bos, eos = (by_text.get(_name(config.get(f"{which}_token"))) for which in ("bos", "eos"))
-    if prefix:
-        bos = prefix[0]
+    if before:
+        bos = before[0]
     declared = generation.get("eos_token_id")
     ends = declared if isinstance(declared, list) else [declared]
     name = "generation_config.json: eos_token_id"
@@ -71,8 +71,10 @@ def _vocabulary(
         bos_id=check_id(f"{path}: bos_token", bos, len(pieces)),
         eos_id=eos,
         end_ids=end_ids(control, [eos, *(check_id(name, id, len(pieces)) for id in ends)]),
-        add_bos=bool(prefix) or (bool(config.get("add_bos_token", False)) and bos is not None),
+        add_bos=bool(before) or (bool(config.get("add_bos_token", False)) and bos is not None),
         chat_template=template,
+        before=tuple(before),
+        after=tuple(after),
     )
 
 
@@ -142,16 +144,19 @@ def _strips_first_space(document: Mapping[str, Any]) -> bool:
     return False
 
 
-def _prefix(post_processor: Mapping[str, Any] | None) -> list[int]:
-    """The ids that the reference puts before a text."""
-    ids: list[int] = []
+def _around(post_processor: Mapping[str, Any] | None) -> tuple[list[int], list[int]]:
+    """The ids that the reference puts before a text and after it."""
+    before: list[int] = []
+    after: list[int] = []
     for step in _steps(post_processor):
         if step["type"] == "TemplateProcessing":
+            ids = before
             for item in step["single"]:
                 if "Sequence" in item:
-                    break
-                ids += step["special_tokens"][item["SpecialToken"]["id"]]["ids"]
-    return ids
+                    ids = after
+                else:
+                    ids += step["special_tokens"][item["SpecialToken"]["id"]]["ids"]
+    return before, after
 
 
 def _pair(merge: str | list[str]) -> tuple[str, str, str]:
