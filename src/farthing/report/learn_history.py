@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from farthing.errors import CorruptModel
 from farthing.report.whole_file import whole_file
 
-__all__ = ["HISTORY", "Event", "Figures", "Kind", "add_event", "read_history"]
+__all__ = ["HISTORY", "Event", "Figures", "Kind", "add_event", "event_from", "read_history"]
 
 HISTORY = "history.jsonl"
 Kind = Literal["promoted", "kept", "refused", "rolled back"]
@@ -54,7 +54,7 @@ def read_history(slot: Path) -> list[Event]:
     found = []
     for number, line in enumerate(text.splitlines(), 1):
         try:
-            found.append(_event(json.loads(line)))
+            found.append(event_from(json.loads(line)))
         except (ValueError, TypeError, KeyError, RecursionError):
             raise CorruptModel(f"{slot / HISTORY}: line {number} is no event of farthing learn") from None
     return found
@@ -70,7 +70,8 @@ def add_event(slot: Path, event: Event) -> None:
         out.writelines(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in lines)
 
 
-def _event(found: Mapping[str, Any]) -> Event:
+def event_from(found: Mapping[str, Any]) -> Event:
+    """What asdict made of it. Raises ValueError, TypeError, KeyError where it is none."""
     known = {field.name for field in fields(Event)}
     if not isinstance(found, dict) or not found.keys() <= known or found["kind"] not in get_args(Kind):
         raise ValueError
