@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := $(wildcard csrc/*) CMakeLists.txt
+# Distillation's tests need more: `make test EXTRAS=dev,distill`. PINS are versions to prefer: PINS=torch==2.13.0
+EXTRAS := dev
+PINS :=
 
 .PHONY: run test torture lint setup build bench bench-peers bench-server bench-gateway clean sanitize
 
@@ -49,7 +52,7 @@ $(VENV)/.tools: pyproject.toml
 	touch $@
 
 $(VENV)/.ready: $(VENV)/.tools $(NATIVE)
-	$(BIN)/pip install --quiet --no-build-isolation --editable ".[dev]"
+	$(BIN)/pip install --quiet --no-build-isolation --editable ".[$(EXTRAS)]" $(PINS)
 	touch $@
 
 # Python itself leaks by design at exit and is not built with the sanitizers: its library is preloaded, leaks are not

@@ -41,6 +41,7 @@ from farthing.errors import FarthingError
 from farthing.models.hub import find_model
 from farthing.report.levers import FOUR_BIT
 from farthing.report.machine import commit, this_machine
+from farthing.tuning.losses import Losses
 
 RESULTS = Path(__file__).parent / "results" / "ladder.json"
 Json = dict[str, Any]
@@ -73,12 +74,12 @@ class Found:
 
 def measure(source: Path, s: Setting) -> Found:
     """All rungs of one model."""
-    ours, making_s = list[tuple[Rung, Path]](), 0.0
+    ours, making_s, losses = list[tuple[Rung, Path]](), 0.0, dict[Path, Losses]()
     for recipe in recipes_of(source):
         if s.only and recipe.name not in s.only:
             continue
         try:
-            path, seconds = file_of(recipe, source, s.calibration, s.cache, s.num_tokens)
+            path, seconds = file_of(recipe, source, s.calibration, s.cache, s.num_tokens, losses)
         except FarthingError as error:
             say(f"left out: {recipe.name} {recipe.full_method}: {error}")
             continue

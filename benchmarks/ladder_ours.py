@@ -17,6 +17,7 @@ from farthing.quant.methods import METHODS, METHODS_WITH_STATISTICS
 from farthing.report.quality import perplexities, windows
 from farthing.report.score import Scorer
 from farthing.tuning.job import QuantizeJob
+from farthing.tuning.losses import Losses
 from farthing.tuning.run import quantize_model
 
 __all__ = ["Recipe", "bits_of_ours", "file_of", "our_qualities", "recipes_of", "reference_quality"]
@@ -70,8 +71,13 @@ def _of_formats(formats: Sequence[str], is_large: bool) -> Iterator[Recipe]:
             yield Recipe(format, None, BEST, is_rotated=True)
 
 
-def file_of(recipe: Recipe, source: Path, calibration: Path, cache: Path, num_tokens: int) -> tuple[Path, float]:
-    """The rung's file, and the seconds that making it took (0 where it was there). Raises InvalidRequest."""
+def file_of(
+    recipe: Recipe, source: Path, calibration: Path, cache: Path, num_tokens: int, losses: dict[Path, Losses]
+) -> tuple[Path, float]:
+    """The rung's file, and the seconds that making it took (0 where it was there). Raises InvalidRequest.
+
+    losses: of each source, those that its first mixture found and the next ones use, for as long as this runs.
+    """
     stem = f"{source.stem} {recipe.name} {recipe.full_method}".replace(" ", "-").replace(",", "")
     output = cache / "models" / f"{stem}.safetensors"
     is_calibrated = recipe.method in METHODS_WITH_STATISTICS
@@ -84,7 +90,10 @@ def file_of(recipe: Recipe, source: Path, calibration: Path, cache: Path, num_to
         nonlocal made
         made = True
         output.parent.mkdir(parents=True, exist_ok=True)
-        quantize_model(source, output, job, str(calibration) if is_calibrated else None, is_overwrite=True)
+        text, known = str(calibration) if is_calibrated else None, losses.get(source)
+        result = quantize_model(source, output, job, text, is_overwrite=True, losses=known)
+        if result.losses is not None:
+            losses[source] = result.losses
 
     once(cache / "stamps" / output.name, key, make)
     return output, time.perf_counter() - began if made else 0.0

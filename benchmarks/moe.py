@@ -8,8 +8,8 @@ time_over_limit: seconds of a token at batch 1 over active bytes / bandwidth, re
 dense_over_moe: seconds of the dense model's token over this one's, to be compared with bytes_ratio. kl_divergence and
 top1_agreement: of the integer products from the same weights in float32, over a prompt. Both models give no sensible
 text; experts are chosen by a random router, whose rows are equally long (uniform) or not (skewed). Rounds are
-interleaved, figures are medians; batches of llama.cpp are one run. Nothing else should run meanwhile. The last line is
-one JSON document.
+interleaved, figures are medians, ratios the medians of the rounds' own; batches of llama.cpp are one run. Nothing else
+should run meanwhile. The last line is one JSON document.
 """
 
 import argparse
@@ -145,6 +145,11 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             rounds["peer"].append(1 / speeds["decode", 0])
             rounds["peer_prefill"].append(PREFILL / speeds["prefill", PREFILL])
     median = {name: statistics.median(values) for name, values in rounds.items() if values}
+
+    def ratio(dividend: str, divisor: str) -> float:
+        """The median of the rounds' own ratios: the machine may change its pace between two rounds."""
+        return statistics.median(a / b for a, b in zip(rounds[dividend], rounds[divisor], strict=True))
+
     batches = {"uniform": sweep(ours)}
     del theirs
     agreement = quality(ours, tensors, options.threads)
@@ -152,11 +157,11 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     skewed = RandomTensors(config, skew=SKEW)
     batches["skewed"] = sweep(Player(program_of(config, skewed, options.threads), options.layers))
     return {
-        "time_over_limit": median["moe"] / median["limit"],
-        "dense_over_moe": median["dense"] / median["moe"],
+        "time_over_limit": ratio("moe", "limit"),
+        "dense_over_moe": ratio("dense", "moe"),
         "bytes_ratio": dense_active / active,
-        "prefill_over_llamacpp": median["peer_prefill"] / median["prefill"] if programs else None,
-        "decode_over_llamacpp": median["peer"] / median["moe"] if programs else None,
+        "prefill_over_llamacpp": ratio("peer_prefill", "prefill") if programs else None,
+        "decode_over_llamacpp": ratio("peer", "moe") if programs else None,
         **agreement,
         "llamacpp_batches": peers,
         "parameters": sum(rows * cols for rows, cols in tensors.shapes().values()),

@@ -40,7 +40,7 @@ _ROWS = 512  # rows worked on at a time: rows are independent, and candidates of
 class Statistics:
     """What calibration text says of one matrix's input."""
 
-    gram: F32  # [cols, cols] mean of x x^T over tokens
+    gram: F32  # [cols, cols] mean of x x^T over tokens, some of which may count more
     num_tokens: int
 
 

@@ -18,6 +18,10 @@ F64 = npt.NDArray[np.float64]
 # Called with the weights that meet one input, when all of it has been seen.
 Consumer = Callable[[tuple[str, ...], Statistics], None]
 
+# Every later token attends to a window's first one, whose inputs are like no other's: as one token of hundreds its
+# errors would hardly count.
+_START_WEIGHT = 16
+
 _ROWS = 2048  # whose products are summed in float32 before they are added in float64
 
 
@@ -25,6 +29,7 @@ _ROWS = 2048  # whose products are summed in float32 before they are added in fl
 class _Seen:
     gram: F64  # x^T x [cols, cols]
     num_tokens: int
+    weight: int  # as how many tokens they count
 
 
 class _Sums:
@@ -34,18 +39,23 @@ class _Sums:
         self._consume = consume
         self._open: dict[tuple[str, ...], _Seen] = {}
 
-    def see(self, rows: F32) -> _Seen:
+    def see(self, rows: F32, num_windows: int = 0) -> _Seen:
         gram = np.zeros((rows.shape[1],) * 2)
         for first in range(0, len(rows), _ROWS):
             part = rows[first : first + _ROWS]
             gram += part.T @ part  # of the same array: BLAS computes one half
-        return _Seen(gram, len(rows))
+        more = (_START_WEIGHT - 1) * num_windows
+        if more:
+            starts = rows[:: len(rows) // num_windows]
+            gram += (_START_WEIGHT - 1) * (starts.T @ starts)
+        return _Seen(gram, len(rows), len(rows) + more)
 
     def take(self, weights: tuple[str, ...], seen: object, is_all: bool) -> None:
         assert isinstance(seen, _Seen)
         before = self._open.pop(weights, None)
         if before is not None:
-            seen = _Seen(before.gram + seen.gram, before.num_tokens + seen.num_tokens)
+            num_tokens, weight = before.num_tokens + seen.num_tokens, before.weight + seen.weight
+            seen = _Seen(before.gram + seen.gram, num_tokens, weight)
         if is_all:
             self._finish(weights, seen)
         else:
@@ -56,7 +66,7 @@ class _Sums:
             self._finish(weights, self._open.pop(weights))
 
     def _finish(self, weights: tuple[str, ...], seen: _Seen) -> None:
-        mean = (seen.gram / seen.num_tokens).astype(np.float32)
+        mean = (seen.gram / seen.weight).astype(np.float32)
         self._consume(weights, Statistics(mean, seen.num_tokens))
 
 

@@ -38,8 +38,9 @@ QUERIES = 128  # of a window whose scores are held at a time
 class Tap(Protocol):
     """Looks at the inputs of weights."""
 
-    def see(self, rows: F32) -> object:
-        """What is to be kept of rows [n, cols] of an input. Called from several threads."""
+    def see(self, rows: F32, num_windows: int = 0) -> object:
+        """What is to be kept of rows [n, cols] of an input: of so many whole windows, one behind the other, or (0) of
+        tokens from anywhere. Called from several threads."""
         ...
 
     def take(self, weights: tuple[str, ...], seen: object, is_all: bool) -> None:
@@ -51,7 +52,7 @@ class Tap(Protocol):
 class Blind:
     """Looks at nothing."""
 
-    def see(self, rows: F32) -> object:  # noqa: ARG002
+    def see(self, rows: F32, num_windows: int = 0) -> object:  # noqa: ARG002
         return None
 
     def take(self, weights: tuple[str, ...], seen: object, is_all: bool) -> None:
@@ -126,7 +127,7 @@ class Chunk:
 
     def linear(self, op: Linear) -> None:
         x, dst, first = np.ascontiguousarray(self.at(op.src)), self.at(op.dst), 0
-        self.seen.append((op.weights, self.tap.see(x)))
+        self.seen.append((op.weights, self.tap.see(x, self.num_windows)))
         for name, bias in zip(op.weights, op.biases, strict=True):
             weight = self.weights[name]
             y = x @ weight.T
