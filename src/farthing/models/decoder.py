@@ -179,10 +179,10 @@ class _Layer:
         yield self.attention_norm()
         if self.is_taken:
             yield self.linear(self.normed, View("qkv", q_size, 2 * kv_size), "k v", config.has_qkv_bias)
+            yield from self.turned(k_norm=k)
         else:
             yield self.linear(self.normed, View("qkv", 0, q_size + 2 * kv_size), "q k v", config.has_qkv_bias)
-            yield from self.turned(q, "q_norm")
-        yield from self.turned(k, "k_norm")
+            yield from self.turned(q_norm=q, k_norm=k)
         yield StoreKV(self.layer, k, v)
         if self.is_taken:
             taken = View("taken", 0, config.hidden_size)
@@ -190,7 +190,7 @@ class _Layer:
             self.hidden = taken
             yield self.attention_norm()
             yield self.linear(self.normed, q, "q", config.has_qkv_bias)
-            yield from self.turned(q, "q_norm")
+            yield from self.turned(q_norm=q)
         yield Attention(self.layer, q, attended, config.num_heads, scale, window)
         yield from self.added(attended, "o", config.has_o_bias, "post_attention_norm")
 
@@ -198,14 +198,15 @@ class _Layer:
         name, config = self.prefix + "attention_norm", self.config
         return RmsNorm(self.hidden, self.normed, name, config.rms_norm_eps, config.hidden_size)
 
-    def turned(self, view: View, norm: str) -> Iterator[Op]:
-        """q or k through its norm, where the config has one, and turned by its positions."""
+    def turned(self, **views: View) -> Iterator[Op]:
+        """q and k, by the names of their norms: normed, where the config has that, and turned by their positions."""
         config, d = self.config, self.config.head_dim
-        if config.has_qk_norm:
+        for norm, view in views.items() if config.has_qk_norm else ():
             group = view.width if config.is_qk_norm_whole else d
             yield RmsNorm(view, view, self.prefix + norm, config.rms_norm_eps, group)
-        window = config.window_of(self.layer)
-        yield Rope(view, d, "rope_inv_freq" if window is None else "sliding_rope_inv_freq", config.rope_style)
+        inv_freq = "rope_inv_freq" if config.window_of(self.layer) is None else "sliding_rope_inv_freq"
+        for view in views.values():
+            yield Rope(view, d, inv_freq, config.rope_style)
 
     def mlp(self, gate_and_up: str, down: str, size: int, has_bias: bool, by: View | None = None) -> Iterator[Op]:
         """A feed-forward of `size` added to the residual stream, scaled by the sigmoid of `by` where that is given."""
