@@ -14,7 +14,7 @@ from farthing.distill.learn_compare import both, priced, with_verdict
 from farthing.distill.learn_config import LearnConfig
 from farthing.distill.learn_doubt import Doubt, doubted
 from farthing.distill.learn_gate import decide
-from farthing.distill.learn_judge import Costs, Version, recalibrated
+from farthing.distill.learn_judge import Costs, Version, recalibrated, served
 from farthing.distill.learn_rows import Answered, merged
 from farthing.distill.learn_state import Memory, Run, State
 from farthing.distill.learn_tools import Lesson, Names, Tools
@@ -111,7 +111,8 @@ class Loop:
         found = run.doubt()
         if found is None:
             self._tell(f"{len(batch.rows):,} new rows beside {len(old):,} older ones")
-            found = doubted(*self._split(old), batch.rows, self._config.max_disputed)
+            teaching, judging = self._split(old)
+            found = doubted(teaching, judging, self._goes_up(judging), batch.rows, self._config.max_disputed)
             run.write_doubt(found)
         return found
 
@@ -124,14 +125,14 @@ class Loop:
 
     def _split(self, rows: Sequence[Answered]) -> tuple[list[Answered], list[Answered]]:
         """Those that teach, and those that never do."""
-        is_out = held_out([row.prompt for row in rows], self._config.held_out).tolist()
+        is_out = held_out(_texts(rows), self._config.held_out).tolist()
         pairs = list(zip(rows, is_out, strict=True))
         return [row for row, is_so in pairs if not is_so], [row for row, is_so in pairs if is_so]
 
     def _judged(self, run: Run, batch: Batch, old: Sequence[Answered], new: Sequence[Answered], base: Event) -> Event:
         """Both versions on the same rows and requests."""
         rows = self._split(merged(old, new))[1]
-        texts, references = [row.prompt for row in rows], [row.answer for row in rows]
+        texts, references = _texts(rows), [row.answer for row in rows]
         self._tell(f"judging by {len(rows):,} held-out rows")
         student = self._tools.open(run.candidate)
         answers = student.answer(texts)
@@ -148,6 +149,10 @@ class Loop:
         judged, before, after = both(present, new_version, rows, {row.prompt for row in old}, priced(batch), costs)
         verdict = decide(judged, self._config.bound)
         return with_verdict(base, verdict, before, after, len(judged.after))
+
+    def _goes_up(self, rows: Sequence[Answered]) -> list[bool]:
+        present = self._present()
+        return [True] * len(rows) if present is None else (~served(present, _texts(rows)).is_kept).tolist()
 
     def _present(self) -> Version | None:
         name = self._slot.current
@@ -182,6 +187,10 @@ class Loop:
             memory.set_aside(run.number, aside)
         large_pico = batch.spent.large_pico or state.large_pico
         memory.write_state(State(run.number, batch.until_us, state.labels, large_pico))
+
+
+def _texts(rows: Sequence[Answered]) -> list[str]:
+    return [row.prompt for row in rows]
 
 
 def _without(rows: Sequence[Answered], numbers: Sequence[int]) -> list[Answered]:

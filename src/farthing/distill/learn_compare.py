@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from farthing.distill.learn_collect import Batch
 from farthing.distill.learn_gate import Judged, Verdict
-from farthing.distill.learn_judge import Costs, Version, by_label, judging, served
+from farthing.distill.learn_judge import Costs, Version, judging, served
+from farthing.distill.learn_lost import by_label
 from farthing.distill.learn_rows import Answered
 from farthing.distill.promotion import version_name
 from farthing.report.learn_history import Event, Figures

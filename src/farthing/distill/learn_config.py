@@ -49,5 +49,5 @@ class LearnConfig:
 
     @property
     def target(self) -> float:
-        """What the router's threshold promises. The other half of the bound is for the interval of those who judge."""
-        return 1 - self.bound / 2
+        """What the router's threshold promises. The rest of the bound is for the interval of the rows that judge."""
+        return 1 - self.bound / 3

@@ -7,7 +7,6 @@ labels    no label may lose more than chance takes: of a label's older rows, tho
 cost      of every request of the time, paired
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from statistics import NormalDist
@@ -16,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from farthing.distill.learn_doubt import binomial_tail
+from farthing.distill.learn_lost import LabelCounts, lost_labels
 from farthing.report.compare_stats import paired_interval
 
 __all__ = ["Judged", "Lead", "Verdict", "decide", "lead"]
@@ -24,8 +23,6 @@ __all__ = ["Judged", "Lead", "Verdict", "decide", "lead"]
 Bools = NDArray[np.bool_]
 Picos = NDArray[np.float64]
 MIN_OLD = 50  # older rows that judge, to be looked at alone
-LABEL_LEVEL = 0.01  # the chance that a harmless version is refused for a label, at most
-MIN_LABEL_FALL = 0.2  # of a label's rows, less those gained
 MIN_REQUESTS = 30
 _Z95 = NormalDist().inv_cdf(0.975)
 
@@ -53,7 +50,7 @@ class Judged:
     cost_before: Picos
     cost_after: Picos
     has_present: bool
-    by_label: Mapping[str, tuple[int, int, int]]  # rows, that only the present version gets right, only the new one
+    by_label: LabelCounts  # empty where there is no present version
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ def decide(judged: Judged, bound: float) -> Verdict:
     all_rows = lead(judged.before, judged.after)
     old = lead(judged.before[judged.is_old], judged.after[judged.is_old])
     has_old = judged.has_present and int(judged.is_old.sum()) >= MIN_OLD
-    harm = [f"label {name!r} loses {lost} of {num} older rows" for name, num, lost in _lost_labels(judged)]
+    harm = [f"it loses {what}" for what in lost_labels(judged.by_label)]
     for found, rows in ((all_rows, "all rows"), *([(old, "older rows")] if has_old else [])):
         if judged.has_present and found.high < 0 and found.difference < -bound:
             harm.append(f"quality on {rows} falls beside the present version: {found}")
@@ -111,19 +108,3 @@ def _dearer(before: Picos, after: Picos) -> list[str]:
     return [
         f"it is not shown to be cheaper: ${after.mean() / 1e12:.3g} a request instead of ${before.mean() / 1e12:.3g}"
     ]
-
-
-def _lost_labels(judged: Judged) -> list[tuple[str, int, int]]:
-    """Labels whose loss chance does not explain. The chance of a loss is what the other labels lose, with a half more
-    row, so that labels without a loss say something."""
-    if not judged.has_present:
-        return []
-    items: Sequence[tuple[str, tuple[int, int, int]]] = list(judged.by_label.items())
-    num_all, lost_all = (sum(one[1][at] for one in items) for at in (0, 1))
-    found = []
-    for name, (num, lost, gained) in items:
-        share = min(0.5, (lost_all - lost + 0.5) / (num_all - num + 1))
-        is_much = lost - gained >= MIN_LABEL_FALL * num and lost > gained
-        if is_much and binomial_tail(lost, num, share) * len(items) < LABEL_LEVEL:
-            found.append((name, num, lost))
-    return found

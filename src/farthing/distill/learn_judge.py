@@ -1,6 +1,6 @@
 """A version as it serves: a classifier, its router's threshold, what both give on texts and what that costs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -15,7 +15,7 @@ from farthing.router.signals import LEAST, SIGNAL_NAMES
 from farthing.router.train import calibrate, train
 from farthing.router.trained import Trained
 
-__all__ = ["Answers", "Costs", "Served", "Student", "Version", "by_label", "judging", "recalibrated", "served"]
+__all__ = ["Answers", "Costs", "Served", "Student", "Version", "judging", "recalibrated", "served"]
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -110,15 +110,3 @@ def _parts(texts: Sequence[str]) -> tuple[Bools, Bools, Bools]:
     trains = chosen_part(texts, TRAIN_PART, "train")
     calibrates = ~trains & chosen_part(texts, CALIBRATE_PART, "calibrate")
     return trains, calibrates, ~trains & ~calibrates
-
-
-def by_label(
-    references: Sequence[str], before: Sequence[str], after: Sequence[str]
-) -> Mapping[str, tuple[int, int, int]]:
-    """By label: rows, those that only `before` gets right, those that only `after` does."""
-    found: dict[str, tuple[int, int, int]] = {}
-    for reference, old, new in zip(references, before, after, strict=True):
-        num, lost, gained = found.get(reference, (0, 0, 0))
-        is_old, is_new = old == reference, new == reference
-        found[reference] = (num + 1, lost + (is_old and not is_new), gained + (is_new and not is_old))
-    return found
