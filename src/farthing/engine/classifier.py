@@ -21,7 +21,7 @@ from farthing.errors import CapacityError, InvalidRequest
 from farthing.kernels.plan import Batch, KVSpec
 from farthing.models import Model
 
-__all__ = ["Classifier", "ClassifierConfig", "ClassifierStats", "probabilities"]
+__all__ = ["Classifier", "ClassifierConfig", "ClassifierStats", "log_probabilities"]
 
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
@@ -169,10 +169,10 @@ class Classifier:
         return logits
 
 
-def probabilities(logits: F32) -> F32:
-    """softmax over the last axis."""
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    result: F32 = shifted / shifted.sum(axis=-1, keepdims=True)
+def log_probabilities(logits: F32) -> F32:
+    """Natural logarithms of softmax over the last axis."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    result: F32 = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return result
 
 

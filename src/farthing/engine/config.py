@@ -10,7 +10,7 @@ from farthing.kernels.codecs import CODECS, codecs_name
 from farthing.kernels.plan import KVSpec
 from farthing.models import Model, ModelConfig
 
-__all__ = ["EngineConfig", "Speculation", "check_experts_folder", "kv_spec", "kv_token_bytes"]
+__all__ = ["EngineConfig", "Speculation", "check_experts_folder", "check_generates", "kv_spec", "kv_token_bytes"]
 
 Speculation = Literal["off", "prompt-lookup"]
 
@@ -74,6 +74,15 @@ class EngineConfig:
     def kv(self) -> str:
         """The codecs by one name: "q8", or "q8/tq4" for K and V."""
         return codecs_name(self.k_codec, self.v_codec)
+
+
+def check_generates(model: Model) -> None:
+    """Raises InvalidRequest for a classifier, which has no tokens to answer with."""
+    if model.labels is not None:
+        raise InvalidRequest(
+            f"{model.name} is a classifier: it answers with one of {len(model.labels)} labels and continues no text; "
+            'ask it with farthing classify, or serve it by an upstream of kind = "classifier"'
+        )
 
 
 def check_experts_folder(model: Model, folder: Path | None) -> None:

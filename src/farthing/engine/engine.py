@@ -13,7 +13,7 @@ from farthing.engine.answer import take_tokens
 from farthing.engine.batch import BatchBuilder
 from farthing.engine.calibration import centre_keys
 from farthing.engine.cold import open_cold_tier
-from farthing.engine.config import EngineConfig, check_experts_folder, kv_spec
+from farthing.engine.config import EngineConfig, check_experts_folder, check_generates, kv_spec
 from farthing.engine.counters import Counters
 from farthing.engine.pins import Pins
 from farthing.engine.prompt import Prompt, check_bias, encode, encode_prefix
@@ -52,6 +52,7 @@ class Engine:
         max_num_seqs = min(config.max_num_seqs, config.max_num_batched_tokens) if config.is_kv_cached else 1
         self.model, self.config = model, config
         self.max_len = min(model.config.max_position_embeddings, kv.num_pages * kv.page_size)
+        check_generates(model)
         check_experts_folder(model, config.experts_folder)
         plan = model.plan(config.product)
         self.program = kernels.load(

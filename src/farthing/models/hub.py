@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from farthing.errors import InvalidRequest, ModelNotFound
+from farthing.models.slot import version_of
 
 __all__ = ["HubName", "KnownModel", "find_model", "known_models", "models_folder", "parse_hub_name", "pulled_models"]
 
@@ -117,7 +118,8 @@ def pulled_models() -> dict[str, Path]:
 
 
 def find_model(name_or_path: str | Path) -> Path:
-    """The GGUF file or Hugging Face folder for a path, a known name or an hf: name that has been pulled.
+    """The GGUF file or Hugging Face folder for a path, a known name or an hf: name that has been pulled; of a slot the
+    version that its `current` names.
 
     Raises ModelNotFound, saying what there is and how to get it; InvalidRequest for a malformed hf: name.
     """
@@ -131,7 +133,7 @@ def find_model(name_or_path: str | Path) -> Path:
     if name and path.is_file():
         return path
     if name and path.is_dir():
-        return _model_in(path)
+        return _model_in(version_of(path) or path)
     known = next((model for model in KNOWN if model.name == name.lower()), None)
     if known is None:
         raise ModelNotFound(_not_found(name))
@@ -146,8 +148,8 @@ def _is_whole(model: KnownModel) -> bool:
 
 
 def _model_in(folder: Path) -> Path:
-    """The folder itself if it is a Hugging Face model, else its only GGUF file."""
-    files = sorted(folder.rglob("*.gguf"))
+    """The folder itself if it is a Hugging Face model, else its only GGUF file; a file is itself."""
+    files = sorted(folder.rglob("*.gguf")) if folder.is_dir() else []
     return files[0] if len(files) == 1 and not (folder / "config.json").is_file() else folder
 
 

@@ -1,53 +1,71 @@
-"""A slot: a folder whose served version changes while a server runs. Who serves from it looks at `stamp` now and then.
+"""Models that change while they are served: what a path stands for at this moment.
 
-SLOT/current          one line, relative to SLOT: versions/0003. Replaced by a rename, so a reader meets the old or the
-                      new one whole. Missing until there is a version
-SLOT/versions/0003/   a model folder, complete before `current` names it, and never changed after
+    slot/current            one line: the name of a version, beside it or in versions/
+    slot/versions/0001-a/   a model's folder (or 0001-a.gguf, a file)
+
+A symbolic link does the same. Whoever writes `current` puts the new one beside it and renames it over the old.
 """
 
 import os
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass
+from pathlib import Path
 
-from farthing.errors import CorruptModel
+from farthing.errors import CorruptModel, ModelNotFound
 
-__all__ = ["CURRENT", "VERSIONS", "is_slot", "resolve", "stamp"]
+__all__ = ["CURRENT", "Version", "look", "version_of"]
 
-CURRENT, VERSIONS = "current", "versions"
-MAX_LINE = 1000
-
-
-def is_slot(path: Path) -> bool:
-    return (path / CURRENT).is_file() or (path / VERSIONS).is_dir()
+CURRENT = "current"
+_VERSIONS = "versions"
+_MOST_BYTES = 4096  # of the file that names a version
 
 
-def resolve(path: Path) -> Path | None:
-    """What is to be served now: of a slot the version that `current` names, None where there is none yet; of anything
-    else the path itself. Raises CorruptModel for a `current` that names nothing inside of the slot."""
-    if not is_slot(path):
-        return path
-    name = _named(path)
-    if name is None:
-        return None
-    parts = PurePosixPath(name).parts
-    if not name or name.startswith("/") or ".." in parts or not parts:
-        raise CorruptModel(f"{path / CURRENT} says {name[:80]!r}; it must be a path below {path}, like versions/0001")
-    return path / name
+@dataclass(frozen=True)
+class Version:
+    """What a path stood for when it was looked at. Two looks with the same `key` saw the same model."""
+
+    path: Path  # without symbolic links
+    device: int
+    inode: int
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        return str(self.path), self.device, self.inode
+
+    @property
+    def name(self) -> str:
+        return self.path.name
 
 
-def stamp(path: Path) -> tuple[object, ...]:
-    """Differs when something else is to be served: another version of a slot, another file or target of a link."""
-    if is_slot(path):
-        return ("slot", _named(path))
+def version_of(folder: Path) -> Path | None:
+    """Where the version lies that the folder's `current` names; None of a folder without such a file.
+
+    Raises ModelNotFound where it is not there, CorruptModel where `current` names nothing inside the folder.
+    """
     try:
-        found = os.stat(path)
-    except OSError:
-        return ("none",)
-    return (os.path.realpath(path), found.st_ino, found.st_mtime_ns, found.st_size)
-
-
-def _named(path: Path) -> str | None:
-    try:
-        with (path / CURRENT).open(encoding="utf-8", errors="replace") as file:
-            return file.read(MAX_LINE).strip()
-    except OSError:
+        with (folder / CURRENT).open("rb") as file:
+            raw = file.read(_MOST_BYTES)
+    except (FileNotFoundError, IsADirectoryError):
         return None
+    except OSError as error:
+        raise ModelNotFound(f"{folder / CURRENT}: cannot be read ({error.strerror})") from None
+    name = raw.decode("utf-8", "replace").strip()
+    parts = Path(name).parts
+    if not name or "\n" in name or "\0" in name or Path(name).is_absolute() or ".." in parts:
+        raise CorruptModel(
+            f"{folder / CURRENT} holds {name[:60]!r}; allowed: one line, the name of a version in {folder}"
+        )
+    for path in (folder / name, folder / _VERSIONS / name):
+        if path.exists():
+            return path
+    raise ModelNotFound(f"{folder / CURRENT} names the version {name[:60]!r}, which is not in {folder}")
+
+
+def look(path: Path) -> Version:
+    """What stands behind a path now: symbolic links followed, a slot's version found. Raises as `version_of` does."""
+    try:
+        version = version_of(path) if path.is_dir() else None
+        real = Path(os.path.realpath(path if version is None else version, strict=True))
+        found = real.stat()
+    except OSError as error:
+        raise ModelNotFound(f"{path}: cannot be read ({error.strerror})") from None
+    return Version(real, found.st_dev, found.st_ino)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from farthing import kernels
 from farthing.engine.calibration import centre_keys
+from farthing.engine.config import check_generates
 from farthing.errors import CapacityError
 from farthing.kernels.plan import Batch, KVSpec, Product
 
@@ -26,7 +27,7 @@ PAGE_SIZE = 16
 class Scorer:
     """Runs sequences of up to `longest` tokens through `model`, one after the other, in one set of pages.
 
-    Raises CapacityError where `longest` exceeds the model's context.
+    Raises CapacityError where `longest` exceeds the model's context, InvalidRequest for a classifier.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Scorer:
         isa: str = "auto",
         num_edge_layers: int = KVSpec.num_edge_layers,
     ) -> None:
+        check_generates(model)
         config = model.config
         if longest > config.max_position_embeddings:
             raise CapacityError(

@@ -38,8 +38,8 @@ def make_upstream(entry: UpstreamEntry, host: HostCost, source: str) -> Upstream
         module = importlib.import_module(path)
     except ImportError as error:
         raise InvalidRequest(
-            f"{where}: kind {entry.kind!r} cannot be imported ({error}); allowed: local, openai, anthropic, echo, or"
-            f" the dotted path of a module"
+            f"{where}: kind {entry.kind!r} cannot be imported ({error}); allowed: local, classifier, openai, anthropic,"
+            f" echo, or the dotted path of a module"
         ) from None
     names: Sequence[str] = getattr(module, "__all__", ())
     for kind in (module, *(getattr(module, name) for name in names)):

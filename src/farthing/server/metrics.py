@@ -17,10 +17,12 @@ from farthing.server.metrics_families import (
     EngineSource,
     LedgerStats,
     RouterSource,
+    ServingSource,
     cache_families,
     engine_families,
     ledger_families,
     router_families,
+    serving_families,
 )
 from farthing.upstreams import Receipt
 
@@ -55,7 +57,7 @@ class _Model:
 
 
 class Metrics:
-    """engines, ledger, cache and routers are asked when Prometheus asks."""
+    """engines, ledger, cache, routers and serving are asked when Prometheus asks."""
 
     def __init__(
         self,
@@ -63,8 +65,10 @@ class Metrics:
         ledger: Callable[[], LedgerStats] | None = None,
         cache: Callable[[], CacheStats] | None = None,
         routers: Mapping[str, RouterSource] | None = None,
+        serving: Sequence[ServingSource] = (),
     ) -> None:
         self._engines, self._ledger, self._cache, self._routers = engines, ledger, cache, routers
+        self._serving = serving
         self._models: dict[str, _Model] = {}
         self._requests: dict[tuple[str, int], int] = {}
         self._overhead_s = Histogram(OVERHEAD_S)
@@ -129,6 +133,8 @@ class Metrics:
         overhead.add_metric([], self._overhead_s.buckets(), self._overhead_s.total)
         yield overhead
         yield from engine_families(self._engines)
+        if self._serving:
+            yield from serving_families(self._serving)
         if self._ledger is not None:
             yield from ledger_families(self._ledger())
         if self._cache is not None:

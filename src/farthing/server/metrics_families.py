@@ -5,7 +5,18 @@ from typing import Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-__all__ = ["CacheStats", "EngineSource", "LedgerStats", "cache_families", "engine_families", "ledger_families"]
+__all__ = [
+    "CacheStats",
+    "EngineSource",
+    "LedgerStats",
+    "RouterSource",
+    "ServingSource",
+    "cache_families",
+    "engine_families",
+    "ledger_families",
+    "router_families",
+    "serving_families",
+]
 
 
 class EngineLoad(Protocol):
@@ -70,6 +81,17 @@ class CacheStats(Protocol):
     def num_bytes(self) -> int: ...
 
 
+class Serving(Protocol):
+    """Which version of a model answers (upstreams.classifier.Serving)."""
+
+    @property
+    def version(self) -> str: ...
+    @property
+    def num_swaps(self) -> int: ...
+    @property
+    def num_refused(self) -> int: ...
+
+
 class DriftFound(Protocol):
     """How far live prompts are from those that a router was trained on."""
 
@@ -96,6 +118,8 @@ class RouterStats(Protocol):
 
 RouterSource = Callable[[], RouterStats]
 EngineSource = Callable[[], Mapping[str, tuple[EngineLoad, EngineStats]]]  # by model: LocalUpstream.stats
+
+ServingSource = Callable[[], Mapping[str, Serving]]  # by model
 
 
 def engine_families(sources: Sequence[EngineSource]) -> Iterator[Metric]:
@@ -129,6 +153,22 @@ def engine_families(sources: Sequence[EngineSource]) -> Iterator[Metric]:
     for model, _, stats in found:
         experts.add_metric([model], stats.experts_per_step)
     yield experts
+
+
+def serving_families(sources: Sequence[ServingSource]) -> Iterator[Metric]:
+    found = [pair for source in sources for pair in source().items()]
+    version = GaugeMetricFamily(
+        "farthing_model_version", "1 for the version that answers", labels=["model_name", "version"]
+    )
+    swaps = CounterMetricFamily("farthing_model_swaps", "Times that another version took over", labels=["model_name"])
+    refused = CounterMetricFamily(
+        "farthing_model_versions_refused", "Versions that could not be opened or found", labels=["model_name"]
+    )
+    for model, serving in found:
+        version.add_metric([model, serving.version], 1)
+        swaps.add_metric([model], serving.num_swaps)
+        refused.add_metric([model], serving.num_refused)
+    yield from (version, swaps, refused)
 
 
 def cache_families(stats: CacheStats) -> Iterator[Metric]:

@@ -51,13 +51,15 @@ async def open_service(config: Config) -> AsyncIterator[Service]:
         books = await Books.open(ledger, Pricer(_prices(config.economics), host, config.economics.baseline))
         stack.push_async_callback(books.aclose)
         _check_reach(config.server, ledger)
-        upstreams, engines = {}, []
+        upstreams, engines, serving = {}, [], []
         for entry in config.upstreams or (UpstreamEntry("local", "local"),):
             leaf = make_upstream(entry, host, config.source)
             stack.push_async_callback(leaf.aclose)
             await start_upstream(leaf)
             if hasattr(leaf, "engine_figures"):
                 engines.append(leaf.engine_figures)
+            if hasattr(leaf, "serving"):
+                serving.append(leaf.serving)
             upstreams[entry.name] = metered(books, leaf, entry.kind)
         served = await all_served(config.models, upstreams, config.source)
         routers = {e.name: e.upstream.router_stats for e in served if hasattr(e.upstream, "router_stats")}
@@ -67,7 +69,7 @@ async def open_service(config: Config) -> AsyncIterator[Service]:
             served = [replace(entry, upstream=cache.wrap(entry.upstream)) for entry in served]
         if config.server.stored_prompts:
             served = [replace(entry, upstream=_keeping(entry.upstream, config.server, books)) for entry in served]
-        metrics = Metrics(engines, books.stats, None if cache is None else cache.stats, routers)
+        metrics = Metrics(engines, books.stats, None if cache is None else cache.stats, routers, serving)
         catalog, gate, started_s = Catalog(served), Gate(config.server), int(time.time())
         yield Service(config.server, books, catalog, gate, metrics, Spans(), started_s, cache is not None)
 

@@ -1,0 +1,50 @@
+"""A model's folder that appears whole or not at all, and its tensors' file."""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from os import getpid
+from pathlib import Path
+
+from farthing.errors import InvalidRequest
+from farthing.kernels.plan import QTensor
+from farthing.models.gguf_write import TensorInfo
+from farthing.models.output import check_output
+from farthing.models.output_file import ModelSink, new_file
+from farthing.models.safetensors_write import safetensors_layout
+
+__all__ = ["new_folder", "write_tensors"]
+
+_MATRICES = ("score.weight", "embed_tokens.weight", "lm_head.weight")  # of two dimensions even with a single row
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder that has its name when the block has ended well. Raises InvalidRequest where it cannot get it."""
+    check_output(out, "folder")
+    part = out.with_name(f".{out.name[:100]}.{getpid()}.part")
+    try:
+        part.mkdir()
+    except OSError as error:
+        raise InvalidRequest(f"{out}: cannot be written ({error.strerror})") from None
+    try:
+        yield part
+        part.replace(out)
+    except BaseException:
+        with suppress(OSError):
+            shutil.rmtree(part)
+        raise
+
+
+def write_tensors(path: Path, tensors: Mapping[str, QTensor]) -> None:
+    """A .safetensors file of tensors by the names they are to have in it."""
+    infos = [
+        TensorInfo(name, (t.rows, t.cols) if t.rows > 1 or name.endswith(_MATRICES) else (t.cols,), t.format, (name,))
+        for name, t in tensors.items()
+    ]
+    layout = safetensors_layout(infos)
+    with new_file(path, layout.num_bytes) as file:
+        sink = ModelSink(file, layout)
+        for name, tensor in tensors.items():
+            sink.put(name, tensor)
+        sink.check()

@@ -1,0 +1,83 @@
+"""One batch of a classifier: the texts of several calls through the model together, its time shared among them."""
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from farthing.economics.usage import Usage
+from farthing.upstreams.classifier_job import ClassifierJob, Found
+from farthing.upstreams.errors import UpstreamError
+from farthing.upstreams.under_way import used_up
+
+if TYPE_CHECKING:
+    from farthing.engine.classifier import Classifier
+
+__all__ = ["answer", "check_prompt"]
+
+Ids = Sequence[int]
+
+
+def answer(classifier: "Classifier", jobs: Sequence[ClassifierJob]) -> list[tuple[ClassifierJob, Found]]:
+    """What becomes of each job. Tokenizing is part of the time that is shared.
+
+    A call that cannot be answered (too long, no such token, a budget that is used up, nobody waiting) does not hold up
+    the others, and costs nothing.
+    """
+    from farthing.engine.classifier import log_probabilities
+
+    started_ns = time.perf_counter_ns()
+    errors = {job: error for job in jobs if (error := _refusal(job)) is not None}
+    begun = [job for job in jobs if job not in errors]
+    prompts = _encoded(classifier, begun)
+    for job in begun:
+        for ids in prompts[job]:
+            if (error := check_prompt(classifier, ids, job.question.param)) is not None:
+                errors[job] = error
+    begun = [job for job in begun if job not in errors]
+    found = [(job, Found(Usage(), _waited_s(job, started_ns), error=error)) for job, error in errors.items()]
+    if not begun:
+        return found
+    logprobs = log_probabilities(classifier.classify([ids for job in begun for ids in prompts[job]]))
+    num_tokens = [sum(map(len, prompts[job])) for job in begun]
+    total, total_ns = sum(num_tokens), time.perf_counter_ns() - started_ns
+    so_far = given = row = 0
+    for job, num_input in zip(begun, num_tokens, strict=True):
+        so_far += num_input
+        share = total_ns * so_far // total - given  # whole nanoseconds that sum to the batch's
+        given += share
+        n = len(job.question.prompts)
+        usage = Usage(input_tokens=num_input, output_tokens=job.question.num_answers, input_s=share * 1e-9)
+        found.append((job, Found(usage, _waited_s(job, started_ns), classifier.labels, logprobs[row : row + n])))
+        row += n
+        if job.allowance is not None:
+            job.allowance.charge(usage)
+    return found
+
+
+def check_prompt(classifier: "Classifier", ids: Ids, param: str) -> UpstreamError | None:
+    """Why these token ids cannot be classified, where they cannot."""
+    vocab_size = classifier.model.config.vocab_size
+    if len(ids) > classifier.max_len:
+        what = f"the text has {len(ids)} tokens; this model holds {classifier.max_len}: shorten it"
+        return UpstreamError(what, status=400, code="context_length_exceeded", param=param)
+    if not ids or min(ids) < 0 or max(ids) >= vocab_size:
+        what = f"{param}: is empty, or has token ids outside 0 to {vocab_size - 1}"
+        return UpstreamError(what, status=400, code="invalid_value", param=param)
+    return None
+
+
+def _refusal(job: ClassifierJob) -> UpstreamError | None:
+    if job.is_unwanted:
+        return UpstreamError("the call was given up", status=503, code="cancelled")
+    return None if job.allowance is None or job.allowance.covers() else used_up()
+
+
+def _encoded(classifier: "Classifier", jobs: Sequence[ClassifierJob]) -> dict[ClassifierJob, list[Ids]]:
+    """Token ids of each job's prompts: all texts in one call, which is quicker than one by one."""
+    texts = [prompt for job in jobs for prompt in job.question.prompts if isinstance(prompt, str)]
+    encoded = iter(classifier.encode_all(texts))
+    return {job: [next(encoded) if isinstance(p, str) else p for p in job.question.prompts] for job in jobs}
+
+
+def _waited_s(job: ClassifierJob, started_ns: int) -> float:
+    return max(0, started_ns - job.submitted_ns) * 1e-9
