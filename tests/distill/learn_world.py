@@ -158,5 +158,7 @@ class World:
             large = {"upstream": "large", "served_model": "large", "cost_pico": LARGE_PICO, "attempt": int(has_draft)}
             insert_row(self._database, replace(base, id=f"{self._request_id}b", **large))  # type: ignore[arg-type]
         served_by = "student" if is_kept else "large"
-        insert_traffic(self._database, Traffic(self._request_id, text, served_by, answer), self._at_us, 10**6, self._num)
+        insert_traffic(
+            self._database, Traffic(self._request_id, text, served_by, answer), self._at_us, 10**6, self._num
+        )
         return float(total)

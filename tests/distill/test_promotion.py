@@ -9,7 +9,7 @@ import pytest
 
 from farthing.distill.promotion import Slot
 from farthing.errors import CorruptModel, InvalidRequest
-from farthing.models.slot import resolve
+from farthing.models.slot import version_of
 from farthing.report.learn_history import Event, Figures, read_history
 
 
@@ -26,7 +26,7 @@ def candidate(slot: Slot, text: str) -> Path:
 
 
 def served(slot: Slot) -> str:
-    found = resolve(slot.folder)
+    found = version_of(slot.folder)
     assert found is not None
     return (found / "config.json").read_text()
 

@@ -38,6 +38,7 @@ COMMANDS = (
     "bill",
     "compare",
     "route",
+    "learn",
 )
 
 app = typer.Typer(

@@ -12,14 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from farthing.errors import InvalidRequest
-from farthing.models.slot import CURRENT, VERSIONS, resolve
+from farthing.models.slot import CURRENT, version_of
 from farthing.report.learn_history import Event, add_event, read_history
 from farthing.report.whole_file import whole_file
 
 __all__ = ["Slot", "version_name"]
 
-LOCK = "lock"
-ROLLBACK_REASON = "asked for"
+LOCK, VERSIONS = "lock", "versions"
 
 
 def version_name(run: int) -> str:
@@ -53,7 +52,7 @@ class Slot:
     @property
     def current(self) -> str | None:
         """The name of the version that serves; None: there is none yet."""
-        found = resolve(self.folder)
+        found = version_of(self.folder)
         return None if found is None else found.name
 
     def version(self, name: str) -> Path:

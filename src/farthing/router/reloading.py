@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Thread
 
 from farthing.errors import FarthingError
-from farthing.models.slot import is_slot, resolve, stamp
+from farthing.models.slot import look, version_of
 from farthing.router.config import RouterConfig
 from farthing.router.deciding import Choice, Decider, Verdict, make_decider
 from farthing.router.drafting import Draft
@@ -27,9 +27,19 @@ log = logging.getLogger("farthing.router")
 
 
 def router_path(path: Path) -> Path | None:
-    """The file behind a configuration's `file`; None for a slot without a version."""
-    version = resolve(path)
-    return version if version is None or not is_slot(path) else version / ROUTER_FILE
+    """The file behind a configuration's `file`; None for a slot that has no version yet. Raises as `version_of`."""
+    if not path.is_dir():
+        return path
+    version = version_of(path)
+    return None if version is None else version / ROUTER_FILE
+
+
+def _stamp(path: Path) -> object:
+    """Differs when there is something else to open."""
+    try:
+        return look(path).key
+    except FarthingError as error:
+        return str(error)
 
 
 def watched_decider(
@@ -60,7 +70,7 @@ class ReloadingDecider:
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._path, self._opened, self._num_members, self._clock_s = path, opened, num_members, clock_s
-        self._stamp = stamp(path)
+        self._stamp = _stamp(path)
         self._looked_s = clock_s()
         self._opening: Thread | None = None
         self._decider = self._open()
@@ -92,7 +102,7 @@ class ReloadingDecider:
         if now_s - self._looked_s < EVERY_S or (self._opening is not None and self._opening.is_alive()):
             return
         self._looked_s = now_s
-        found = stamp(self._path)
+        found = _stamp(self._path)
         if found != self._stamp:
             self._stamp = found
             self._opening = Thread(target=self._replace, name="router-file", daemon=True)
