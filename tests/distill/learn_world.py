@@ -1,6 +1,7 @@
 """A small world for the loop: traffic of six intents, a ledger, a large model that knows, and linear students."""
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from farthing.router.reloading import ROUTER_FILE
 from farthing.router.trained import Trained
 from tests.report.ledger_rows import row
 
-__all__ = ["LARGE_PICO", "SMALL_PICO", "Killed", "LinearTools", "World", "texts_of"]
+__all__ = ["INTENTS", "LARGE_PICO", "SMALL_PICO", "Killed", "LinearTools", "World", "texts_of"]
 
 LARGE_PICO, SMALL_PICO = 90_000_000, 1_000_000
 INTENTS = ("balance", "card lost", "exchange rate", "pin change", "top up", "transfer")
@@ -98,8 +99,18 @@ class World:
         self.told: list[str] = []
         self.trusted: list[Answered] = []
         self._num, self._at_us = 0, 1_000_000
+        self._folder, self._settings = folder, given
         self._database = open_database(LedgerConfig(url=self.url))
         self.slot = Slot(self.config.slot)
+
+    def copy(self, folder: Path) -> "World":
+        """The same ledger and slot, apart."""
+        self._database.close()
+        shutil.copytree(self._folder, folder, dirs_exist_ok=True)
+        self._database = open_database(LedgerConfig(url=self.url))
+        made = World(folder, **self._settings)
+        made._num, made._at_us = self._num, self._at_us
+        return made
 
     @property
     def loop(self) -> Loop:
