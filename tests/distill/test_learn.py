@@ -135,8 +135,8 @@ def test_rows_of_a_run_that_came_to_nothing_teach_again(tmp_path: Path) -> None:
 
 def test_trusted_rows_teach_and_are_not_collected_again(tmp_path: Path) -> None:
     world = World(tmp_path, bound=0.3)
-    world.trusted = [Answered(text, intent, "given") for text, intent in texts_of(500, seed=7)]
-    world.serve(500, seed=7, lie=turned)  # the same texts: what was checked counts
+    world.trusted = [Answered(text, intent, "given") for text, intent in texts_of(NUM, seed=7)]
+    world.serve(NUM, seed=7, lie=turned)  # the same texts: what was checked counts
     outcome = world.learn()
     assert outcome.event is None
     assert outcome.batch.rows == ()

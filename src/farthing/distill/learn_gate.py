@@ -71,29 +71,29 @@ def lead(before: Bools, after: Bools) -> Lead:
 def decide(judged: Judged, bound: float) -> Verdict:
     all_rows = lead(judged.before, judged.after)
     old = lead(judged.before[judged.is_old], judged.after[judged.is_old])
-    has_old = judged.has_present and int(judged.is_old.sum()) >= MIN_OLD
+    has_old = int(judged.is_old.sum()) >= MIN_OLD
     harm = [f"it loses {what}" for what in lost_labels(judged.by_label)]
     for found, rows in ((all_rows, "all rows"), *([(old, "older rows")] if has_old else [])):
         if judged.has_present and found.high < 0 and found.difference < -bound:
             harm.append(f"quality on {rows} falls beside the present version: {found}")
     if harm:
         return Verdict("refused", all_rows, tuple(harm))
-    missing = [f"quality beside {who} is not shown to hold within {100 * bound:g} points: {found}"
-               for found, who in _leads(judged, all_rows, old, has_old) if found.low < -bound]  # fmt: skip
+    missing = [
+        f"quality beside {who} is not shown to hold within {100 * bound:g} points: {found}"
+        for found, who in _leads(judged, all_rows)
+        if found.low < -bound
+    ]
+    if has_old and old.difference < -bound:
+        missing.append(f"quality on older rows alone is not within {100 * bound:g} points: {old}")
     missing += _dearer(judged.cost_before, judged.cost_after)
     if missing:
         return Verdict("kept", all_rows, tuple(missing))
     return Verdict("promoted", all_rows, (f"quality {all_rows} on {len(judged.before):,} rows, at lower cost",))
 
 
-def _leads(judged: Judged, all_rows: Lead, old: Lead, has_old: bool) -> list[tuple[Lead, str]]:
+def _leads(judged: Judged, all_rows: Lead) -> list[tuple[Lead, str]]:
     large = lead(np.ones(len(judged.after), np.bool_), judged.after)
-    found = [(large, "the large model")]
-    if judged.has_present:
-        found.append((all_rows, "the present version"))
-    if has_old:
-        found.append((old, "the present version, on older rows,"))
-    return found
+    return [(large, "the large model"), *([(all_rows, "the present version")] if judged.has_present else [])]
 
 
 def _dearer(before: Picos, after: Picos) -> list[str]:
