@@ -1,7 +1,7 @@
 """What needs no torch: recipes, samples, batches, variants of texts, the line of progress."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from farthing.distill.augment import variants
@@ -15,6 +15,7 @@ from tests.distill.tiny import TEXTS
 lengths = st.lists(st.integers(1, 40), min_size=1, max_size=200)
 
 
+@settings(deadline=None)
 @given(lengths=lengths, size=st.integers(1, 9), epoch=st.integers(0, 3))
 def test_an_epoch_has_every_sample_once(lengths, size, epoch):
     batches = epoch_batches(lengths, size, 7, epoch)
@@ -80,6 +81,7 @@ def test_variants_are_new_and_repeatable():
     assert all(text.strip() for text in made)
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(max_size=20), max_size=4))
 def test_variants_of_anything(texts):
     assert len(variants(texts, 5)) <= 5
