@@ -146,6 +146,17 @@ def test_what_a_token_reads_of_a_local_model(tmp_path: Path, capsys: pytest.Capt
     assert "On this machine: olmoe, 59.5 k parameters, 34.9 k of them active" in capsys.readouterr().out
 
 
+def test_what_a_classifier_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = Path(__file__).parents[1] / "golden" / "classifier_llama"
+    write(tmp_path / "books.db", [local(2, served_model=model.name)])
+    toml = tmp_path / "farthing.toml"
+    table = f'[[upstream]]\nname = "here"\nkind = "classifier"\nmodels = ["{model}"]\n'
+    toml.write_text(f'[ledger]\nurl = "sqlite:///{tmp_path}/books.db"\n{table}')
+    [found] = document(capsys, "--config", str(toml), *MONTH)["local_models"]
+    assert found["name"] == model.name
+    assert 0 < found["bytes_per_token"] < found["num_bytes"]
+
+
 def test_budgets_stand_beside_the_bill(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["keys", "create", "--ledger", url, "--name", "anna", "--budget", "5usd/month", "--json"]) == 0
     key = json.loads(capsys.readouterr().out)["id"]

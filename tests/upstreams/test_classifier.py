@@ -84,6 +84,10 @@ def test_one_bad_call_does_not_hold_up_the_others():
             assert found[1].startswith(("card", "lost", "über", "🙂", "exch"))
             assert found[2]  # the end token alone is a text
             assert tallies[0].usage == Usage()
+            with pytest.raises(UpstreamError, match="at least"):  # told from its length
+                await ask(upstream, call_of("x" * 1_000_000))
+            with pytest.raises(UpstreamError, match="at least"):
+                upstream.max_usage(call_of("x" * 1_000_000))
             with pytest.raises(UpstreamError, match="is not here; there are: classifier_llama"):
                 await ask(upstream, call_of(model="none"))
             ids = Call("x", "completions", {"prompt": [7, 299]}, MODEL)
@@ -285,6 +289,32 @@ def test_an_empty_slot_waits_for_its_first_version(tmp_path):
             await until(lambda: upstream.serving()["intents"].version == "0001")
             assert (await ask(upstream, call_of(model="intents"))).startswith("0001/")
             assert upstream.serving()["intents"].num_refused == 0
+
+    asyncio.run(run())
+
+
+def test_a_version_that_was_mended_is_tried_again(slot):
+    folder = add_version(slot, "0003")
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(b"no model")
+
+    async def run():
+        async with opened(slot, look_every_s=0.01) as upstream:
+            serving = lambda: upstream.serving()["intents"]  # noqa: E731
+            promote(slot, "0003")
+            await until(lambda: serving().num_refused == 1)
+            promote(slot, "0001")
+            (folder / "model.safetensors").write_bytes(weights)
+            await asyncio.sleep(0.1)
+            async with asyncio.timeout(60):
+                while serving().version != "0003":
+                    promote(slot, "0003")
+                    await asyncio.sleep(0.2)
+                    if serving().version != "0003":  # 0001 was not looked at meanwhile, on a busy machine
+                        promote(slot, "0001")
+                        await asyncio.sleep(0.2)
+            assert serving().num_refused == 1
+            assert (await ask(upstream, call_of(model="intents"))).startswith("0003/")
 
     asyncio.run(run())
 

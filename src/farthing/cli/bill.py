@@ -165,11 +165,17 @@ def _learned(config: Path | None, period: "Period") -> "Learned | None":
 def _sources(config: Path | None) -> dict[str, str]:
     """The models of this machine that a configuration file serves: names and paths."""
     from farthing.server.config_file import read_config
+    from farthing.upstreams.classifier_config import served_as
     from farthing.upstreams.local_model import served_name
 
     entries = () if config is None else read_config(config).upstreams
-    models = [model for entry in entries if entry.kind == "local" for model in entry.options.get("models", [])]
-    return {served_name(model): model for model in models}
+    names = {"local": served_name, "classifier": served_as}
+    return {
+        names[entry.kind](model): model
+        for entry in entries
+        if entry.kind in names
+        for model in entry.options.get("models", [])
+    }
 
 
 def _key_names(reader: "Reader") -> dict[str, str]:

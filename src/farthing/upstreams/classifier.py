@@ -96,13 +96,15 @@ class ClassifierUpstream:
 
     def max_usage(self, call: Call) -> Usage:
         """The text's exact tokens, and a token for each answer. Loads the model: call it in a worker thread."""
-        from farthing.upstreams.classifier_batch import check_prompt
+        from farthing.upstreams.classifier_batch import check_prompt, check_text
 
         question = read_question(call)
         _check_share(call, question)
         classifier = self._loaded(call.model).classifier
         num_input = 0
         for prompt in question.prompts:
+            if isinstance(prompt, str) and (error := check_text(classifier, prompt, question.param)) is not None:
+                raise error
             ids = classifier.encode(prompt) if isinstance(prompt, str) else prompt
             if (error := check_prompt(classifier, ids, question.param)) is not None:
                 raise error

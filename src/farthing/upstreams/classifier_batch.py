@@ -12,7 +12,7 @@ from farthing.upstreams.under_way import used_up
 if TYPE_CHECKING:
     from farthing.engine.classifier import Classifier
 
-__all__ = ["answer", "check_prompt"]
+__all__ = ["answer", "check_prompt", "check_text"]
 
 Ids = Sequence[int]
 
@@ -26,7 +26,7 @@ def answer(classifier: "Classifier", jobs: Sequence[ClassifierJob]) -> list[tupl
     from farthing.engine.classifier import log_probabilities
 
     started_ns = time.perf_counter_ns()
-    errors = {job: error for job in jobs if (error := _refusal(job)) is not None}
+    errors = {job: error for job in jobs if (error := _refusal(classifier, job)) is not None}
     begun = [job for job in jobs if job not in errors]
     prompts = _encoded(classifier, begun)
     for job in begun:
@@ -54,22 +54,35 @@ def answer(classifier: "Classifier", jobs: Sequence[ClassifierJob]) -> list[tupl
     return found
 
 
+def check_text(classifier: "Classifier", text: str, param: str) -> UpstreamError | None:
+    """Why a text cannot be classified, as far as its length tells: encoding megabytes would hold up everybody."""
+    least = classifier.model.tokenizer.least_tokens(text)
+    return _too_long(classifier, f"at least {least}", param) if least > classifier.max_len else None
+
+
 def check_prompt(classifier: "Classifier", ids: Ids, param: str) -> UpstreamError | None:
     """Why these token ids cannot be classified, where they cannot."""
     vocab_size = classifier.model.config.vocab_size
     if len(ids) > classifier.max_len:
-        what = f"the text has {len(ids)} tokens; this model holds {classifier.max_len}: shorten it"
-        return UpstreamError(what, status=400, code="context_length_exceeded", param=param)
+        return _too_long(classifier, str(len(ids)), param)
     if not ids or min(ids) < 0 or max(ids) >= vocab_size:
         what = f"{param}: is empty, or has token ids outside 0 to {vocab_size - 1}"
         return UpstreamError(what, status=400, code="invalid_value", param=param)
     return None
 
 
-def _refusal(job: ClassifierJob) -> UpstreamError | None:
+def _too_long(classifier: "Classifier", num_tokens: str, param: str) -> UpstreamError:
+    what = f"the text has {num_tokens} tokens; this model holds {classifier.max_len}: shorten it"
+    return UpstreamError(what, status=400, code="context_length_exceeded", param=param)
+
+
+def _refusal(classifier: "Classifier", job: ClassifierJob) -> UpstreamError | None:
     if job.is_unwanted:
         return UpstreamError("the call was given up", status=503, code="cancelled")
-    return None if job.allowance is None or job.allowance.covers() else used_up()
+    if job.allowance is not None and not job.allowance.covers():
+        return used_up()
+    texts = (prompt for prompt in job.question.prompts if isinstance(prompt, str))
+    return next((error for text in texts if (error := check_text(classifier, text, job.question.param))), None)
 
 
 def _encoded(classifier: "Classifier", jobs: Sequence[ClassifierJob]) -> dict[ClassifierJob, list[Ids]]:

@@ -62,7 +62,7 @@ class ClassifierThread:
         except NoVersion as error:
             log.warning("classifier %s: %s", name, error)
         self._next: tuple[Version, Classifier] | None = None
-        self._opening: Version | None = None
+        self._is_opening = False
         self._refused: tuple[str, int, int] | None = None  # the key of a version that could not be opened
         self._trouble = ""  # what the last look said, so that it is logged once
         self._looked_s = time.monotonic()
@@ -87,7 +87,7 @@ class ClassifierThread:
 
     @property
     def version(self) -> str:
-        """ "" as long as there is none."""
+        """Empty as long as there is none."""
         return "" if self._version is None else self._version.name
 
     def load(self) -> "EngineLoad":
@@ -129,9 +129,12 @@ class ClassifierThread:
 
     def _run(self) -> None:
         while (jobs := self._wait()) is not None:
-            if time.monotonic() - self._looked_s >= self._look_every_s:
-                self._look()
-            self._swap()
+            try:
+                if time.monotonic() - self._looked_s >= self._look_every_s:
+                    self._look()
+                self._swap()
+            except Exception:  # no memory for a thread, say: the present version goes on
+                log.exception("classifier %s could not look for another version", self._name)
             if jobs:
                 self._num_running = len(jobs)
                 self._answer(jobs)
@@ -182,10 +185,15 @@ class ClassifierThread:
                 self._trouble, self.num_refused = str(error), self.num_refused + 1
             return
         self._trouble = ""
-        is_new = version.key not in (self._version and self._version.key, self._refused)
-        if is_new and self._opening is None and self._next is None:
-            self._opening = version
-            threading.Thread(target=self._open, args=(version,), name="farthing-opener", daemon=True).start()
+        if self._version is not None and version.key == self._version.key:
+            self._refused = None  # who comes back to a version that was refused has perhaps mended it
+        elif version.key != self._refused and not self._is_opening and self._next is None:
+            self._is_opening = True
+            try:
+                threading.Thread(target=self._open, args=(version,), name="farthing-opener", daemon=True).start()
+            except RuntimeError:
+                self._is_opening = False
+                raise
 
     def _open(self, version: Version) -> None:
         """In a thread of its own: the present version answers meanwhile."""
@@ -200,7 +208,7 @@ class ClassifierThread:
                 self._refused, self.num_refused = version.key, self.num_refused + 1
             else:
                 self._next = (version, opened)
-            self._opening = None
+            self._is_opening = False
             self._condition.notify()
 
     def _swap(self) -> None:
