@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 from farthing.errors import InvalidRequest
 
-__all__ = ["KlKind", "Recipe"]
+__all__ = ["STUDENT", "TEACHER", "KlKind", "Recipe"]
 
 KlKind = Literal["forward", "reverse", "jsd"]
 
@@ -67,6 +67,12 @@ class Recipe:
         _need(weights > 0, "ce_weight + kl_weight + hidden_weight", weights, "above 0")
         if self.epochs is None and self.num_steps is None and self.minutes is None:
             raise InvalidRequest("the recipe has no end; give epochs, num_steps or minutes")
+
+
+# What the runs of docs/log.md found good: a teacher tuned from a general model on right answers, and a student of few
+# layers taught by it, on the same texts and on twice as many made of them (`augment.variants`).
+TEACHER = Recipe()
+STUDENT = Recipe(learning_rate=5e-4, batch_size=64, epochs=5.0, kl_weight=1.0)
 
 
 def _need(ok: bool, name: str, value: object, allowed: str) -> None:
