@@ -69,12 +69,12 @@ class Recipe:
             raise InvalidRequest("the recipe has no end; give epochs, num_steps or minutes")
 
 
+def _need(ok: bool, name: str, value: object, allowed: str) -> None:
+    if not ok:
+        raise InvalidRequest(f"{name} is {value}; allowed: {allowed}")
+
+
 # What the runs of docs/log.md found good: a teacher tuned from a general model on right answers, and a student of few
 # layers taught by it, on the same texts and on twice as many made of them (`augment.variants`).
 TEACHER = Recipe()
 STUDENT = Recipe(learning_rate=5e-4, batch_size=64, epochs=5.0, kl_weight=1.0)
-
-
-def _need(ok: bool, name: str, value: object, allowed: str) -> None:
-    if not ok:
-        raise InvalidRequest(f"{name} is {value}; allowed: {allowed}")
