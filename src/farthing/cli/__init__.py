@@ -38,6 +38,7 @@ COMMANDS = (
     "bill",
     "compare",
     "route",
+    "distill",
 )
 
 app = typer.Typer(
