@@ -51,8 +51,12 @@ def teach(args: argparse.Namespace) -> None:
     samples = answers(model, work / "answers.json", args.prompts, args.threads, tasks_folder())
     num_tokens = sum(len(sample.token_ids) - sample.num_prompt_tokens for sample in samples)
     print(f"{len(samples)} answers, {num_tokens:,} tokens", flush=True)
+    if args.until == "answers":
+        return
     taught = lessons(model, samples, work / "teacher.targets", args.threads)
     print("the model's distributions are there", flush=True)
+    if args.until == "lessons":
+        return
     start = work / f"start-{args.layers}-{args.vocab}"
     if not start.exists():
         if not (work / "folder").exists():
@@ -201,6 +205,7 @@ def main() -> None:
     teaching.add_argument("--learning-rate", type=float, default=1e-3)
     teaching.add_argument("--evaluate-every", type=int, default=100)
     teaching.add_argument("--format", default="q4_1")
+    teaching.add_argument("--until", choices=("answers", "lessons", "student"), default="student")
     teaching.set_defaults(command=teach)
     measuring = commands.add_parser("measure")
     measuring.add_argument("draft", type=Path)
