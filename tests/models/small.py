@@ -12,6 +12,7 @@ from farthing import kernels
 from farthing.kernels.formats import dequantize
 from farthing.kernels.plan import Batch, KVSpec, Product, QTensor
 from farthing.models import Model, ModelConfig, load_model
+from farthing.models.config import RopeScaling
 from farthing.models.experts import ExpertsConfig
 from farthing.models.safetensors import read_safetensors
 
@@ -101,7 +102,8 @@ def write_as_gguf(
     has_head writes a tied head too, `source` holds the checkpoint's folder.
     """
     config = load_model(source / name).config
-    folder, name = name, GGUF_NAMES.get(name, name)
+    folder, name = name, name.removeprefix("classifier_")
+    family, name = name, GGUF_NAMES.get(name, name)
     writer = gguf.GGUFWriter(path, name)
     metadata = {
         f"{name}.context_length": config.max_position_embeddings,
@@ -118,11 +120,13 @@ def write_as_gguf(
         "tokenizer.ggml.pre": "gpt-2",
         **(_experts_metadata(name, config.experts) if config.experts else {}),
         **(_gemma3_metadata(config) if name == "gemma3" else {}),
+        **(_classifier_metadata(name, config.labels) if config.labels else {}),
         **{key.replace("__", "."): value for key, value in changes.items()},
     }
     for key, value in metadata.items():
         if value is not None:
             kinds = {
+                bool: gguf.GGUFValueType.BOOL,
                 int: gguf.GGUFValueType.UINT32,
                 float: gguf.GGUFValueType.FLOAT32,
                 str: gguf.GGUFValueType.STRING,
@@ -138,10 +142,13 @@ def write_as_gguf(
     names = gguf.get_tensor_name_map(arch, config.num_layers)
     dense = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_layers)  # of layers that are not sparse
     for theirs, array in _merged_experts(read_safetensors(source / folder)).items():
-        if folder in INTERLEAVED and theirs.endswith(("q_proj.weight", "k_proj.weight")):
+        if family in INTERLEAVED and theirs.endswith(("q_proj.weight", "k_proj.weight")):
             array = interleaved(array, config.head_dim)
         if name == "gemma3" and theirs.endswith("norm.weight"):
             array = array + np.float32(1)
+        if theirs == "score.weight":  # which llama.cpp's own converter has for a few architectures
+            writer.add_tensor("cls.output.weight", array)
+            continue
         new_name = names.get_name(theirs, try_suffixes=(".weight", ".bias")) or dense.get_name(theirs, (".weight",))
         if is_one_by_one and new_name.endswith("_exps.weight"):
             for expert, single in enumerate(array):
@@ -171,16 +178,24 @@ def _experts_metadata(name: str, experts: ExpertsConfig) -> dict[str, int]:
     return metadata
 
 
+def _classifier_metadata(name: str, labels: tuple[str, ...]) -> dict[str, Any]:
+    """The end token of the golden checkpoints is 2."""
+    pooling = {f"{name}.pooling_type": 3, f"{name}.classifier.output_labels": list(labels)}
+    return {**pooling, "tokenizer.ggml.add_eos_token": True, "tokenizer.ggml.eos_token_id": 2}
+
+
 def _gemma3_metadata(config: ModelConfig) -> dict[str, Any]:
     assert config.sliding is not None
-    assert config.rope_scaling is not None
     return {
         "gemma3.attention.sliding_window": config.sliding.window,
         "gemma3.attention.sliding_window_pattern": [i in config.sliding.layers for i in range(config.num_layers)],
         "gemma3.attention.scale": config.attention_scale,
-        "gemma3.rope.scaling.type": config.rope_scaling.kind,
-        "gemma3.rope.scaling.factor": config.rope_scaling.factor,
+        **(_scaling_metadata(config.rope_scaling) if config.rope_scaling else {}),
     }
+
+
+def _scaling_metadata(scaling: RopeScaling) -> dict[str, Any]:
+    return {"gemma3.rope.scaling.type": scaling.kind, "gemma3.rope.scaling.factor": scaling.factor}
 
 
 def _merged_experts(tensors: Mapping[str, QTensor]) -> dict[str, F32]:

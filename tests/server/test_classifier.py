@@ -2,6 +2,8 @@
 
 import json
 import math
+import threading
+import time
 
 import anthropic
 import httpx2
@@ -13,6 +15,7 @@ from openai import OpenAI
 from farthing.router.config import RouterConfig
 from farthing.server.config import ModelEntry, RouteEntry, UpstreamEntry
 from tests.server.serving import GOLDEN, serving
+from tests.upstreams.slots import add_version, promote
 
 MODEL = "classifier_llama"
 CLASSIFIER = UpstreamEntry("small", "classifier", {"models": [str(GOLDEN / MODEL)], "threads": 1})
@@ -158,6 +161,45 @@ def test_the_bill_and_the_metrics_have_it(local, client):
     assert f'farthing_engine_steps_total{{model_name="{MODEL}"}}' in page
     assert f'farthing_model_version{{model_name="{MODEL}",version="{MODEL}"}} 1.0' in page
     assert client.models.list().data[0].id == MODEL
+
+
+def test_promotion_and_rollback_under_load_without_a_failed_request(tmp_path):
+    slot = tmp_path / "intents"
+    add_version(slot, "0001")
+    add_version(slot, "0002", "qwen2")
+    promote(slot, "0001")
+    entry = UpstreamEntry("small", "classifier", {"models": [str(slot)], "threads": 1, "look_every_s": 0.02})
+    seen, failed, is_over = [], [], threading.Event()
+
+    def keep_asking(url):
+        with OpenAI(base_url=url + "/v1", api_key="none", max_retries=0) as client:
+            while not is_over.is_set():
+                try:
+                    seen.append(ask(client, "a", model="intents").choices[0].message.content.split("/")[0])
+                except Exception as error:
+                    failed.append(error)
+
+    with serving(tmp_path, entry) as server:
+        clients = [threading.Thread(target=keep_asking, args=(server.url,)) for _ in range(4)]
+        for client in clients:
+            client.start()
+        try:
+            for version in ("0001", "0002", "0001"):
+                promote(slot, version)
+                end, start = time.monotonic() + 60, len(seen)
+                while version not in seen[start:] and time.monotonic() < end:
+                    time.sleep(0.01)
+                assert version in seen[start:]
+            page = httpx2.get(server.url + "/metrics").text
+        finally:
+            is_over.set()
+            for client in clients:
+                client.join()
+        assert not failed
+        assert 'farthing_model_swaps_total{model_name="intents"} 2.0' in page
+        assert 'farthing_model_version{model_name="intents",version="0001"} 1.0' in page
+        assert {row.served_model for row in server.rows()} == {"intents"}
+        assert {row.status for row in server.rows()} == {"ok"}
 
 
 def test_a_cascade_reads_the_labels_probability(tmp_path):

@@ -31,6 +31,7 @@ COMMANDS = (
     "eval",
     "waterfall",
     "bench",
+    "classify",
     "explain-cache",
     "replay",
     "serve",

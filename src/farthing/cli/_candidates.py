@@ -48,7 +48,7 @@ class Candidates:
             async with self._opened(entry) as upstream:
                 yield upstream
 
-        return Candidate(name, model, entry.kind == "local", opened)
+        return Candidate(name, model, entry.kind in ("local", "classifier"), opened)
 
     def _configured(self, name: str) -> "tuple[UpstreamEntry, str] | None":
         """(upstream, model). Of a [[model]] with fallbacks the first: what is compared is one model."""
@@ -67,7 +67,9 @@ class Candidates:
 
     def _local(self, name: str) -> "tuple[UpstreamEntry, str]":
         from farthing.models.hub import find_model
+        from farthing.models.opening import open_checkpoint
         from farthing.server.config import UpstreamEntry
+        from farthing.upstreams.classifier_config import served_as
         from farthing.upstreams.local_model import served_name
 
         source, at, weights = name.rpartition("@")
@@ -78,17 +80,19 @@ class Candidates:
                 raise InvalidRequest(f"--models {name}: {name.rpartition('@')[2]!r} is no format of weights; "
                                      f"allowed after @: {', '.join(FORMATS)}")  # fmt: skip
         try:
-            find_model(source)
+            kind = "classifier" if open_checkpoint(find_model(source)).config.labels else "local"
         except FarthingError as error:
             there = ", ".join(f"{entry.name}/MODEL" for entry in self._config.upstreams)
             hint = f"; of {self._config.source} there are {there}" if there else ""
             raise InvalidRequest(f"--models {name}: {error}{hint}") from None
-        options: dict[str, object] = {"models": [source], "speculation": "off"}
+        options: dict[str, object] = {"models": [source]}
+        if kind == "local":
+            options["speculation"] = "off"
         if weights:
             options["weights"] = weights
         if self._threads is not None:
             options["threads"] = self._threads
-        return UpstreamEntry("local", "local", options), served_name(source)
+        return UpstreamEntry("local", kind, options), served_name(source) if kind == "local" else served_as(source)
 
     @asynccontextmanager
     async def _opened(self, entry: "UpstreamEntry") -> "AsyncIterator[Upstream]":

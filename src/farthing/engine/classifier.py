@@ -35,6 +35,7 @@ class ClassifierConfig:
     num_threads: int = 2
     max_num_batched_tokens: int = 512  # that go through the model together
     product: Literal["f32", "int8"] = "int8"
+    kv: Literal["f32", "f16", "q8"] = "f16"  # how keys and values of a batch are kept while it runs
     isa: str = "auto"
 
     def __post_init__(self) -> None:
@@ -45,6 +46,7 @@ class ClassifierConfig:
         need(1 <= self.num_threads <= 1024, "num_threads", "1 to 1024")
         need(1 <= self.max_num_batched_tokens <= 1 << 20, "max_num_batched_tokens", f"1 to {1 << 20}")
         need(self.product in ("f32", "int8"), "product", "f32, int8")
+        need(self.kv in ("f32", "f16", "q8"), "kv", "f32, f16, q8")
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,7 @@ def _kv_spec(model: Model, config: ClassifierConfig) -> KVSpec:
         head_dim=sizes.head_dim,
         num_pages=most,
         page_size=PAGE_SIZE,
-        k_codec="f16",
-        v_codec="f16",
+        k_codec=config.kv,
+        v_codec=config.kv,
         windows=sizes.windows,
     )

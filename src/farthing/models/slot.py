@@ -12,11 +12,15 @@ from pathlib import Path
 
 from farthing.errors import CorruptModel, ModelNotFound
 
-__all__ = ["CURRENT", "Version", "look", "version_of"]
+__all__ = ["CURRENT", "NoVersion", "Version", "look", "version_of"]
 
 CURRENT = "current"
 _VERSIONS = "versions"
 _MOST_BYTES = 4096  # of the file that names a version
+
+
+class NoVersion(ModelNotFound):
+    """A slot in which nothing was put yet: it has versions/ and no `current`."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +65,12 @@ def version_of(folder: Path) -> Path | None:
 
 
 def look(path: Path) -> Version:
-    """What stands behind a path now: symbolic links followed, a slot's version found. Raises as `version_of` does."""
+    """What stands behind a path now: symbolic links followed, a slot's version found. Raises as `version_of` does, and
+    NoVersion for an empty slot."""
     try:
         version = version_of(path) if path.is_dir() else None
+        if version is None and (path / _VERSIONS).is_dir() and not (path / "config.json").exists():
+            raise NoVersion(f"{path} has no version yet: {CURRENT} is missing")
         real = Path(os.path.realpath(path if version is None else version, strict=True))
         found = real.stat()
     except OSError as error:

@@ -6,7 +6,8 @@
     models = ["models/intents"]        # a folder, .gguf or .safetensors with a classification head; a link or a slot
 
 What comes in together is answered in one batch. Where a path stands for another version than before (a link that was
-turned, a slot's `current`), that one is opened beside the present one and takes its place between two batches.
+turned, a slot's `current`), that one is opened beside the present one and takes its place between two batches. A slot
+without a version answers 503 until it gets one.
 Importing this module is cheap: NumPy and the engine are imported when a model is loaded.
 """
 
@@ -25,7 +26,7 @@ from farthing.economics.usage import Usage
 from farthing.errors import FarthingError, InvalidRequest
 from farthing.upstreams.call import Call, Chunk, Tally
 from farthing.upstreams.classifier_answer import Question, read_question
-from farthing.upstreams.classifier_config import ClassifierTable
+from farthing.upstreams.classifier_config import ClassifierTable, served_as
 from farthing.upstreams.errors import UpstreamError
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ log = logging.getLogger("farthing.engine")
 class Serving:
     """Which version of a model answers, and how often that changed."""
 
-    version: str
+    version: str  # "" as long as there is none
     num_swaps: int
     num_refused: int  # versions that could not be opened, or found
 
@@ -160,13 +161,8 @@ class _Model:
     """One model: loaded when it is needed, asked through its thread."""
 
     def __init__(self, source: str, config: ClassifierTable) -> None:
-        path = Path(os.path.expanduser(source))
+        self.name = served_as(source)
         self._source, self._config = source, config
-        self._path = path if os.path.lexists(path) else None  # None: a name, see hub.find_model
-        if self._path is None:
-            self.name = source
-        else:
-            self.name = path.stem if path.suffix in (".gguf", ".safetensors") else path.name or path.resolve().name
         self._lock = threading.Lock()
         self._thread: ClassifierThread | None = None
 
@@ -182,10 +178,10 @@ class _Model:
 
         with self._lock:
             if self._thread is None:
-                config = self._config
+                config, path = self._config, Path(os.path.expanduser(self._source))
                 self._thread = ClassifierThread(
                     self.name,
-                    self._path or find_model(self._source),
+                    path if os.path.lexists(path) else find_model(self._source),
                     self._make,
                     max_num_seqs=config.max_num_seqs,
                     max_waiting=config.max_waiting,

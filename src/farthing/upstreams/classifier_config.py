@@ -10,6 +10,7 @@ import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from farthing.errors import InvalidRequest
@@ -17,7 +18,7 @@ from farthing.errors import InvalidRequest
 if TYPE_CHECKING:
     from farthing.engine.classifier import ClassifierConfig
 
-__all__ = ["ClassifierTable"]
+__all__ = ["ClassifierTable", "served_as"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,15 @@ class ClassifierTable:
         more = {"product": self.product, "max_num_batched_tokens": self.max_num_batched_tokens}
         given: dict[str, Any] = {name: value for name, value in more.items() if value is not None}
         return ClassifierConfig(num_threads=_num_cores() if self.threads is None else self.threads, **given)
+
+
+def served_as(source: str) -> str:
+    """The name clients give: a path's last part, without .gguf or .safetensors, whatever stands behind it; other names
+    as they are."""
+    path = Path(os.path.expanduser(source))
+    if not os.path.lexists(path):
+        return source
+    return path.stem if path.suffix in (".gguf", ".safetensors") else path.name or path.resolve().name
 
 
 def _num_cores() -> int:

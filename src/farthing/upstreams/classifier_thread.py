@@ -19,7 +19,7 @@ import numpy as np
 
 from farthing.economics.usage import Usage
 from farthing.errors import CorruptModel, FarthingError
-from farthing.models.slot import Version, look
+from farthing.models.slot import NoVersion, Version, look
 from farthing.upstreams.classifier_batch import answer
 from farthing.upstreams.classifier_job import ClassifierJob, Found
 from farthing.upstreams.errors import UpstreamError
@@ -36,7 +36,8 @@ log = logging.getLogger("farthing.engine")
 
 
 class ClassifierThread:
-    """make opens a version's path. Raises FarthingError where the first one cannot be opened."""
+    """make opens a version's path. Raises FarthingError where the first one cannot be opened; a slot without one waits
+    for it."""
 
     def __init__(
         self,
@@ -53,8 +54,13 @@ class ClassifierThread:
         self._condition = threading.Condition()
         self._inbox: list[ClassifierJob] = []
         self._is_closing = False
-        self._version = look(path)
-        self._classifier = _opened(make, self._version)
+        self._version: Version | None = None
+        self._classifier: Classifier | None = None
+        try:
+            self._version = look(path)
+            self._classifier = _opened(make, self._version)
+        except NoVersion as error:
+            log.warning("classifier %s: %s", name, error)
         self._next: tuple[Version, Classifier] | None = None
         self._opening: Version | None = None
         self._refused: tuple[str, int, int] | None = None  # the key of a version that could not be opened
@@ -67,12 +73,22 @@ class ClassifierThread:
 
     @property
     def classifier(self) -> "Classifier":
-        """The present version, to ask for sizes and token ids; only the thread may let it classify."""
+        """The present version, to ask for sizes and token ids; only the thread may let it classify. Raises
+        UpstreamError (503) as long as there is none."""
+        if self._classifier is None:
+            raise UpstreamError(
+                f"model {self._name} has no version yet",
+                status=503,
+                code="no_version",
+                retry_after_s=self._look_every_s,
+                is_retryable=True,
+            )
         return self._classifier
 
     @property
     def version(self) -> str:
-        return self._version.name
+        """ "" as long as there is none."""
+        return "" if self._version is None else self._version.name
 
     def load(self) -> "EngineLoad":
         from farthing.engine import EngineLoad
@@ -86,7 +102,8 @@ class ClassifierThread:
         return EngineStats(self._busy_ns * 1e-9, self._num_steps, self._num_tokens, 0, 0, self._num_texts, 0, 0, 0)
 
     def submit(self, job: ClassifierJob) -> None:
-        """Raises UpstreamError (503) where too many wait already, or at the end."""
+        """Raises UpstreamError (503) where too many wait already, where there is no version yet, or at the end."""
+        _ = self.classifier
         with self._condition:
             if self._is_closing:
                 raise closed()
@@ -141,14 +158,15 @@ class ClassifierThread:
             return jobs
 
     def _answer(self, jobs: Sequence[ClassifierJob]) -> None:
-        steps = self._classifier.stats().num_steps
+        classifier = self.classifier
+        steps = classifier.stats().num_steps
         try:
-            found = answer(self._classifier, jobs)
+            found = answer(classifier, jobs)
         except Exception:
             log.exception("classifier %s failed; the calls of this batch are given up", self._name)
             found = [(job, Found(Usage(), 0.0, error=failed())) for job in jobs]
         self._busy_ns += sum(round(one.usage.input_s * 1e9) for _, one in found)
-        self._num_steps += self._classifier.stats().num_steps - steps
+        self._num_steps += classifier.stats().num_steps - steps
         self._num_tokens += sum(one.usage.input_tokens for _, one in found)
         self._num_texts += sum(one.usage.output_tokens for _, one in found)
         _send(found)
@@ -159,12 +177,12 @@ class ClassifierThread:
         try:
             version = look(self._path)
         except FarthingError as error:
-            if str(error) != self._trouble:
+            if self._version is not None and str(error) != self._trouble:
                 log.error("classifier %s: %s; version %s goes on", self._name, error, self._version.name)
                 self._trouble, self.num_refused = str(error), self.num_refused + 1
             return
         self._trouble = ""
-        is_new = version.key not in (self._version.key, self._refused)
+        is_new = version.key not in (self._version and self._version.key, self._refused)
         if is_new and self._opening is None and self._next is None:
             self._opening = version
             threading.Thread(target=self._open, args=(version,), name="farthing-opener", daemon=True).start()
@@ -195,7 +213,8 @@ class ClassifierThread:
         except FarthingError:
             is_wanted = False
         if is_wanted:  # not where it was taken back while it was opened: the next look sees to that
-            log.info("classifier %s: version %s takes the place of %s", self._name, ready[0].name, self._version.name)
+            before = self.version or "nothing"
+            log.info("classifier %s: version %s takes the place of %s", self._name, ready[0].name, before)
             self._version, self._classifier = ready
             self._refused = None
             self.num_swaps += 1
