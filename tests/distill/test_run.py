@@ -42,7 +42,7 @@ def distill(given: Path, out: Path, *more: str, teacher: str = "base") -> int:
     return main([
         "distill", "--teacher", str(given / teacher), "--data", str(given / "task.jsonl"), "-o", str(out),
         "--student", "layers=2,vocab=task", "--steps", "6", "--teacher-steps", "6", "--threads", "1",
-        "--prompted", "0", "--held-out", "0.2", *more,
+        "--prompted", "0", "--variants", "40", "--held-out", "0.2", *more,
     ])  # fmt: skip
 
 
@@ -84,7 +84,7 @@ def test_the_same_seed_gives_the_same_student_whatever_was_killed(given: Path, m
     import farthing.distill.run as run
 
     out = given / "again"
-    for stage in ("_taught", "_start", "_train", "_quantized"):
+    for stage in ("_taught", "_start", "_train", "quantized_student"):
         with monkeypatch.context() as patch:
             patch.setattr(run, stage, _killed)
             assert distill(given, out) == 130
