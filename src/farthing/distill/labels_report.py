@@ -11,7 +11,7 @@ import numpy as np
 from farthing.distill.data import Data, Example
 from farthing.distill.job import DistillJob
 from farthing.distill.linear import train_linear
-from farthing.distill.measure import LINEAR, Rows, cascade, classifier_logs, linear_logs, results
+from farthing.distill.measure import LINEAR, Rows, cascade, classifier_logs, linear_logs, results, together
 from farthing.distill.prompted import ask_prompted, prompted_rows
 from farthing.distill.result import Cost, Quality, Result, result_document
 from farthing.distill.run import Made, Telling
@@ -73,6 +73,7 @@ def measure_labels(
     costs[LINEAR] = Cost(seconds[LINEAR] / len(timed), 0, linear.weights.nbytes)
     validation, measured = rows_of(data.validation), rows_of(data.held_out)
     found = results(measured, costs, TEACHER)
+    found.append(together(validation, measured, costs, (LINEAR, quantized)))
     found.append(cascade(validation, measured, costs, (LINEAR, quantized, TEACHER)))
     asked = prompted or (job.teacher if made.teacher_trained is not None else None)
     first = [] if asked is None else _prompted(asked, job, data, made, host, telling)
