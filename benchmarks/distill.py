@@ -28,9 +28,11 @@ from benchmarks.intents_data import tasks_folder
 from farthing.distill import recipe
 from farthing.distill.data import Data
 from farthing.distill.job import DistillJob
-from farthing.distill.labels_report import STUDENT, TEACHER, measure_labels, report_document
+from farthing.distill.labels_report import measure_labels
 from farthing.distill.progress import Point, Trained
-from farthing.distill.run import Made, Telling, make_labels_student, quantized_student
+from farthing.distill.report_file import STUDENT, TEACHER, report_document
+from farthing.distill.run import make_labels_student
+from farthing.distill.stages import Made, Telling, quantized_student
 from farthing.distill.student import parse_student
 from farthing.economics.cost import HostCost
 from farthing.kernels import instruction_sets

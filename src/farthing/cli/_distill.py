@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from farthing.distill.data import Example
     from farthing.distill.progress import Progress
-    from farthing.distill.run import Telling
+    from farthing.distill.stages import Telling
 
 __all__ = ["collect_answers", "print_table", "read_data", "telling"]
 
@@ -104,7 +104,7 @@ async def collect_answers(
 @contextmanager
 def telling() -> "Iterator[Telling]":
     """Bars on a terminal; elsewhere a line at each stage, and of a training every so many seconds."""
-    from farthing.distill.run import Telling
+    from farthing.distill.stages import Telling
 
     with progress() as bar:
         is_shown = not bar.disable

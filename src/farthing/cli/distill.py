@@ -156,20 +156,26 @@ def _run(
 ) -> dict[str, Any]:  # fmt: skip
     from farthing.cli._distill import telling
     from farthing.distill.data import collected
-    from farthing.distill.labels_report import measure_labels, report_document, write_report
+    from farthing.distill.labels_report import measure_labels
+    from farthing.distill.report_file import report_document, write_report
     from farthing.distill.run import make_labels_student
+    from farthing.distill.text_report import measure_text
+    from farthing.distill.text_run import make_text_student
 
     data = collected(rows, test=tested, kind=task, share=share)
-    if data.labels is None:
-        raise InvalidRequest("the answers are free text; supported: tasks whose answers are labels (--task labels)")
     for why, count in data.dropped.items():
         note(f"left out: {count:,} rows {why}")
-    note(f"{len(data.labels)} labels; rows: {len(data.train):,} to teach, {len(data.validation):,} to choose by, "
+    kind = "free text" if data.labels is None else f"{len(data.labels)} labels"
+    note(f"{kind}; rows: {len(data.train):,} to teach, {len(data.validation):,} to choose by, "
          f"{len(data.held_out):,} to measure on")  # fmt: skip
     with telling() as told:
-        made = make_labels_student(job, data, told)
-        found = measure_labels(job, data, made, host, told)
-    document = report_document(job, data, made, found, host)
+        if data.labels is None:
+            made = make_text_student(job, data, told)
+            results = measure_text(job, data, made, told)
+        else:
+            made = make_labels_student(job, data, told)
+            results = measure_labels(job, data, made, host, told)
+    document = report_document(job, data, made, results, host)
     write_report(job, document)
     return document
 

@@ -1,9 +1,7 @@
 """What came of a distillation to labels: every model on the held-out rows, with its cost, in one table."""
 
 import asyncio
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,30 +11,24 @@ from farthing.distill.job import DistillJob
 from farthing.distill.linear import train_linear
 from farthing.distill.measure import LINEAR, Rows, cascade, classifier_logs, linear_logs, results, together
 from farthing.distill.prompted import ask_prompted, prompted_rows
-from farthing.distill.result import Cost, Quality, Result, result_document
-from farthing.distill.run import Made, Telling
+from farthing.distill.report_file import STUDENT, TEACHER
+from farthing.distill.result import Cost, Quality, Result
+from farthing.distill.stages import Made, Telling
 from farthing.distill.timing import interleaved
 from farthing.economics.cost import HostCost
 from farthing.engine.classifier import Classifier, ClassifierConfig
 from farthing.models import load_model
-from farthing.report.whole_file import whole_file
 
-__all__ = ["PROMPTED", "STUDENT", "TEACHER", "Measured", "measure_labels", "report_document", "write_report"]
+__all__ = ["PROMPTED", "measure_labels"]
 
-PROMPTED, TEACHER, STUDENT = "prompted", "tuned teacher", "student"
+PROMPTED = "prompted"
 TIMED_TEXTS = 256
 NUM_ROUNDS = 5
 
 
-@dataclass(frozen=True)
-class Measured:
-    results: tuple[Result, ...]
-    quantized: str  # the name of the quantized student's row
-
-
 def measure_labels(
     job: DistillJob, data: Data, made: Made, host: HostCost, telling: Telling, prompted: str | None = None
-) -> Measured:
+) -> list[Result]:
     """The prompted teacher (of that name; else the given one, where it had to be tuned), the tuned one, the student as
     it was trained and quantized, the linear model, and the cascade. All in 8-bit products, which cost least."""
     telling.stage("measuring")
@@ -77,7 +69,7 @@ def measure_labels(
     found.append(cascade(validation, measured, costs, (LINEAR, quantized, TEACHER)))
     asked = prompted or (job.teacher if made.teacher_trained is not None else None)
     first = [] if asked is None else _prompted(asked, job, data, made, host, telling)
-    return Measured((*first, *found), quantized)
+    return [*first, *found]
 
 
 def _prompted(model: str, job: DistillJob, data: Data, made: Made, host: HostCost, telling: Telling) -> list[Result]:
@@ -100,30 +92,3 @@ def _prompted(model: str, job: DistillJob, data: Data, made: Made, host: HostCos
 def _spread(rows: Sequence[Example], num: int) -> Sequence[Example]:
     """So many of the rows, from all over them: files are often sorted by label."""
     return rows if num >= len(rows) else [rows[i * len(rows) // num] for i in range(num)]
-
-
-def report_document(job: DistillJob, data: Data, made: Made, found: Measured, host: HostCost) -> dict[str, Any]:
-    """What report.json says."""
-    trained: Mapping[str, Any] = {
-        "steps": made.trained.num_steps,
-        "tokens": made.trained.num_tokens,
-        "seconds": made.trained.seconds,
-        "best": asdict(made.trained.best),
-    }
-    return {
-        "teacher": job.teacher,
-        "student": asdict(job.student) | {"layers": list(made.layers)},
-        "rows": {"train": len(data.train), "validation": len(data.validation), "held_out": len(data.held_out)},
-        "labels": len(made.labels),
-        "left_out": dict(data.dropped),
-        "trained": trained,
-        "compared_with": TEACHER,
-        "usd_per_hour": str(host.usd_per_hour),
-        "quantized": made.quantized.name,
-        "results": [result_document(result, host) for result in found.results],
-    }
-
-
-def write_report(job: DistillJob, document: Mapping[str, Any]) -> None:
-    with whole_file(job.output / "report.json", "-o") as file:
-        file.write(json.dumps(document, indent=1) + "\n")

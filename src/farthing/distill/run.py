@@ -1,10 +1,9 @@
 """The whole of `farthing distill` for a task of labels: tune the teacher, collect what it says, make the student, train
 it, quantize it, measure it. Each stage leaves something whole behind, from which a stopped run goes on."""
 
-import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,45 +13,18 @@ from farthing.distill.augment import variants
 from farthing.distill.data import Data, Example
 from farthing.distill.folder import write_folder
 from farthing.distill.job import DistillJob, claim
-from farthing.distill.layers import choose_layers
 from farthing.distill.linear import train_linear
-from farthing.distill.progress import Progress, Trained
+from farthing.distill.progress import Trained
 from farthing.distill.recipe import Recipe
 from farthing.distill.samples import Sample, with_second_teacher
-from farthing.distill.student import make_student
+from farthing.distill.stages import Made, Telling, quantized_student, start_of, steps_of
 from farthing.distill.teacher import TeacherSettings, collect
 from farthing.distill.torch_teacher import taught
 from farthing.distill.torch_train import train
-from farthing.distill.vocabulary import read_tokenizer, task_token_ids
 from farthing.errors import InvalidRequest
-from farthing.kernels.formats import format_of
 from farthing.models import Model, load_model
-from farthing.tuning.job import QuantizeJob
-from farthing.tuning.run import quantize_model
 
-__all__ = ["Made", "Telling", "make_labels_student", "quantized_student"]
-
-
-@dataclass(frozen=True)
-class Telling:
-    """Where progress goes: a stage that begins, how far it is, and each step of a training."""
-
-    stage: Callable[[str], None] = lambda _: None
-    tick: Callable[[str, int, int], None] = lambda _stage, _done, _total: None
-    step: Callable[[str, Progress], None] = lambda _stage, _progress: None
-
-
-@dataclass(frozen=True)
-class Made:
-    """What lies there when all is trained. teacher_trained: None where the given teacher had its labels already."""
-
-    teacher: Path
-    student: Path
-    quantized: Path
-    labels: tuple[str, ...]
-    layers: tuple[int, ...]
-    trained: Trained
-    teacher_trained: Trained | None
+__all__ = ["make_labels_student"]
 
 
 def make_labels_student(job: DistillJob, data: Data, telling: Telling) -> Made:
@@ -88,14 +60,10 @@ def _teacher(job: DistillJob, given: Model, data: Data, telling: Telling) -> tup
         write_folder(given, start, dtype="float32", labels=data.labels, seed=job.teacher_recipe.seed)
     model = load_model(start)
     rows, chosen_on = (_encoded(model, part, data.labels, job.teacher_recipe) for part in (data.train, data.validation))
-    told = _steps(telling, "tuning the teacher")
+    told = steps_of(telling, "tuning the teacher")
     work = job.work / "teacher-training"
     done = train(start, job.work / "teacher", rows, chosen_on, job.teacher_recipe, work=work, on_progress=told)
     return job.work / "teacher", done
-
-
-def _steps(telling: Telling, stage: str) -> Callable[[Progress], None]:
-    return lambda progress: telling.step(stage, progress)
 
 
 def _encoded(model: Model, rows: Sequence[Example], labels: Sequence[str], recipe: Recipe) -> list[Sample]:
@@ -173,30 +141,7 @@ def _known(state: NDArray[np.float32] | None) -> NDArray[np.float32]:
 
 
 def _start(job: DistillJob, folder: Path, teacher: Model, data: Data, telling: Telling) -> tuple[Path, tuple[int, ...]]:
-    """The student before it learns, and which layers of the teacher it has."""
-    stage, start, notes = "choosing layers", job.work / "start", job.work / "layers.json"
-    texts = _texts(job, data)
-    spec = job.student
-    if notes.is_file():
-        layers = tuple(json.loads(notes.read_text(encoding="utf-8")))
-    elif isinstance(spec.layers, tuple):
-        layers = spec.layers
-    else:
-        telling.stage(stage)
-        total = teacher.config.num_layers
-        some = _ids(teacher, texts[:: max(1, len(texts) // 128)], job.student_recipe)
-        layers = choose_layers(teacher, some, spec.layers, lambda left: telling.tick(stage, total - left, total))
-    if not notes.is_file():
-        notes.with_suffix(".part").write_text(json.dumps(layers), encoding="utf-8")
-        os.replace(notes.with_suffix(".part"), notes)
-    if not start.exists():
-        kept = None
-        if spec.vocab != "all":
-            seen = {id for ids in teacher.tokenizer.encode_alone(texts) for id in ids}
-            size = spec.vocab if isinstance(spec.vocab, int) else None
-            kept = task_token_ids(read_tokenizer(folder), seen, size)
-        make_student(folder, start, layers, kept)
-    return start, layers
+    return start_of(job, folder, teacher, _ids(teacher, _texts(job, data), job.student_recipe), telling)
 
 
 def _train(
@@ -215,13 +160,4 @@ def _train(
     rows = [replace(sample, token_ids=found) for (sample, _), found in zip(samples, ids, strict=True)]
     held_out = _encoded(model, data.validation, labels, recipe)
     work = job.work / "training"
-    return train(start, job.output, rows, held_out, recipe, work=work, on_progress=_steps(telling, stage))
-
-
-def quantized_student(job: DistillJob, telling: Telling) -> Path:
-    """The student in few bits, beside its folder: a GGUF where that has the format."""
-    suffix = ".gguf" if format_of(job.format).ggml_type is not None else ".safetensors"
-    path = job.output.with_name(f"{job.output.name}-{job.format}{suffix}")
-    telling.stage("quantizing")
-    quantize_model(job.output, path, QuantizeJob(job.format, method="search"), is_overwrite=True)
-    return path
+    return train(start, job.output, rows, held_out, recipe, work=work, on_progress=steps_of(telling, stage))
