@@ -72,6 +72,13 @@ def test_what_it_leaves_is_an_ordinary_folder_and_a_report(made: Path) -> None:
     assert sum(report["results"][-1]["shares"]) == pytest.approx(1)
 
 
+def test_the_untrained_teacher_is_asked_with_a_prompt(given: Path, made: Path) -> None:
+    assert distill(given, made, "--prompted", "4") == 0
+    first = json.loads((made / "report.json").read_text())["results"][0]
+    assert (first["name"], first["num_rows"], first["note"]) == ("prompted", 4, "4 rows alone")
+    assert first["seconds_per_request"] > 0
+
+
 def test_a_second_run_finds_all_done(given: Path, made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (made / "model.safetensors").read_bytes()
     assert distill(given, made, "--json") == 0

@@ -16,20 +16,9 @@ from farthing.distill.text_run import in_own_ids
 from farthing.models import load_model
 from tests.distill.tiny import TEXTS, write_tiny
 
-TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['content'] + '<|im_end|>' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>' }}{% endif %}"
-)
-
-
-def write_base(folder: Path) -> Path:
-    write_tiny(folder, num_layers=3)
-    (folder / "chat_template.jinja").write_text(TEMPLATE)
-    return folder
-
 
 def test_texts_are_taught_and_the_student_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_base(tmp_path / "base")
+    write_tiny(tmp_path / "base", num_layers=3)
     rows = [{"prompt": f"{TEXTS[i % 6]} {i}", "answer": f"{TEXTS[(i + 1) % 6]} {i}"} for i in range(48)]
     (tmp_path / "task.jsonl").write_text("\n".join(map(json.dumps, rows)))
     arguments = [
@@ -52,7 +41,7 @@ def test_texts_are_taught_and_the_student_writes(tmp_path: Path, capsys: pytest.
 
 
 def test_what_the_student_cannot_say_leaves_the_teachers_distribution(tmp_path: Path) -> None:
-    teacher = load_model(write_base(tmp_path / "base"))
+    teacher = load_model(write_tiny(tmp_path / "base", num_layers=3))
     ids = teacher.tokenizer.encode(TEXTS[0])
     make_student(tmp_path / "base", tmp_path / "student", [0, 1], ids)
     student = load_model(tmp_path / "student")
