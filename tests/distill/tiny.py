@@ -15,6 +15,10 @@ from farthing.models.safetensors_write import safetensors_layout
 
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM, MLP = 32, 4, 2, 8, 48
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['content'] + '<|im_end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>' }}{% endif %}"
+)
 TEXTS = (
     "my card has not arrived yet, where is it?",
     "please send a new card to my address",
@@ -56,7 +60,7 @@ def write_tiny(
         "architectures": ["LlamaForSequenceClassification" if labels else "LlamaForCausalLM"],
         "model_type": "llama", "hidden_size": HIDDEN, "intermediate_size": MLP, "num_hidden_layers": num_layers,
         "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS, "head_dim": HEAD_DIM, "hidden_act": "silu",
-        "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "vocab_size": vocab_size,
+        "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "vocab_size": vocab_size,
         "tie_word_embeddings": True, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2, "dtype": "float32",
     }  # fmt: skip
     if labels:
@@ -65,6 +69,7 @@ def write_tiny(
         config["num_labels"] = len(labels)
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer.json").write_text(json.dumps(document))
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
     added = {str(i): {"content": text, "special": True} for i, text in enumerate(SPECIALS)}
     settings = {"added_tokens_decoder": added, "eos_token": SPECIALS[2], "bos_token": SPECIALS[1]}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))

@@ -129,13 +129,14 @@ def test_speculation_of_no_kind(wrong: str):
         EngineConfig(speculation=wrong)
 
 
-def test_a_model_that_drafts_for_itself(tmp_path: Path):
-    """Its own file as draft: nearly all of what it guesses is right, and fewer steps are taken."""
+def test_a_model_that_drafts_for_itself(monkeypatch: pytest.MonkeyPatch):
+    """Its own file as draft, as if it cost nothing: nearly all of what it guesses is right, and few steps are taken."""
+    monkeypatch.setattr("farthing.engine.draft_model.DraftModel.cost", lambda *_: 0.0)
     model = load_model(GOLDEN / "llama")
-    requests = [greedy(*range(i, i + 9), max_tokens=60, ignore_eos=True) for i in (5, 50)]
+    requests = [greedy(*range(50, 59), max_tokens=60, ignore_eos=True)]
     plain = Engine(model, EngineConfig(num_pages=64, product="f32"))
     drafting = Engine(model, EngineConfig(num_pages=64, product="f32", speculation=f"draft:{GOLDEN / 'llama'}"))
     assert [d.token_ids for d in drafting.generate(requests)] == [d.token_ids for d in plain.generate(requests)]
     stats = drafting.stats()
     assert stats.num_accepted_tokens > 0.8 * stats.num_draft_tokens > 0
-    assert stats.num_steps < plain.stats().num_steps
+    assert stats.num_steps < plain.stats().num_steps / 2

@@ -122,12 +122,23 @@ def drafters(kind: str, script: Script, plain: Played) -> Callable[[], object] |
 def joint(kind: str, seed: int) -> JointDraftModel | None:
     """The model as its own draft model, with room for anything from one page to all."""
     random = np.random.default_rng(seed)
-    return make_draft_model(num_pages=int(random.integers(1, 64)), most_tokens=int(random.integers(1, 64))) if (
-        kind.startswith("joint")
-    ) else None
+    return (
+        make_draft_model(num_pages=int(random.integers(1, 64)), most_tokens=int(random.integers(1, 64)))
+        if (kind.startswith("joint"))
+        else None
+    )
 
 
-KINDS = ("joint draft model", "joint and prompt lookup", "oracle", "often right", "never right", "chaos", "draft model", "prompt lookup")
+KINDS = (
+    "joint draft model",
+    "joint and prompt lookup",
+    "oracle",
+    "often right",
+    "never right",
+    "chaos",
+    "draft model",
+    "prompt lookup",
+)
 
 any_speculation = given(
     script=scripts(VOCAB_SIZE - 1, max_prompt=40, max_tokens=24).flatmap(varied),

@@ -17,8 +17,8 @@ _LEAST_SHARE = 0.5  # of the small vocabulary's tokens that the large one must h
 
 @dataclass(frozen=True)
 class DraftIds:
-    """A token of the large vocabulary that the small one lacks is read as the last of the pieces that its text has there:
-    so both count the same places. to_model is -1 where no draft is to be made of a token."""
+    """A token of the large vocabulary that the small one lacks is read as the last piece that its text has there, so
+    that both count the same places. to_model is -1 where no draft is to be made of a token."""
 
     to_draft: npt.NDArray[np.int32]  # [V of the model]
     to_model: npt.NDArray[np.int32]  # [V of the draft model]

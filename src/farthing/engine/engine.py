@@ -16,12 +16,12 @@ from farthing.engine.calibration import centre_keys
 from farthing.engine.cold import open_cold_tier
 from farthing.engine.config import EngineConfig, check_experts_folder, check_generates, kv_spec
 from farthing.engine.counters import Counters
+from farthing.engine.draft_open import LEAST_MATCH, draft_page_bytes, open_draft_model
 from farthing.engine.pins import Pins
 from farthing.engine.prompt import Prompt, check_bias, encode, encode_prefix
 from farthing.engine.sampler import Kernels, Sampler
 from farthing.engine.scheduler import Scheduler
 from farthing.engine.sequence import Sequence
-from farthing.engine.draft_open import LEAST_MATCH, draft_page_bytes, open_draft_model
 from farthing.engine.speculative import Drafter, Drafting, JointDrafter, PromptLookup
 from farthing.engine.stats import EngineLoad, EngineStats
 from farthing.errors import InvalidRequest

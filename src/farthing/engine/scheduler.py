@@ -140,7 +140,8 @@ class Scheduler:
             return
         num_tokens = sum(seq.num_scheduled_tokens for seq in self.running)
         answering = [seq for seq in self.running if seq.num_scheduled_tokens == 1 and seq.num_output_tokens]
-        offers = self._offers([seq for seq in answering if seq.drafting is not None], len(answering), num_tokens, budget)
+        drafting = [seq for seq in answering if seq.drafting is not None]
+        offers = self._offers(drafting, len(answering), num_tokens, budget)
         taken = lengths([chances for _, _, chances in offers], len(answering), num_tokens, budget)
         for (seq, drafts, _), n in zip(offers, taken, strict=True):
             assert seq.lease is not None

@@ -2,8 +2,8 @@
 
 A draft is right when it is the very token that the model chooses there; logits do not depend on what else is in the
 step (law 1), so the answer is the same with and without, sampled ones too. What is left is to guess well (Drafter) and
-to guess only as far as it pays (Acceptance, lengths). Guesses that cost nothing come from the text so far; a draft model
-(draft_model.py) is asked where it promises more for its time. No clock is read: the same requests give the same drafts.
+to guess only as far as it pays (Acceptance, lengths). Guesses from the text so far cost nothing; a draft model is asked
+where it promises more for its time (draft_model.py). No clock is read: the same requests give the same drafts.
 """
 
 from collections.abc import Sequence as Items
@@ -12,7 +12,17 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Acceptance", "Asked", "Drafter", "Drafting", "JointDrafter", "PromptLookup", "TokenIds", "lengths", "step_cost"]
+__all__ = [
+    "Acceptance",
+    "Asked",
+    "Drafter",
+    "Drafting",
+    "JointDrafter",
+    "PromptLookup",
+    "TokenIds",
+    "lengths",
+    "step_cost",
+]
 
 TokenIds = npt.NDArray[np.int32]
 
@@ -168,7 +178,7 @@ class Acceptance:
         return chances[:length]
 
     def learn(self, num_drafts: int, num_accepted: int) -> None:
-        """Of the drafts asked for last num_drafts were computed, the first num_accepted were right, the next was not."""
+        """Of the drafts asked for last num_drafts were computed; the first num_accepted were right, the next not."""
         for is_right in [True] * num_accepted + [False] * (num_accepted < num_drafts):
             self._num_right = self.MEMORY * self._num_right + is_right
             self._num_known = self.MEMORY * self._num_known + 1
