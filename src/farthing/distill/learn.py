@@ -112,7 +112,8 @@ class Loop:
         if found is None:
             self._tell(f"{len(batch.rows):,} new rows beside {len(old):,} older ones")
             teaching, judging = self._split(old)
-            found = doubted(teaching, judging, self._goes_up(judging), batch.rows, self._config.max_disputed)
+            is_up, most = self._goes_up(judging), self._config.max_disputed
+            found = doubted(teaching, judging, is_up, batch.rows, batch.since_us, most)
             run.write_doubt(found)
         return found
 
