@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in `farthing quantize`: threads of its own wait by spinning
 
 from benchmarks.ladder_llamacpp import PROGRAMS, Llama, bits_of
 from benchmarks.ladder_ours import bits_of_ours, file_of, our_qualities, recipes_of, reference_quality

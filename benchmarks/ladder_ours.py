@@ -68,7 +68,8 @@ def _of_formats(formats: Sequence[str], is_large: bool) -> Iterator[Recipe]:
             yield Recipe(format, None, BEST)
         if format in ALL_METHODS:
             yield from (Recipe(format, None, method) for method in METHODS if method not in (FREE, BEST))
-            yield Recipe(format, None, BEST, is_rotated=True)
+            if not is_large:
+                yield Recipe(format, None, BEST, is_rotated=True)
 
 
 def file_of(
