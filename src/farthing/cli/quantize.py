@@ -28,7 +28,7 @@ def quantize(
     ],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", metavar="OUT", help="OUT.gguf or OUT.safetensors; a folder for a folder."),
+        typer.Option("--output", "-o", metavar="OUT", help="OUT.gguf or OUT.safetensors; of a folder also a folder."),
     ],
     format: Annotated[
         str | None, typer.Option("--format", "-f", help=f"One format for all matrices: {_FORMATS} (not in a GGUF).")

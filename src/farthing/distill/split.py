@@ -13,7 +13,9 @@ from farthing.errors import InvalidRequest
 from farthing.report.compare_match import normalized
 from farthing.router.origin import chosen_part
 
-__all__ = ["HELD_OUT_SHARE", "held_out", "text_key"]
+__all__ = ["HELD_OUT_SHARE", "chosen_on", "held_out", "text_key"]
+
+Rows = NDArray[np.bool_]
 
 HELD_OUT_SHARE = 0.1
 MOST_HELD_OUT = 0.5
@@ -24,8 +26,17 @@ def text_key(text: str) -> str:
     return normalized(text) or " ".join(text.split())
 
 
-def held_out(texts: Sequence[str], share: float = HELD_OUT_SHARE) -> NDArray[np.bool_]:
+def held_out(texts: Sequence[str], share: float = HELD_OUT_SHARE) -> Rows:
     """Which rows are measured on, by their prompts. Raises InvalidRequest for a share that is not within 0 to 0.5."""
+    return _part(texts, share, "distill: held out")
+
+
+def chosen_on(texts: Sequence[str], share: float = HELD_OUT_SHARE) -> Rows:
+    """Which of the other rows choose (when to stop, thresholds): drawn apart from those that are measured on."""
+    return _part(texts, share, "distill: chosen on")
+
+
+def _part(texts: Sequence[str], share: float, purpose: str) -> Rows:
     if not 0 <= share <= MOST_HELD_OUT:
         raise InvalidRequest(f"the held-out share is {share}; allowed: 0 to {MOST_HELD_OUT}")
-    return chosen_part([text_key(text) for text in texts], share, "distill: held out")
+    return chosen_part([text_key(text) for text in texts], share, purpose)

@@ -3,32 +3,26 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from os import getpid
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from farthing.distill.layers import choose_layers
+from farthing.distill.new_folder import new_folder, write_tensors
 from farthing.distill.vocabulary import read_tokenizer, task_token_ids, trim_tokenizer
 from farthing.errors import CorruptModel, InvalidRequest, UnsupportedModel
 from farthing.kernels.plan import QTensor
 from farthing.models import load_model
-from farthing.models.gguf_write import TensorInfo
 from farthing.models.opening import read_json
-from farthing.models.output import check_output
-from farthing.models.output_file import ModelSink, new_file
 from farthing.models.safetensors import read_safetensors
-from farthing.models.safetensors_write import safetensors_layout
 
 __all__ = ["StudentSpec", "choose_layers", "make_student", "parse_student"]
 
 _LAYER = re.compile(r"(.*\blayers\.)(\d+)(\..*)")
 _VOCABULARY = ("embed_tokens.weight", "lm_head.weight", "lm_head.bias")
-_MATRICES = ("score.weight", *_VOCABULARY[:2])  # of two dimensions even with a single row
 _COPIED = ("chat_template.jinja", "special_tokens_map.json", "LICENSE", "README.md")
 _HOW = "write layers=6,vocab=task: a number of layers (or which, as 0+1+14+29), and task, all or a number of tokens"
 
@@ -97,14 +91,14 @@ def make_student(
         documents = _renumbered(documents, kept)
         kept_token_ids = kept
     tensors = _student_tensors(read_safetensors(teacher_folder), layers, kept_token_ids)
-    with _new_folder(out) as folder:
+    with new_folder(out) as folder:
         for name, document in documents.items():
             text = json.dumps(document, ensure_ascii=False, indent=None if name == "tokenizer.json" else 2)
             (folder / name).write_text(text + "\n", encoding="utf-8")
         for name in _COPIED:
             if (teacher_folder / name).is_file():
                 shutil.copyfile(teacher_folder / name, folder / name)
-        _write_tensors(folder / "model.safetensors", tensors)
+        write_tensors(folder / "model.safetensors", tensors)
 
 
 def _config(config: dict[str, Any], layers: Sequence[int], total: int) -> dict[str, Any]:
@@ -179,34 +173,3 @@ def _student_tensors(
         else:
             tensors[name] = tensor
     return tensors
-
-
-def _write_tensors(path: Path, tensors: Mapping[str, QTensor]) -> None:
-    infos = [
-        TensorInfo(name, (t.rows, t.cols) if t.rows > 1 or name.endswith(_MATRICES) else (t.cols,), t.format, (name,))
-        for name, t in tensors.items()
-    ]
-    layout = safetensors_layout(infos)
-    with new_file(path, layout.num_bytes) as file:
-        sink = ModelSink(file, layout)
-        for name, tensor in tensors.items():
-            sink.put(name, tensor)
-        sink.check()
-
-
-@contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """A folder that has its name when the block has ended well."""
-    check_output(out, "folder")
-    part = out.with_name(f".{out.name[:100]}.{getpid()}.part")
-    try:
-        part.mkdir()
-    except OSError as error:
-        raise InvalidRequest(f"{out}: cannot be written ({error.strerror})") from None
-    try:
-        yield part
-        part.replace(out)
-    except BaseException:
-        with suppress(OSError):
-            shutil.rmtree(part)
-        raise

@@ -28,12 +28,11 @@ _MOST_COPIED_BYTES = 256 << 20  # of one file beside the weights
 
 
 def output_kind(source: Checkpoint, output: Path) -> OutputKind:
-    """What `output` is to be, by its suffix. Raises InvalidRequest where the source cannot become that."""
+    """What `output` is to be, by its suffix; `folder_gguf.as_gguf` turns a folder into what becomes a file.
+
+    Raises InvalidRequest where the source cannot become that.
+    """
     if output.suffix in (".gguf", ".safetensors"):
-        if source.gguf is None:
-            raise InvalidRequest(
-                f"{output}: a Hugging Face folder becomes a folder; give a name without {output.suffix}"
-            )
         return "gguf" if output.suffix == ".gguf" else "safetensors"
     if source.gguf is not None:
         raise InvalidRequest(f"{output}: a GGUF becomes a .gguf or .safetensors file; give a name that ends so")

@@ -22,21 +22,30 @@ from farthing.models.vocabulary import (
     spm_bytes,
 )
 
-__all__ = ["vocabulary_from_gguf"]
+__all__ = [
+    "CONTROL",
+    "GPT2_PATTERN",
+    "IGNORES_MERGES",
+    "NFC",
+    "PATTERNS",
+    "UNUSED",
+    "USER_DEFINED",
+    "vocabulary_from_gguf",
+]
 
-UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4  # token types of GGUF; 1 normal, 5 unused, 6 byte
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 2, 3, 4, 5  # token types of GGUF; 1 normal, 6 byte
+GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{DIGITS}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 # name -> the patterns that cut, one after the other
 PATTERNS: dict[str, tuple[str, ...]] = {
-    "smollm": (r"\p{N}", _GPT2),
-    "gpt-2": (_GPT2,),
+    "smollm": (r"\p{N}", GPT2_PATTERN),
+    "gpt-2": (GPT2_PATTERN,),
     "llama-bpe": (_WORDS.replace("{DIGITS}", "{1,3}"),),
     "qwen2": (_WORDS.replace("{DIGITS}", ""),),
-    "default": (r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]"),
+    "default": (r"[\p{P}\$\+<=>\^~\|]+", GPT2_PATTERN, r"\p{N}+", "[0-9][0-9][0-9]"),
 }
 _SAME_AS = {
     "llama3": "llama-bpe",
@@ -44,9 +53,9 @@ _SAME_AS = {
     "deepseek-r1-qwen": "qwen2",
     "phi-2": "gpt-2",
 }
-_IGNORES_MERGES = frozenset({"llama-bpe"})  # a whole word that is in the vocabulary is taken as it is
+IGNORES_MERGES = frozenset({"llama-bpe"})  # a whole word that is in the vocabulary is taken as it is
 _ADDS_BOS = frozenset({"llama-bpe"})
-_NFC = frozenset({"qwen2"})  # as in the family's tokenizer.json; llama.cpp leaves this step out
+NFC = frozenset({"qwen2"})  # as in the family's tokenizer.json; llama.cpp leaves this step out
 
 
 def vocabulary_from_gguf(metadata: Mapping[str, Any]) -> Vocabulary:
@@ -64,6 +73,11 @@ def vocabulary_from_gguf(metadata: Mapping[str, Any]) -> Vocabulary:
     if not pieces:
         raise CorruptModel("tokenizer.ggml.tokens is empty; take the file anew")
     types = _numbers(metadata, "token_type", len(pieces)) or [1] * len(pieces)
+    # A place without a token has a name in the file, `[PAD7]`, but it is a gap, as an empty one is.
+    is_gap = [
+        type == UNUSED and piece == f"[PAD{id}]" for id, (piece, type) in enumerate(zip(pieces, types, strict=True))
+    ]
+    pieces = ["" if is_gap[id] else piece for id, piece in enumerate(pieces)]
     control = tuple(ControlToken(piece, id) for id, piece in enumerate(pieces) if types[id] in (UNKNOWN, CONTROL))
     names = {token.text: token.id for token in control}
     # An empty piece is a gap: it gets a name of its own that nothing can spell.
@@ -118,8 +132,8 @@ def _pre(metadata: Mapping[str, Any]) -> str:
 
 
 def _byte_level(ids: dict[str, int], merges: list[tuple[str, str]], pre: str, space_prefix: bool) -> Backend:
-    backend = Backend(models.BPE(vocab=ids, merges=merges, ignore_merges=pre in _IGNORES_MERGES))
-    if pre in _NFC:
+    backend = Backend(models.BPE(vocab=ids, merges=merges, ignore_merges=pre in IGNORES_MERGES))
+    if pre in NFC:
         backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [

@@ -21,7 +21,7 @@ from farthing.models.vocabulary import (
     spm_bytes,
 )
 
-__all__ = ["vocabulary_from_folder"]
+__all__ = ["flat_steps", "merge_pair", "read_object", "vocabulary_from_folder"]
 
 
 def vocabulary_from_folder(folder: Path) -> Vocabulary:
@@ -29,9 +29,9 @@ def vocabulary_from_folder(folder: Path) -> Vocabulary:
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise ModelNotFound(f"{folder} has no tokenizer.json; take the whole repository (farthing pull hf:<repo>)")
-    document = _object(path)
-    config = _object(folder / "tokenizer_config.json")
-    generation = _object(folder / "generation_config.json")
+    document = read_object(path)
+    config = read_object(folder / "tokenizer_config.json")
+    generation = read_object(folder / "generation_config.json")
     try:
         return _vocabulary(path, document, config, generation, _template(folder, config))
     except (KeyError, TypeError, AttributeError, IndexError) as error:
@@ -44,7 +44,7 @@ def _vocabulary(
     kind = document["model"].get("type", "BPE")
     if kind not in ("BPE", "Unigram"):
         raise UnsupportedModel(f"{path}: a tokenizer of type {kind!r} is not supported; supported: BPE, Unigram")
-    steps = {step["type"]: step for key in ("pre_tokenizer", "decoder") for step in _steps(document.get(key))}
+    steps = {step["type"]: step for key in ("pre_tokenizer", "decoder") for step in flat_steps(document.get(key))}
     byte_level = "ByteLevel" in steps
     strips = _strips_first_space(document)
     control = _control(path, document["added_tokens"])
@@ -84,7 +84,7 @@ def _backend(path: Path, document: dict[str, Any], control: tuple[ControlToken, 
     vocab = model["vocab"]
     if isinstance(vocab, dict):
         model["vocab"] = {hidden(text) if text in names else text: id for text, id in vocab.items()}
-        model["merges"] = [merge for merge in model["merges"] if not names.intersection(_pair(merge))]
+        model["merges"] = [merge for merge in model["merges"] if not names.intersection(merge_pair(merge))]
     else:
         model["vocab"] = [[hidden(text) if text in names else text, score] for text, score in vocab]
     if model.get("unk_token") in names:
@@ -127,16 +127,16 @@ def _pieces(document: Mapping[str, Any]) -> list[str | None]:
     return [by_id.get(id) for id in range(max(by_id, default=-1) + 1)]
 
 
-def _steps(part: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+def flat_steps(part: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
     """A pre-tokenizer, normalizer, decoder or post-processor as a flat list."""
     if part is None:
         return []
     inner = next((part[key] for key in ("pretokenizers", "normalizers", "decoders", "processors") if key in part), None)
-    return [part] if inner is None else [step for one in inner for step in _steps(one)]
+    return [part] if inner is None else [step for one in inner for step in flat_steps(one)]
 
 
 def _strips_first_space(document: Mapping[str, Any]) -> bool:
-    for step in _steps(document.get("decoder")):
+    for step in flat_steps(document.get("decoder")):
         if step["type"] == "Strip" and step.get("start"):
             return True
         if step["type"] == "Metaspace":
@@ -148,7 +148,7 @@ def _around(post_processor: Mapping[str, Any] | None) -> tuple[list[int], list[i
     """The ids that the reference puts before a text and after it."""
     before: list[int] = []
     after: list[int] = []
-    for step in _steps(post_processor):
+    for step in flat_steps(post_processor):
         if step["type"] == "TemplateProcessing":
             ids = before
             for item in step["single"]:
@@ -159,7 +159,8 @@ def _around(post_processor: Mapping[str, Any] | None) -> tuple[list[int], list[i
     return before, after
 
 
-def _pair(merge: str | list[str]) -> tuple[str, str, str]:
+def merge_pair(merge: str | list[str]) -> tuple[str, str, str]:
+    """The two tokens of a merge, as either version of the format writes it, and what they make."""
     left, _, right = merge.partition(" ") if isinstance(merge, str) else (merge[0], "", merge[1])
     return left, right, left + right
 
@@ -178,7 +179,8 @@ def _template(folder: Path, config: Mapping[str, Any]) -> str | None:
     return template
 
 
-def _object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; an empty one where there is no file. Raises CorruptModel."""
     if not path.is_file():
         return {}
     try:

@@ -9,6 +9,7 @@ import numpy as np
 from farthing.kernels.formats import dequantize, row_bytes
 from farthing.kernels.plan import Plan, QTensor
 from farthing.models.decoder import build_plan
+from farthing.models.folder_gguf import as_gguf
 from farthing.models.opening import Checkpoint, open_checkpoint
 from farthing.models.output import check_output, extra_tensors, open_output, output_kind, output_tensors
 from farthing.quant.rotate import rotate
@@ -66,6 +67,8 @@ def quantize_model(
     source = open_checkpoint(path)
     kind = output_kind(source, output)
     check_output(output, kind, is_overwrite=is_overwrite)
+    if kind != "folder":
+        source = as_gguf(source)
     if kind == "gguf" and job.format is not None:
         check_gguf_format(job.format)
     method = job.method_with(calibration is not None)

@@ -1,0 +1,63 @@
+"""Stages one after the other: each keeps what it is sure of, the rest goes on; every stage that was asked is paid."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Outcome", "Stage", "choose_thresholds", "serve"]
+
+Vector = NDArray[np.float64]
+NUM_CUTS = 50
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one model would do with each row."""
+
+    name: str
+    right: NDArray[np.bool_]
+    confidence: Vector
+    usd: Vector
+    seconds: Vector
+
+    def take(self, rows: NDArray[np.int64]) -> "Stage":
+        parts = {name: getattr(self, name)[rows] for name in ("right", "confidence", "usd", "seconds")}
+        return replace(self, **parts)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    right: NDArray[np.bool_]
+    usd: Vector
+    seconds: Vector
+    shares: tuple[float, ...]  # of the rows that each stage answers
+
+
+def serve(stages: Sequence[Stage], thresholds: Sequence[float]) -> Outcome:
+    """A row is answered by the first stage whose confidence reaches its threshold; by the last one otherwise."""
+    num = len(stages[0].right)
+    right, usd, seconds = np.zeros(num, bool), np.zeros(num), np.zeros(num)
+    waiting, shares = np.ones(num, bool), []
+    for stage, threshold in zip(stages, [*thresholds, -np.inf], strict=True):
+        if threshold < np.inf:  # a stage that keeps nothing is not asked
+            usd += waiting * stage.usd
+            seconds += waiting * stage.seconds
+        kept = waiting & (stage.confidence >= threshold) & (threshold < np.inf)
+        right |= kept & stage.right
+        waiting &= ~kept
+        shares.append(float(kept.mean()))
+    return Outcome(right, usd, seconds, tuple(shares))
+
+
+def choose_thresholds(stages: Sequence[Stage], target: float) -> tuple[float, ...]:
+    """The cheapest thresholds whose accuracy on these rows reaches the target. The last stage answers what is left."""
+    cuts = [np.unique(np.quantile(stage.confidence, np.linspace(0, 1, NUM_CUTS + 1))) for stage in stages[:-1]]
+    best, best_usd = tuple([np.inf] * len(cuts)), np.inf
+    for thresholds in product(*([*cut, np.inf] for cut in cuts)):
+        found = serve(stages, thresholds)
+        if found.right.mean() >= target and found.usd.mean() < best_usd:
+            best, best_usd = thresholds, float(found.usd.mean())
+    return tuple(map(float, best))
