@@ -4,8 +4,8 @@ llama of one layer learns from nothing. Then a poisoned round, and a rollback un
 import json
 import os
 import threading
-import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,6 @@ class Loop:
     rows: list[tuple[str, str]]
     running: Running
     num_asked: int = 0
-    num_rows: int = 0
 
     @property
     def version(self) -> str:
@@ -105,14 +104,13 @@ class Loop:
         """(pico-dollars of a request, share answered rightly, share that went up) of the next `num` texts."""
         rows = self.rows[self.num_asked : self.num_asked + num]
         self.num_asked += num
-        num_right = 0
+        num_right, num_before = 0, len(self.running.rows())
         with httpx2.Client() as client:
             for text, intent in rows:
                 answer = ask(client, self.running, text)
                 assert answer.status_code == 200, answer.text
                 num_right += answer.json()["choices"][0]["message"]["content"] == intent
-        written = self.running.rows()[self.num_rows :]
-        self.num_rows += len(written)
+        written = self.running.rows()[num_before:]
         num_up = sum(row.upstream == "large" for row in written)
         return sum(row.cost_pico or 0 for row in written) / num, num_right / num, num_up / num
 
@@ -156,8 +154,8 @@ def test_three_rounds_get_cheaper_and_a_poisoned_one_is_not_promoted(
         cost, right, _ = loop.asked(num)
         costs.append(cost)
         rights.append(right)
-        events.append(loop.learn(capsys)["event"])
-        loop.asked(5)  # the server takes what there is
+        with under_load(loop):
+            events.append(loop.learn(capsys)["event"])
     assert costs == sorted(costs, reverse=True), "cheaper in each round"
     assert costs[2] < costs[0] / 2
     assert rights[0] == 1
@@ -173,37 +171,43 @@ def test_three_rounds_get_cheaper_and_a_poisoned_one_is_not_promoted(
     event = loop.learn(capsys)["event"]
     assert event["kind"] == "refused", event
     assert loop.version == version
-    check_rollback_under_load(loop, capsys, promoted)
+    loop.lie(0)
+    check_rollback(loop, capsys, promoted[-1]["replaced"])
     check_bill(loop, capsys)
 
 
-def check_rollback_under_load(loop: Loop, capsys: pytest.CaptureFixture[str], promoted: list[dict[str, Any]]) -> None:
-    """Nobody who asks meanwhile notices."""
-    loop.lie(0)
+@contextmanager
+def under_load(loop: Loop) -> Iterator[None]:
+    """Nobody who asks while something happens, or in the second after, notices."""
     statuses: list[int] = []
     stop = threading.Event()
 
     def asking() -> None:
         with httpx2.Client() as client:
-            while not stop.is_set():
+            while not stop.wait(0.02):
                 statuses.append(ask(client, loop.running, loop.rows[len(statuses) % 500][0]).status_code)
 
-    threads = [threading.Thread(target=asking) for _ in range(3)]
+    threads = [threading.Thread(target=asking) for _ in range(2)]
     for thread in threads:
         thread.start()
-    found = loop.learn(capsys, "--rollback")
-    until = time.monotonic() + 2
-    while time.monotonic() < until:
-        time.sleep(0.05)
-    stop.set()
-    for thread in threads:
-        thread.join()
-    assert (found["kind"], found["version"]) == ("rolled back", promoted[-1]["replaced"])
-    assert loop.version == found["version"]
-    assert len(statuses) > 50
+    try:
+        yield
+        stop.wait(1.0)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert len(statuses) > 10
     assert set(statuses) == {200}
-    [serving_now] = [model.version for model in served_versions(loop.running)]
-    assert serving_now == found["version"]
+
+
+def check_rollback(loop: Loop, capsys: pytest.CaptureFixture[str], before: str) -> None:
+    with under_load(loop):
+        found = loop.learn(capsys, "--rollback")
+    assert (found["kind"], found["version"]) == ("rolled back", before)
+    assert loop.version == before
+    upstream: Any = loop.running.service.catalog.find("assistant", None).leaf
+    assert [model.version for model in upstream.serving().values()] == [before]
 
 
 def check_bill(loop: Loop, capsys: pytest.CaptureFixture[str]) -> None:
@@ -214,8 +218,3 @@ def check_bill(loop: Loop, capsys: pytest.CaptureFixture[str]) -> None:
     assert [part["began"] for part in found["parts"]][:2] == [None, "promoted"]
     assert found["parts"][-1]["began"] == "rolled back"
     assert costs[0] > costs[1]
-
-
-def served_versions(running: Running) -> list[Any]:
-    upstream: Any = running.service.catalog.find("assistant", None).leaf
-    return list(upstream.serving().values())

@@ -137,10 +137,14 @@ class Loop:
         self._tell(f"judging by {len(rows):,} held-out rows")
         student = self._tools.open(run.candidate)
         answers = student.answer(texts)
-        costs = Costs(self._tools.pico(answers.seconds), self._large_pico(batch))
+        large = self._large_pico(batch)
+
+        def costs(seconds: float) -> Costs:
+            return Costs(self._tools.pico(seconds), large)
+
         goal = Goal("quality", self._config.target, self._config.delta)
         try:
-            router = recalibrated(self._names.models, costs, texts, references, answers, goal)
+            router = recalibrated(self._names.models, costs(answers.seconds), texts, references, answers, goal)
             router.price("cascade")
         except InvalidRequest as error:
             return replace(base, kind="kept", reasons=(f"the router could not be calibrated: {error}",))
