@@ -28,11 +28,12 @@ RECIPE = Recipe(
 
 
 def class_samples(folder, num=64, seed=0):
-    """Made-up texts; the label says whether one word of the first text is in them."""
+    """Made-up texts, of the words of some of TEXTS each; the label says of which."""
     draw, tokenizer = np.random.default_rng(seed), load_model(folder).tokenizer
-    words = [word for text in TEXTS for word in text.split()]
-    texts = [" ".join(draw.choice(words, 6)) for _ in range(num)]
-    return [Sample(tuple(i), int("card" in t)) for i, t in zip(tokenizer.encode_alone(texts), texts, strict=True)]
+    words = [[word for text in TEXTS[i::2] for word in text.split()] for i in range(2)]
+    labels = [int(label) for label in draw.integers(0, 2, num)]
+    ids = tokenizer.encode_alone([" ".join(draw.choice(words[label], 6)) for label in labels])
+    return [Sample(tuple(i), label) for i, label in zip(ids, labels, strict=True)]
 
 
 @pytest.fixture(scope="module")
@@ -159,15 +160,15 @@ def test_a_lora_is_merged_into_ordinary_weights(start, samples, tmp_path):
     assert right / len(samples) == done.best.accuracy
 
 
-def test_a_student_learns_from_the_teacher_alone(whole, start, samples, tmp_path):
+def test_a_student_learns_from_the_teacher_alone(whole, samples, tmp_path):
     """Without a single label: logits and hidden states of the tuned model."""
     targets = [replace(sample, label=None) for sample in taught(whole.folder, samples, RECIPE)]
     small = write_tiny(tmp_path / "small", num_layers=1, labels=LABELS, seed=5)
     recipe = replace(RECIPE, kl_weight=1.0, ce_weight=0.0, hidden_weight=0.5, temperature=2.0, num_steps=48)
     done = train(small, tmp_path / "out", targets, samples, recipe, work=tmp_path / "work")
     assert done.best.accuracy > 0.8
+    wrong = [replace(targets[0], teacher=np.zeros(3, np.float32))]
     with pytest.raises(InvalidRequest, match="another teacher"):
-        wrong = [replace(targets[0], teacher=np.zeros(3, np.float32))]
         train(small, tmp_path / "x", wrong, samples, recipe, work=tmp_path / "work")
 
 
@@ -217,3 +218,6 @@ def test_a_damaged_folder_is_told(start, samples, tmp_path):
         train(tmp_path / "bad", tmp_path / "out", samples, samples, RECIPE, work=tmp_path / "work")
     with pytest.raises(InvalidRequest, match="held out"):
         train(start, tmp_path / "out", samples, [], RECIPE, work=tmp_path / "work")
+    unlabelled = [Sample(samples[0].token_ids, teacher=np.zeros(2, np.float32))]
+    with pytest.raises(InvalidRequest, match="no sample has a label"):
+        train(start, tmp_path / "out", samples, unlabelled, RECIPE, work=tmp_path / "work")

@@ -1,5 +1,6 @@
 """The steps of a training: batches, evaluation, checkpoints, and when it ends."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -43,6 +44,8 @@ def run(
         held_out = _of_length(held_out, student, recipe)
         check_samples(train, "training", student.num_labels, student.vocab_size)
         check_samples(held_out, "held out", student.num_labels, student.vocab_size)
+        if student.num_labels is not None and all(sample.label is None for sample in held_out):
+            raise InvalidRequest("held out: no sample has a label, so that the best point cannot be told; label some")
         digest = run_digest(start, train, held_out, recipe)
         if (done := _already(out, digest)) is not None:
             return done
@@ -107,7 +110,7 @@ class _Run:
         self.lengths = [len(sample.token_ids) for sample in train]
         self.per_epoch = steps_per_epoch(len(train), self.recipe.batch_size)
         self.num_steps = self._num_steps()
-        self._epoch, self._batches = -1, [[0]]
+        self._epoch, self._batches = -1, list[list[int]]()
         self._clock = time.monotonic()
         self._saved = self.now.seconds
 
@@ -171,7 +174,7 @@ class _Run:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         value = loss.item()
-        if value != value:
+        if not math.isfinite(value):
             raise InvalidRequest(f"the loss is not a number after step {now.step}; lower learning_rate")
         now.step += 1
         now.num_tokens += sum(self.lengths[i] for i in batch)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers.utils import logging
 
 from farthing.distill.folder import FolderDtype, to_float
 from farthing.distill.new_folder import new_folder, write_tensors
@@ -165,11 +166,16 @@ def open_student(folder: Path, recipe: Recipe) -> Student:
     raw = read_json(folder / "config.json")
     labels = opened.labels
     kind = AutoModelForCausalLM if labels is None else AutoModelForSequenceClassification
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
         model = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         what = " ".join(str(error).split())[:200]
         raise CorruptModel(f"{folder}: transformers cannot open it ({type(error).__name__}: {what})") from None
+    finally:
+        if bars:
+            logging.enable_progress_bar()
     model.train()
     for parameter in model.parameters():
         parameter.requires_grad_(not recipe.lora_rank)
