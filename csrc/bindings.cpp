@@ -155,14 +155,14 @@ NB_MODULE(_native, m) {
            [](Program* self, const std::string& isa, int num_threads, int64_t vocab_size, int64_t num_kv_heads,
               int64_t head_dim, int64_t num_pages, int64_t page_size, const std::vector<std::string>& k_codecs,
               const std::vector<std::string>& v_codecs, const std::map<std::string, std::pair<std::vector<int>, float>>& codebooks,
-              const std::string& experts_folder) {
+              const std::string& experts_folder, const Program* beside) {
              need(num_threads >= 1 && num_threads <= 256, "num_threads must be 1 to 256");
-             new (self) Program(kernels_named(isa), num_threads,
+             new (self) Program(kernels_named(isa), beside ? beside->team() : std::make_shared<Team>(num_threads),
                                 kv_spec({num_kv_heads, head_dim, page_size}, num_pages, k_codecs, v_codecs, codebooks), vocab_size,
                                 experts_folder);
            },
            "isa"_a, "num_threads"_a, "vocab_size"_a, "num_kv_heads"_a, "head_dim"_a, "num_pages"_a, "page_size"_a,
-           "k_codecs"_a, "v_codecs"_a, "codebooks"_a, "experts_folder"_a)
+           "k_codecs"_a, "v_codecs"_a, "codebooks"_a, "experts_folder"_a, "beside"_a.none() = nb::none())
       .def("add_buffer", &Program::add_buffer)
       .def("add_matrix",
            [](Program& p, const std::string& format, int64_t rows, int64_t cols, In<uint8_t, 1> data, bool is_expert) {

@@ -46,8 +46,8 @@ Codebook make_codebook(const int8_t* values, int bits, float per_unit) {
   return book;
 }
 
-Program::Program(const Kernels& kernels, int num_threads, const KVSpec& kv, int64_t vocab_size, const std::string& experts_folder)
-    : kernels_(kernels), team_(num_threads), kv_(kv), vocab_size_(vocab_size) {
+Program::Program(const Kernels& kernels, std::shared_ptr<Team> team, const KVSpec& kv, int64_t vocab_size, const std::string& experts_folder)
+    : kernels_(kernels), team_(std::move(team)), kv_(kv), vocab_size_(vocab_size) {
   if (kv.num_layers() < 1 || kv.v_codecs.size() != kv.k_codecs.size() || kv.num_pages < 1 || kv.shape.num_kv_heads < 1 || vocab_size < 1) fail("sizes must be 1 or more");
   if (kv.shape.head_dim < 8 || kv.shape.head_dim > kMostHeadDim || kv.shape.head_dim % 8)
     fail("head_dim must be a multiple of 8 up to 256, not " + std::to_string(kv.shape.head_dim));
@@ -95,7 +95,7 @@ int Program::add_matrix(const std::string& format, int64_t rows, int64_t cols, c
   const auto allocate = [&](size_t bytes) {
     return is_expert && expert_arena_ ? expert_arena_->allocate(bytes) : arena_.allocate(bytes);
   };
-  matrices_.push_back(pack(format, rows, cols, kernels_.panel_rows, data, allocate, team_));
+  matrices_.push_back(pack(format, rows, cols, kernels_.panel_rows, data, allocate, *team_));
   return static_cast<int>(matrices_.size()) - 1;
 }
 
@@ -473,19 +473,19 @@ float* Program::run(const BatchView& batch, const int32_t* logit_rows, int64_t n
   int64_t shared = linear.shared;
   for (const MoeSize& s : moe_sizes_)
     shared = std::max(shared, moe_layout(batch.num_tokens, s.num_experts, s.top_k, s.hidden, s.expert_size).total);
-  int64_t scratch_bytes = shared + team_.count() * scratch_per_worker();
+  int64_t scratch_bytes = shared + team_->count() * scratch_per_worker();
   const bool is_taken = has_take_ && num_logits > 0;
   const BatchView rest = is_taken ? taken_.of(batch, logit_rows, num_logits) : batch;
   if (num_heads_)
     for (const BatchView* b : {&batch, &rest})
-      scratch_bytes = std::max(scratch_bytes, 4 * kernels_.attention_scratch(*b, kv_.shape, num_heads_, team_.count()));
+      scratch_bytes = std::max(scratch_bytes, 4 * kernels_.attention_scratch(*b, kv_.shape, num_heads_, team_->count()));
   reserve(std::max(batch.num_tokens, rest.num_tokens), num_logits, scratch_bytes);
   const Run run{batch, logit_rows, num_logits, scratch_.get()};
   // Behind take() each row of logits is the batch's row of the same number: where its sequence starts.
   const Run taken{rest, rest.seq_starts, num_logits, scratch_.get()};
   const size_t num_ops = has_take_ && !is_taken ? num_ops_before_taken_ : ops_.size();
   const int64_t faults = expert_arena_ ? farthing::num_page_faults() : 0;
-  team_.run([&](Worker& w) {
+  team_->run([&](Worker& w) {
     double start = w.index == 0 ? now_s() : 0.0;
     for (size_t i = 0; i < num_ops; ++i) {
       const Op& op = ops_[i];
@@ -537,7 +537,7 @@ std::vector<double> Program::key_sums(const int32_t* token_ids, int64_t num_toke
 
 void Program::sample(SampleArgs args) {
   if (args.logits == floats(logits_) && args.num_rows <= num_logits_) args.block_max = floats(block_max_);
-  team_.run([&](Worker& w) { kernels_.sample(args, w); });
+  team_->run([&](Worker& w) { kernels_.sample(args, w); });
 }
 
 Limits probe(const Kernels& kernels, Team& team, int64_t num_bytes, int passes) {

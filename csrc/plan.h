@@ -30,7 +30,7 @@ struct KVSpec {
 class Program {
  public:
   // experts_folder: where matrices of experts are kept in a file; "" keeps them in memory.
-  Program(const Kernels& kernels, int num_threads, const KVSpec& kv, int64_t vocab_size, const std::string& experts_folder);
+  Program(const Kernels& kernels, std::shared_ptr<Team> team, const KVSpec& kv, int64_t vocab_size, const std::string& experts_folder);
 
   int add_buffer(int64_t width);
   int add_matrix(const std::string& format, int64_t rows, int64_t cols, const uint8_t* data, size_t num_bytes, bool is_expert);
@@ -81,7 +81,7 @@ class Program {
   int64_t num_pages() const { return kv_.num_pages; }
   // Page p of all layers is kv_bytes() / num_pages() bytes, one page behind the other.
   uint8_t* pages() const { return pages_.get(); }
-  Team& team() { return team_; }
+  const std::shared_ptr<Team>& team() const { return team_; }  // programs that never run at the same time may share one
   // Experts that were read, a layer and a block of tokens each counting their own, since the start.
   int64_t num_experts_read() const { return num_experts_read_; }
   // Reads of experts that waited for the disk, of the whole process while runs went on; 0 where experts are in memory.
@@ -133,7 +133,7 @@ class Program {
   LinearArgs linear_args(const Run& run, int64_t num_tokens, View src, View dst, bool is_added, bool is_int8) const;
 
   const Kernels& kernels_;
-  Team team_;
+  std::shared_ptr<Team> team_;
   KVSpec kv_;
   int64_t vocab_size_;
   std::vector<LayerPlace> places_;

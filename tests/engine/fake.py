@@ -12,6 +12,8 @@ from types import SimpleNamespace
 import numpy as np
 
 from farthing.engine import Engine, EngineConfig
+from farthing.engine.draft_ids import DraftIds
+from farthing.engine.draft_model import DraftModel
 from farthing.kernels import Sampled
 from farthing.kernels.plan import Batch, KVSpec
 from farthing.request import Request, SamplingParams
@@ -40,9 +42,11 @@ class FakeModel:
 
     eos_ids = frozenset({EOS})
     tokenizer = FakeTokenizer()
+    labels = None
 
     def __init__(self, context: int = 512) -> None:
         self.config = SimpleNamespace(
+            labels=(),
             num_layers=1,
             num_kv_heads=1,
             head_dim=8,
@@ -156,10 +160,19 @@ class FakeClock:
         return self.now
 
 
-def make_engine(*, context: int = 512, clock=None, make_drafter=None, **config) -> Engine:
+def make_engine(*, context: int = 512, clock=None, make_drafter=None, joint_drafter=None, **config) -> Engine:
     settings = EngineConfig(**{"page_size": 8, "num_pages": 64, **config})
     clock_ns = clock or FakeClock()
-    return Engine(FakeModel(context), settings, kernels=FakeKernels(), clock_ns=clock_ns, make_drafter=make_drafter)
+    drafters = {"make_drafter": make_drafter, "joint_drafter": joint_drafter}
+    return Engine(FakeModel(context), settings, kernels=FakeKernels(), clock_ns=clock_ns, **drafters)
+
+
+def make_draft_model(*, num_pages: int = 64, max_len: int = 512, most_tokens: int = 256) -> DraftModel:
+    """The model of no parameters as its own draft model: right wherever it is greedy."""
+    kv = KVSpec(1, 1, 8, num_pages, 8)
+    kernels, ids = FakeKernels(), DraftIds.same(VOCAB_SIZE, {EOS})
+    program = kernels.load("plan", kv, num_threads=1, isa="fake", experts_folder=None)
+    return DraftModel(kernels.run, program, kv, ids, max_len=max_len, cost_of_one=0.1, most_tokens=most_tokens)
 
 
 def greedy(*token_ids: int, max_tokens: int = 16, salt: str = "", **params) -> Request:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from farthing.engine.speculative import Drafting, PromptLookup, lengths, step_cost
+from farthing.engine.speculative import Acceptance, Drafting, PromptLookup, lengths, step_cost
 
 NONE = np.zeros(0, np.int32)
 
@@ -117,7 +117,7 @@ def test_where_none_is_right_there_are_ever_fewer_probes():
     drafting = Drafting(drafter)
     found = lengths_while(drafting, 400, 0)
     assert sum(found[:30]) > 0
-    assert sum(found[200:]) <= 200 // (Drafting.LONGEST_PAUSE + 1) + 1
+    assert sum(found[200:]) <= 200 // (Acceptance.LONGEST_PAUSE + 1) + 1
     assert max(found[200:]) == 1
     assert drafter.num_calls == np.count_nonzero(found)  # a draft model is not asked in vain
 
@@ -126,7 +126,7 @@ def test_a_probe_that_is_right_begins_afresh():
     drafting = Drafting(Steady())
     first = lengths_while(drafting, 1, 0)
     lengths_while(drafting, 100, 0)
-    until_probe = lengths_while(drafting, Drafting.LONGEST_PAUSE + 1, None)
+    until_probe = lengths_while(drafting, Acceptance.LONGEST_PAUSE + 1, None)
     assert 1 in until_probe
     after = until_probe[until_probe.index(1) + 1 :] or lengths_while(drafting, 1, None)
     assert after[0] == first[0]

@@ -13,10 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from farthing.engine import Engine, EngineConfig
+from farthing.engine.draft_model import DraftModel as JointDraftModel
 from farthing.engine.speculative import PromptLookup
 from farthing.models import load_model
 from farthing.request import Request, SamplingParams
-from tests.engine.fake import VOCAB_SIZE, greedy, make_engine, naive, stored
+from tests.engine.fake import VOCAB_SIZE, greedy, make_draft_model, make_engine, naive, stored
 from tests.engine.play import Played, Script, play, scripts
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -105,7 +106,7 @@ def eager(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("farthing.engine.speculative.step_cost", lambda num_tokens: 1 + 1e-9 * num_tokens)
 
 
-def drafters(kind: str, script: Script, plain: Played) -> Callable[[], object]:
+def drafters(kind: str, script: Script, plain: Played) -> Callable[[], object] | None:
     answers = [(*script.requests[i][1].token_ids, *done.token_ids) for i, done in plain.done.items()]
     return {
         "oracle": lambda: Mistaken(answers, 0),
@@ -114,10 +115,30 @@ def drafters(kind: str, script: Script, plain: Played) -> Callable[[], object]:
         "chaos": lambda: Chaos(len(answers)),
         "draft model": DraftModel,
         "prompt lookup": PromptLookup,
-    }[kind]
+        "joint and prompt lookup": PromptLookup,
+    }.get(kind)
 
 
-KINDS = ("oracle", "often right", "never right", "chaos", "draft model", "prompt lookup")
+def joint(kind: str, seed: int) -> JointDraftModel | None:
+    """The model as its own draft model, with room for anything from one page to all."""
+    random = np.random.default_rng(seed)
+    return (
+        make_draft_model(num_pages=int(random.integers(1, 64)), most_tokens=int(random.integers(1, 64)))
+        if (kind.startswith("joint"))
+        else None
+    )
+
+
+KINDS = (
+    "joint draft model",
+    "joint and prompt lookup",
+    "oracle",
+    "often right",
+    "never right",
+    "chaos",
+    "draft model",
+    "prompt lookup",
+)
 
 any_speculation = given(
     script=scripts(VOCAB_SIZE - 1, max_prompt=40, max_tokens=24).flatmap(varied),
@@ -138,10 +159,12 @@ def check(script: Script, kind: str, is_eager: bool, **config) -> None:
     with pytest.MonkeyPatch.context() as patch:
         if is_eager:
             eager(patch)
-        engine = make_engine(make_drafter=drafters(kind, script, plain), **config)
+        shared = joint(kind, len(script.requests))
+        engine = make_engine(make_drafter=drafters(kind, script, plain), joint_drafter=shared, **config)
         drafted = play(engine, script)
     same(script, plain, drafted)
     conserved(engine, drafted)
+    assert shared is None or len(shared._free) == shared.kv.num_pages
 
 
 @settings(max_examples=150, deadline=None)
@@ -240,6 +263,43 @@ def test_without_kv_cache_there_are_no_drafts():
     engine = make_engine(is_kv_cached=False, speculation="prompt-lookup")
     engine.generate([greedy(*[1, 2, 3] * 6, max_tokens=20, ignore_eos=True)])
     assert engine.stats().num_draft_tokens == 0
+
+
+@pytest.mark.parametrize("draft", ["llama", "qwen3"])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    script=scripts(vocab_size=300, max_prompt=40, max_tokens=30, max_requests=5).flatmap(varied),
+    num_pages=st.integers(5, 12),
+)
+def test_a_draft_model_on_real_arithmetic(draft, script, num_pages):
+    """The model's own file as its draft model, which is often right, and a stranger with its vocabulary."""
+    model = load_model(GOLDEN / "llama", weights="q4_1")
+    config = EngineConfig(num_threads=2, num_pages=num_pages)
+    plain = play(Engine(model, config), script)
+    with pytest.MonkeyPatch.context() as patch:
+        eager(patch)
+        engine = Engine(model, replace(config, speculation=f"draft:{GOLDEN / draft}"))
+        drafted = play(engine, script)
+    same(script, plain, drafted)
+    conserved(engine, drafted)
+
+
+def test_one_run_of_the_draft_model_for_all_who_ask():
+    """Four sequences in step, and a draft model that is right: as many runs as places ahead, not four times as many."""
+    with pytest.MonkeyPatch.context() as patch:
+        eager(patch)
+        draft = make_draft_model()
+        runs = []
+        run = draft._run_program
+        draft._run_program = lambda program, batch: runs.append(len(batch.seq_starts) - 1) or run(program, batch)
+        engine = make_engine(joint_drafter=draft)
+        requests = [greedy(*range(i, i + 8), max_tokens=40, ignore_eos=True) for i in range(4)]
+        done = engine.generate(requests)
+    assert [list(d.token_ids) for d in done] == [naive(r.token_ids, r.params) for r in requests]
+    stats = engine.stats()
+    assert stats.num_accepted_tokens > 100
+    assert len(runs) < stats.num_accepted_tokens / 2
+    assert max(runs) == 4
 
 
 def test_the_model_that_drafts_for_itself_is_always_right():

@@ -84,6 +84,9 @@ def distill(
     num_variants: Annotated[
         int, typer.Option("--variants", metavar="N", help="Texts made up from the data, for the teacher to label.")
     ] = 0,
+    linear_share: Annotated[
+        float, typer.Option("--linear-share", metavar="X", help="How much the n-gram model's word on these counts.")
+    ] = 0.5,
     format: Annotated[str, typer.Option("--format", help="Of the quantized student beside OUT.")] = "q8_0",
     num_prompted: Annotated[
         int, typer.Option("--prompted", metavar="N", help="Rows to ask the untrained teacher, with a prompt.")
@@ -121,7 +124,7 @@ def distill(
     teacher_recipe = replace(TEACHER_RECIPE, **tuning, seed=seed, num_threads=num_threads)
     job = DistillJob(
         teacher if config is None else start, parse_student(student), output, teacher_recipe, recipe, num_variants,
-        format, num_threads, num_prompted,
+        linear_share, format, num_threads, num_prompted,
     )  # fmt: skip
     rows = read_data(data or [], ledger, served)
     tested = [] if test is None else read_data([test], None, None)

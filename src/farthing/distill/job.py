@@ -23,7 +23,8 @@ STUDENT_RECIPE = Recipe(
 @dataclass(frozen=True)
 class DistillJob:
     """output: the student's folder; `<output>.work` beside it holds what a stopped run goes on from. num_variants: of
-    the texts that are made up for the teacher to label. num_prompted: held-out rows that the untrained teacher is
+    the texts that are made up for the teacher to label, together with the linear model, whose word counts linear_share.
+    num_prompted: held-out rows that the untrained teacher is
     asked with a prompt, 0 for none."""
 
     teacher: str
@@ -32,6 +33,7 @@ class DistillJob:
     teacher_recipe: Recipe = TEACHER_RECIPE
     student_recipe: Recipe = STUDENT_RECIPE
     num_variants: int = 0
+    linear_share: float = 0.5
     format: str = "q8_0"
     num_threads: int = 2
     num_prompted: int = field(default=64, compare=False)
@@ -41,6 +43,8 @@ class DistillJob:
             raise InvalidRequest(f"--format is {self.format!r}; allowed: {', '.join(quantizable())}")
         if self.num_variants < 0 or self.num_prompted < 0:
             raise InvalidRequest("--variants and --prompted must be 0 or more")
+        if not 0 <= self.linear_share < 1:
+            raise InvalidRequest(f"--linear-share is {self.linear_share}; allowed: 0 to below 1")
         if self.output.exists() and not (self.output / "training.json").is_file():
             raise InvalidRequest(f"{self.output} exists and is no student; give another -o, or remove it first")
         if not self.output.parent.is_dir():
@@ -63,6 +67,7 @@ def claim(job: DistillJob, teacher: str, data: str) -> None:
         "teacher_recipe": asdict(job.teacher_recipe),
         "student_recipe": asdict(job.student_recipe),
         "variants": job.num_variants,
+        "linear_share": job.linear_share,
     }
     asked = json.loads(json.dumps(asked))
     path = job.work / "job.json"

@@ -15,6 +15,7 @@ from farthing.distill.data import Data, Example
 from farthing.distill.folder import write_folder
 from farthing.distill.job import DistillJob, claim
 from farthing.distill.layers import choose_layers
+from farthing.distill.linear import train_linear
 from farthing.distill.progress import Progress, Trained
 from farthing.distill.recipe import Recipe
 from farthing.distill.samples import Sample
@@ -134,9 +135,26 @@ def _taught(
         telling.tick(stage, done, len(samples))
 
     samples = collect(teacher, samples, path, settings, on_progress=tick)
+    if job.num_variants and job.linear_share:
+        samples[len(known) :] = _with_linear(job, samples[len(known) :], texts, known, len(labels))
     if job.student_recipe.hidden_weight:
         samples = _with_hidden(job, teacher, samples, tick)
     return list(zip(samples, texts, strict=True))
+
+
+def _with_linear(
+    job: DistillJob, made_up: Sequence[Sample], texts: Sequence[str], known: Sequence[int], num_labels: int
+) -> list[Sample]:
+    """Made-up texts with what the teacher and the linear model say together: they err on different ones, so that the
+    mean of both is right more often than either."""
+    linear = train_linear(texts[: len(known)], np.array(known, np.int64), num_labels, job.student_recipe.seed)
+    theirs = linear.probabilities(texts[len(known) :])
+    share, result = job.linear_share, []
+    for sample, other in zip(made_up, theirs, strict=True):
+        assert isinstance(sample.teacher, np.ndarray)
+        mixed = (1 - share) * np.exp(sample.teacher.astype(np.float64)) + share * other
+        result.append(replace(sample, teacher=np.log(np.maximum(mixed, 1e-9)).astype(np.float32)))
+    return result
 
 
 def _with_hidden(job: DistillJob, teacher: Model, samples: list[Sample], tick: Callable[[int], None]) -> list[Sample]:

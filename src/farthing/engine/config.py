@@ -12,7 +12,9 @@ from farthing.models import Model, ModelConfig
 
 __all__ = ["EngineConfig", "Speculation", "check_experts_folder", "check_generates", "kv_spec", "kv_token_bytes"]
 
-Speculation = Literal["off", "prompt-lookup"]
+Speculation = str  # "off", "prompt-lookup", or "draft:" and a draft model: both, whichever promises more
+
+DRAFT = "draft:"
 
 PAGE_SIZES = (8, 16, 32, 64, 128, 256)  # whole vectors of keys, whole pages to a segment of 256 positions
 
@@ -67,8 +69,14 @@ class EngineConfig:
         need(self.num_edge_layers >= 0, "num_edge_layers", "0 or more")
         need(self.eviction in get_args(Eviction), "eviction", ", ".join(get_args(Eviction)))
         need(self.product in ("f32", "int8"), "product", "f32, int8")
-        need(self.speculation in get_args(Speculation), "speculation", ", ".join(get_args(Speculation)))
+        is_known = self.speculation in ("off", "prompt-lookup") or self.draft_model is not None
+        need(is_known, "speculation", "off, prompt-lookup, or draft:MODEL with a draft model's path or name")
         need(self.max_draft_tokens >= 1, "max_draft_tokens", "1 or more")
+
+    @property
+    def draft_model(self) -> str | None:
+        """Path or name of the model that drafts."""
+        return self.speculation.removeprefix(DRAFT) or None if self.speculation.startswith(DRAFT) else None
 
     @property
     def kv(self) -> str:
@@ -78,9 +86,9 @@ class EngineConfig:
 
 def check_generates(model: Model) -> None:
     """Raises InvalidRequest for a classifier, which has no tokens to answer with."""
-    if model.labels is not None:
+    if model.config.labels:
         raise InvalidRequest(
-            f"{model.name} is a classifier: it answers with one of {len(model.labels)} labels and continues no text; "
+            f"{model.name} is a classifier: it answers with one of {len(model.config.labels)} labels and continues no text; "
             'ask it with farthing classify, or serve it by an upstream of kind = "classifier"'
         )
 
@@ -96,8 +104,10 @@ def kv_token_bytes(config: EngineConfig, model: ModelConfig) -> int:
     return _kv_spec(config, model, 0).token_bytes
 
 
-def kv_spec(config: EngineConfig, model: ModelConfig) -> KVSpec:
+def kv_spec(config: EngineConfig, model: ModelConfig, num_bytes_beside: int = 0) -> KVSpec:
     """The pages: as many as kv_bytes holds, no more than max_num_seqs sequences of the whole context can use.
+
+    num_bytes_beside: what a draft model's page takes, of which there is one for each.
 
     Raises CapacityError where kv_bytes does not hold a single page.
     """
@@ -105,7 +115,7 @@ def kv_spec(config: EngineConfig, model: ModelConfig) -> KVSpec:
         return _kv_spec(config, model, config.num_pages)
     num_seqs = config.max_num_seqs if config.is_kv_cached else 1
     most = num_seqs * -(-model.max_position_embeddings // config.page_size)
-    page_bytes = _kv_spec(config, model, 0).page_bytes
+    page_bytes = _kv_spec(config, model, 0).page_bytes + num_bytes_beside
     num_pages = min(config.kv_bytes // page_bytes, most)
     if num_pages < 1:
         raise CapacityError(f"kv_bytes is {config.kv_bytes}; one page of this model takes {page_bytes}: raise it")

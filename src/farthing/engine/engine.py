@@ -4,6 +4,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Self
 
 from farthing import kernels as native_kernels
@@ -15,15 +16,16 @@ from farthing.engine.calibration import centre_keys
 from farthing.engine.cold import open_cold_tier
 from farthing.engine.config import EngineConfig, check_experts_folder, check_generates, kv_spec
 from farthing.engine.counters import Counters
+from farthing.engine.draft_open import LEAST_MATCH, draft_page_bytes, open_draft_model
 from farthing.engine.pins import Pins
 from farthing.engine.prompt import Prompt, check_bias, encode, encode_prefix
 from farthing.engine.sampler import Kernels, Sampler
 from farthing.engine.scheduler import Scheduler
 from farthing.engine.sequence import Sequence
-from farthing.engine.speculative import Drafter, Drafting, PromptLookup
+from farthing.engine.speculative import Drafter, Drafting, JointDrafter, PromptLookup
 from farthing.engine.stats import EngineLoad, EngineStats
 from farthing.errors import InvalidRequest
-from farthing.models import Model
+from farthing.models import Model, load_model
 from farthing.models.tokenizer import Detokenizer
 from farthing.request import Constraint, Done, Event, Request, SamplingParams
 
@@ -34,7 +36,8 @@ class Engine:
     """Answers requests with one model. Not safe for concurrent calls. `close`, or a with statement, ends it.
 
     clock_ns: a monotonic clock in nanoseconds, read at the beginning and end of each step.
-    make_drafter: makes the drafter of a new sequence; where it is not given, config.speculation says which.
+    make_drafter: makes the drafter of a new sequence, joint_drafter drafts for all; where they are not given,
+    config.speculation says which.
     Raises InvalidRequest or CapacityError for settings that cannot be.
     """
 
@@ -46,9 +49,11 @@ class Engine:
         clock_ns: Callable[[], int] = time.perf_counter_ns,
         kernels: Kernels = native_kernels,
         make_drafter: Callable[[], Drafter] | None = None,
+        joint_drafter: JointDrafter | None = None,
     ) -> None:
         config = config or EngineConfig()
-        kv = kv_spec(config, model.config)
+        draft = None if config.draft_model is None or not config.is_kv_cached else load_model(config.draft_model)
+        kv = kv_spec(config, model.config, 0 if draft is None else draft_page_bytes(draft, config))
         max_num_seqs = min(config.max_num_seqs, config.max_num_batched_tokens) if config.is_kv_cached else 1
         self.model, self.config = model, config
         self.max_len = min(model.config.max_position_embeddings, kv.num_pages * kv.page_size)
@@ -69,11 +74,16 @@ class Engine:
         )
         self._kernels = kernels
         self._clock_ns = clock_ns
-        if make_drafter is None and config.speculation == "prompt-lookup":
-            make_drafter = PromptLookup
+        if draft is not None:
+            joint_drafter = open_draft_model(draft, model, config, kv.num_pages, self.program, kernels.run)
+        if make_drafter is None and config.speculation != "off":
+            make_drafter = partial(PromptLookup, 1 if joint_drafter is None else LEAST_MATCH)
         self._make_drafter = make_drafter if config.is_kv_cached else None
+        self._joint_drafter = joint_drafter if config.is_kv_cached else None
         self._pins = Pins(self.cache, model.config.max_position_embeddings)
-        self._scheduler = Scheduler(self.cache, max_num_seqs, config.max_num_batched_tokens, config.max_draft_tokens)
+        self._scheduler = Scheduler(
+            self.cache, max_num_seqs, config.max_num_batched_tokens, config.max_draft_tokens, self._joint_drafter
+        )
         self._batches = BatchBuilder(max_num_seqs, config.max_num_batched_tokens, self.max_len, kv.page_size)
         self._sampler = Sampler(kernels, self.program, model.eos_ids)
         self._sequences: dict[int, Sequence] = {}
@@ -260,7 +270,11 @@ class Engine:
         constraint: Constraint | None = None,
         wants_hidden: bool = False,
     ) -> int:
-        is_drafted = not is_pin and constraint is None
+        has_drafts = self._make_drafter is not None or self._joint_drafter is not None
+        drafting = None
+        if has_drafts and not is_pin and constraint is None:
+            drafter = None if self._make_drafter is None else self._make_drafter()
+            drafting = Drafting(drafter, is_joint=self._joint_drafter is not None)
         seq = Sequence(
             id=self._next_id,
             prompt=prompt,
@@ -268,7 +282,7 @@ class Engine:
             params=params,
             seed=secrets.randbits(64) if params.seed is None else params.seed,
             detokenizer=Detokenizer(self.model.tokenizer),
-            drafting=Drafting(self._make_drafter()) if is_drafted and self._make_drafter is not None else None,
+            drafting=drafting,
             is_pin=is_pin,
             constraint=constraint,
             wants_hidden=wants_hidden,
@@ -285,6 +299,8 @@ class Engine:
         elif seq.is_pin:
             self._pins.give_up(seq.id)
         self._scheduler.remove(seq)
+        if self._joint_drafter is not None:
+            self._joint_drafter.forget(seq.id)
         del self._sequences[seq.id]
         self._counters.finish(seq)
         if not self._sequences:

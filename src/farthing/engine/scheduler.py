@@ -14,9 +14,11 @@ from operator import attrgetter
 
 from farthing.cache import KVCache, UnderWay
 from farthing.engine.sequence import Sequence
-from farthing.engine.speculative import lengths
+from farthing.engine.speculative import Asked, JointDrafter, TokenIds, lengths
 
 __all__ = ["Scheduler"]
+
+_Offer = tuple[Sequence, TokenIds, list[float]]  # drafts, and how likely each is right with all before it
 
 _by_age = attrgetter("id")
 
@@ -24,7 +26,14 @@ _by_age = attrgetter("id")
 class Scheduler:
     """Holds the sequences; `schedule` sets num_scheduled_tokens of those that compute in the next step."""
 
-    def __init__(self, cache: KVCache, max_num_seqs: int, max_num_batched_tokens: int, max_draft_tokens: int) -> None:
+    def __init__(
+        self,
+        cache: KVCache,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        max_draft_tokens: int,
+        joint_drafter: JointDrafter | None = None,
+    ) -> None:
         self.waiting: list[Sequence] = []  # oldest first
         self.running: list[Sequence] = []  # oldest first
         self.num_preemptions = 0
@@ -32,6 +41,7 @@ class Scheduler:
         self._max_num_seqs = max_num_seqs
         self._max_num_batched_tokens = max_num_batched_tokens
         self._max_draft_tokens = max_draft_tokens
+        self._joint_drafter = joint_drafter
 
     def add(self, seq: Sequence) -> None:
         insort(self.waiting, seq, key=_by_age)
@@ -130,16 +140,8 @@ class Scheduler:
             return
         num_tokens = sum(seq.num_scheduled_tokens for seq in self.running)
         answering = [seq for seq in self.running if seq.num_scheduled_tokens == 1 and seq.num_output_tokens]
-        offers = []
-        for seq in answering:
-            if seq.drafting is None:
-                continue
-            # One place is for the token that is chosen after the last draft.
-            num_wanted = min(self._max_draft_tokens, budget, len(seq.token_ids) - seq.num_tokens - 1)
-            known = seq.token_ids[: seq.num_tokens]
-            drafts, chances = seq.drafting.propose(known, num_wanted, len(answering), num_tokens)
-            if len(drafts):
-                offers.append((seq, drafts, chances))
+        drafting = [seq for seq in answering if seq.drafting is not None]
+        offers = self._offers(drafting, len(answering), num_tokens, budget)
         taken = lengths([chances for _, _, chances in offers], len(answering), num_tokens, budget)
         for (seq, drafts, _), n in zip(offers, taken, strict=True):
             assert seq.lease is not None
@@ -147,6 +149,30 @@ class Scheduler:
                 seq.token_ids[seq.num_tokens : seq.num_tokens + n] = drafts[:n]
                 seq.num_draft_tokens = n
                 seq.num_scheduled_tokens += n
+
+    def _offers(self, seqs: list[Sequence], num_answering: int, num_tokens: int, budget: int) -> list[_Offer]:
+        """Drafts of sequences, as far as they have any; those of the joint drafter made for all of them together."""
+        offers: list[_Offer] = []
+        asked: list[tuple[Sequence, list[float]]] = []
+        cost = self._joint_drafter.cost(num_answering) if self._joint_drafter is not None else 0.0
+        for seq in seqs:
+            assert seq.drafting is not None
+            # One place is for the token that is chosen after the last draft.
+            most = min(self._max_draft_tokens, budget, len(seq.token_ids) - seq.num_tokens - 1)
+            known = seq.token_ids[: seq.num_tokens]
+            drafts, chances = seq.drafting.propose(known, most, num_answering, num_tokens)
+            if wanted := seq.drafting.joint(chances, most, num_answering, num_tokens, cost):
+                asked.append((seq, wanted))
+            elif len(drafts):
+                offers.append((seq, drafts, chances))
+        if asked:
+            assert self._joint_drafter is not None
+            questions = [Asked(seq.id, seq.token_ids[: seq.num_tokens], len(wanted)) for seq, wanted in asked]
+            for (seq, wanted), drafts in zip(asked, self._joint_drafter.propose(questions), strict=True):
+                assert len(drafts) <= len(wanted), f"a drafter gave {len(drafts)} drafts for {len(wanted)}"
+                if len(drafts):
+                    offers.append((seq, drafts, wanted[: len(drafts)]))
+        return offers
 
     def _preempt(self, seq: Sequence) -> int:
         """Put a running sequence back among the waiting; the tokens it had been given in this step.

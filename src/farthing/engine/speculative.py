@@ -2,16 +2,27 @@
 
 A draft is right when it is the very token that the model chooses there; logits do not depend on what else is in the
 step (law 1), so the answer is the same with and without, sampled ones too. What is left is to guess well (Drafter) and
-to guess only as far as it pays (Drafting, lengths). No clock is read: the same requests give the same drafts.
+to guess only as far as it pays (Acceptance, lengths). Guesses from the text so far cost nothing; a draft model is asked
+where it promises more for its time (draft_model.py). No clock is read: the same requests give the same drafts.
 """
 
 from collections.abc import Sequence as Items
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Drafter", "Drafting", "PromptLookup", "lengths", "step_cost"]
+__all__ = [
+    "Acceptance",
+    "Asked",
+    "Drafter",
+    "Drafting",
+    "JointDrafter",
+    "PromptLookup",
+    "TokenIds",
+    "lengths",
+    "step_cost",
+]
 
 TokenIds = npt.NDArray[np.int32]
 
@@ -29,6 +40,31 @@ class Drafter(Protocol):
         ...
 
 
+class Asked(NamedTuple):
+    """One sequence's question to a joint drafter."""
+
+    id: int
+    token_ids: TokenIds  # [n], prompt and output; a view that must not be kept
+    max_tokens: int  # 1 or more
+
+
+class JointDrafter(Protocol):
+    """Guesses for all sequences of an engine at once, and keeps something for each of them."""
+
+    def cost(self, num_sequences: int) -> float:
+        """Time that a further draft of one of so many takes to guess, beside a step of one token of the model."""
+        ...
+
+    def propose(self, asked: Items[Asked]) -> list[TokenIds]:
+        """Of each at most max_tokens ids of the model's vocabulary that may follow; perhaps none. From call to call a
+        sequence's token_ids only grow, as a Drafter's do."""
+        ...
+
+    def forget(self, id: int) -> None:
+        """A sequence has ended, or was never asked about."""
+        ...
+
+
 class PromptLookup:
     """Proposes what followed the last occurrence of the last few tokens, the more of them the better.
 
@@ -38,14 +74,16 @@ class PromptLookup:
 
     NGRAM_LENGTHS = (8, 4, 2, 1)  # longest first
 
-    def __init__(self) -> None:
+    def __init__(self, least: int = 1) -> None:
+        """least: tokens that must have come before, at least."""
+        self._lengths = tuple(length for length in self.NGRAM_LENGTHS if length >= least)
         self._followers: dict[bytes, int] = {}  # n-gram, as the bytes of its int32 -> position behind it, the last time
         self._num_indexed = 1  # tokens that stand in the index as followers of what is before them
 
     def propose(self, token_ids: TokenIds, max_tokens: int) -> TokenIds:
         n = len(token_ids)
         self._index(token_ids)
-        for length in self.NGRAM_LENGTHS:
+        for length in self._lengths:
             if n > length and (at := self._followers.get(token_ids[n - length :].tobytes())) is not None:
                 return np.resize(token_ids[at:], max_tokens)  # [max_tokens], repeated where it is shorter
         return token_ids[:0]
@@ -56,7 +94,7 @@ class PromptLookup:
         tail = token_ids[start:].tobytes()
         for at in range(self._num_indexed, len(token_ids)):
             end = 4 * (at - start)
-            for length in self.NGRAM_LENGTHS:
+            for length in self._lengths:
                 if length <= at:
                     self._followers[tail[end - 4 * length : end]] = at
         self._num_indexed = max(self._num_indexed, len(token_ids))
@@ -73,11 +111,14 @@ def step_cost(num_tokens: int) -> float:
     return 1 + 0.15 * (min(num_tokens, 4) - 1) + 0.3 * max(num_tokens - 4, 0)
 
 
-def lengths(chances: Items[Items[float]], num_answering: int, num_tokens: int, max_tokens: int) -> list[int]:
+def lengths(
+    chances: Items[Items[float]], num_answering: int, num_tokens: int, max_tokens: int, cost: float = 0.0
+) -> list[int]:
     """How many of each sequence's drafts to compute, so that a step gives the most tokens for its time.
 
     chances[i][k]: how likely drafts 0 … k of sequence i are all right, which falls with k. The step has num_tokens
     tokens already, of which num_answering are the one that each answering sequence needs; at most max_tokens are added.
+    cost: what guessing one takes, beside what computing it does; 0 where they are guessed already.
     Takes the likeliest draft as long as it improves tokens per time (a sum of tokens that flattens over a cost that
     steepens has one peak). Prompts in the step make further tokens dearer, but their own time is not in the balance.
     """
@@ -85,7 +126,7 @@ def lengths(chances: Items[Items[float]], num_answering: int, num_tokens: int, m
     tokens, time = float(num_answering), step_cost(num_answering)
     order = sorted(((chance, i) for i, row in enumerate(chances) for chance in row), key=lambda pair: -pair[0])
     for chance, i in order[:max_tokens]:
-        extra = step_cost(num_tokens + 1) - step_cost(num_tokens)
+        extra = step_cost(num_tokens + 1) - step_cost(num_tokens) + cost
         if chance * time <= extra * tokens:
             break
         taken[i] += 1
@@ -95,8 +136,14 @@ def lengths(chances: Items[Items[float]], num_answering: int, num_tokens: int, m
     return taken
 
 
-class Drafting:
-    """One sequence's drafter, and how often its drafts have been right lately.
+def pace(chances: Items[float], num_answering: int, num_tokens: int, cost: float = 0.0) -> float:
+    """Tokens per time of a step with these drafts of one sequence; arguments as of `lengths`."""
+    extra = step_cost(num_tokens + len(chances)) - step_cost(num_tokens) + cost * len(chances)
+    return (num_answering + sum(chances)) / (step_cost(num_answering) + extra)
+
+
+class Acceptance:
+    """How often the drafts of one source have been right lately, in one sequence, and so how many are worth it.
 
     Drafts are as likely to be right as those before them, the latest counting most: so they get longer while they are
     accepted and shorter when they are refused. Where not even one pays, there are none for a while, then one as a
@@ -107,38 +154,31 @@ class Drafting:
     AT_FIRST = (2.0, 1.0)  # drafts known, of which right: as if one of two had been
     LONGEST_PAUSE = 64  # steps
 
-    def __init__(self, drafter: Drafter) -> None:
-        self._drafter = drafter
+    def __init__(self) -> None:
         self._is_probe = False
         self._pause = self._num_to_wait = 0  # steps
         self._num_known, self._num_right = self.AT_FIRST
 
-    def propose(
-        self, token_ids: TokenIds, max_tokens: int, num_answering: int, num_tokens: int
-    ) -> tuple[TokenIds, list[float]]:
-        """Drafts that would pay if no other sequence had any, and how likely each is right with all before it.
+    def chances(self, max_tokens: int, num_answering: int, num_tokens: int, cost: float = 0.0) -> list[float]:
+        """Of as many drafts as would pay if no other sequence had any, how likely each is right with all before it.
 
-        num_answering and num_tokens are as in `lengths`.
+        num_answering, num_tokens and cost are as in `lengths`.
         """
         chance = self._num_right / self._num_known
         chances = [chance**k for k in range(1, max_tokens + 1)]
-        (length,) = lengths([chances], num_answering, num_tokens, max_tokens)
+        (length,) = lengths([chances], num_answering, num_tokens, max_tokens, cost)
         self._is_probe = length == 0
         if self._is_probe:
             if self._num_to_wait:
                 self._num_to_wait -= 1
-                return token_ids[:0], []
+                return []
             num_known, num_right = self.AT_FIRST
             chances = [num_right / num_known]
-            (length,) = lengths([chances], num_answering, num_tokens, max_tokens)
-        drafts = self._drafter.propose(token_ids, length) if length else token_ids[:0]
-        assert len(drafts) <= length, f"a drafter gave {len(drafts)} drafts for {length}"
-        return drafts, chances[: len(drafts)]
+            (length,) = lengths([chances], num_answering, num_tokens, max_tokens, cost)
+        return chances[:length]
 
     def learn(self, num_drafts: int, num_accepted: int) -> None:
-        """Of the drafts proposed last num_drafts were computed, the first num_accepted were right, the next was not."""
-        if num_drafts == 0:
-            return
+        """Of the drafts asked for last num_drafts were computed; the first num_accepted were right, the next not."""
         for is_right in [True] * num_accepted + [False] * (num_accepted < num_drafts):
             self._num_right = self.MEMORY * self._num_right + is_right
             self._num_known = self.MEMORY * self._num_known + 1
@@ -148,3 +188,46 @@ class Drafting:
         elif self._is_probe:
             self._pause = min(max(2 * self._pause, 1), self.LONGEST_PAUSE)
             self._num_to_wait = self._pause
+
+
+class Drafting:
+    """One sequence's sources of drafts, its own drafter and a joint one, either of which may be missing; and which of
+    them promises more."""
+
+    def __init__(self, drafter: Drafter | None, *, is_joint: bool = False) -> None:
+        self._drafter = drafter
+        self._own, self._joint = Acceptance(), Acceptance() if is_joint else None
+        self._last = self._own
+
+    def propose(
+        self, token_ids: TokenIds, max_tokens: int, num_answering: int, num_tokens: int
+    ) -> tuple[TokenIds, list[float]]:
+        """Drafts of its own drafter that would pay, and how likely each is right with all before it.
+
+        num_answering and num_tokens are as in `lengths`.
+        """
+        self._last = self._own
+        if self._drafter is None:
+            return token_ids[:0], []
+        chances = self._own.chances(max_tokens, num_answering, num_tokens)
+        drafts = self._drafter.propose(token_ids, len(chances)) if chances else token_ids[:0]
+        assert len(drafts) <= len(chances), f"a drafter gave {len(drafts)} drafts for {len(chances)}"
+        return drafts, chances[: len(drafts)]
+
+    def joint(
+        self, offered: Items[float], max_tokens: int, num_answering: int, num_tokens: int, cost: float
+    ) -> list[float]:
+        """Of the drafts that the joint drafter is to be asked for instead of those offered, how likely each is right;
+        none where what is offered promises more tokens for the time."""
+        if self._joint is None:
+            return []
+        chances = self._joint.chances(max_tokens, num_answering, num_tokens, cost)
+        if chances and pace(chances, num_answering, num_tokens, cost) > pace(offered, num_answering, num_tokens):
+            self._last = self._joint
+            return chances
+        return []
+
+    def learn(self, num_drafts: int, num_accepted: int) -> None:
+        """Of the drafts proposed last num_drafts were computed, the first num_accepted were right, the next was not."""
+        if num_drafts:
+            self._last.learn(num_drafts, num_accepted)

@@ -85,13 +85,20 @@ def codecs() -> tuple[str, ...]:
 
 
 def load(
-    plan: Plan, kv: KVSpec, *, num_threads: int = 2, isa: str = "auto", experts_folder: Path | None = None
+    plan: Plan,
+    kv: KVSpec,
+    *,
+    num_threads: int = 2,
+    isa: str = "auto",
+    experts_folder: Path | None = None,
+    beside: Program | None = None,
 ) -> Program:
     """Packs the plan's tensors and makes the pages.
 
     isa: "auto" (the best this CPU has), one of `instruction_sets()`, or "reference".
     experts_folder: keep experts' weights in a file there instead of memory: of a model that is larger than the memory
     given, those that are not in use are dropped and read again.
+    beside: a program whose threads this one uses too; the two are never to run at the same time.
     Raises InvalidRequest for an unknown isa or codec, or a folder without room for the experts, and ValueError when
     shapes do not fit together.
     """
@@ -116,7 +123,8 @@ def load(
         allowed = ", ".join(("auto", *available, "reference"))
         raise InvalidRequest(f"instruction set {isa!r} is not available here; allowed: {allowed}")
     try:
-        return NativeProgram(plan, kv, num_threads, isa, experts_folder)
+        other = beside if isinstance(beside, NativeProgram) else None
+        return NativeProgram(plan, kv, num_threads, isa, experts_folder, other)
     except RuntimeError as error:
         if experts_folder is None:
             raise

@@ -58,9 +58,21 @@ def probe(isa: str, num_threads: int, num_bytes: int, passes: int) -> tuple[floa
 
 
 class NativeProgram:
-    """A plan packed for one instruction set. Not safe for concurrent calls."""
+    """A plan packed for one instruction set. Not safe for concurrent calls.
 
-    def __init__(self, plan: Plan, kv: KVSpec, num_threads: int, isa: str, experts_folder: Path | None = None) -> None:
+    beside: a program that never runs at the same time, whose threads this one uses too: those of two teams would wait
+    for work on the same cores.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        kv: KVSpec,
+        num_threads: int,
+        isa: str,
+        experts_folder: Path | None = None,
+        beside: "NativeProgram | None" = None,
+    ) -> None:
         self.plan, self.kv, self.isa, self.num_threads = plan, kv, isa, num_threads
         self._program = _native.Program(
             isa=isa,
@@ -81,6 +93,7 @@ class NativeProgram:
                 if CODECS[codec].is_turboquant
             },
             experts_folder="" if experts_folder is None else str(experts_folder),
+            **({} if beside is None else {"beside": beside._program}),
         )
         self.pages: npt.NDArray[np.uint8] = self._program.pages()  # [num_pages, page_bytes], writable
         self._buffers = {name: self._program.add_buffer(width) for name, width in plan.buffers.items()}
