@@ -83,6 +83,9 @@ class LinearTools:
         beside.rename(out)
         self.kill("after training")
 
+    def start_labels(self) -> tuple[str, ...]:
+        return ()
+
     def open(self, folder: Path) -> LinearStudent:
         return LinearStudent(folder)
 

@@ -72,7 +72,7 @@ class Loop:
     def _collected(self, reader: Reader, now_us: int) -> Batch:
         state, memory = self._memory.state(), self._memory
         older = merged(self._trusted, memory.rows())
-        known = state.labels or tuple(dict.fromkeys(row.answer for row in self._trusted))
+        known = state.labels or self._tools.start_labels() or tuple(dict.fromkeys(row.answer for row in self._trusted))
         times_us = (state.until_us, now_us)
         return collect(reader, self._config, self._names.small_upstream, times_us, older, memory.waiting(), known)
 
