@@ -4,6 +4,7 @@ llama of one layer learns from nothing. Then a poisoned round, and a rollback un
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -115,6 +116,7 @@ class Loop:
         return sum(row.cost_pico or 0 for row in written) / num, num_right / num, num_up / num
 
     def learn(self, capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
+        time.sleep(2.1)  # what is younger is left for the next run
         code = main(["learn", "--config", str(self.folder / "farthing.toml"), "--json", *options])
         out, err = capsys.readouterr()
         assert code == 0, err

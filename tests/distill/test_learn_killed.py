@@ -54,7 +54,7 @@ num_threads = 1
 def test_a_killed_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch")
     world = World(tmp_path)
-    world.serve(500, seed=1)
+    world.serve(500, seed=1)  # in 1970: old enough
     write_tiny(tmp_path / "start", num_layers=1, texts=[text for text, _ in texts_of(300, seed=1)])
     path = tmp_path / "farthing.toml"
     path.write_text(TOML.format(ledger=world.url, slot=tmp_path / "slot"))

@@ -82,10 +82,22 @@ def doubted(
         for number, row in enumerate(batch)
         if row.answer in known and chances[number] >= limits[row.source != "confirmed"]
     ]
+    disputed = {number for number in sure if labels[number] != batch[number].answer}
+    praised = _praised(sure, labels, batch, most)
+    disputed |= praised
+    sure = [number for number in sure if number not in praised]
     latest = [number for number in sure if batch[number].at_us >= since_us]
-    disputed = tuple(number for number in sure if labels[number] != batch[number].answer)
     reason = _reason(latest, labels, batch, most) or _reason(sure, labels, batch, most)
-    return Doubt(len(sure), disputed, reason or _harm(guess, older, held_out, batch))
+    left = [row for number, row in enumerate(batch) if number not in praised]
+    note = "feedback contradicts older rows: no answer of the small model teaches in this run" if praised else ""
+    return Doubt(len(sure), tuple(sorted(disputed)), reason or _harm(guess, older, held_out, left), note)
+
+
+def _praised(sure: Sequence[int], labels: Sequence[str], batch: Sequence[Answered], most: float) -> set[int]:
+    """Rows that are there because somebody praised them, where such praise contradicts older rows. Who praises nonsense
+    only has the praise left out: the batch of others is judged by itself."""
+    confirmed = {number for number, row in enumerate(batch) if row.source == "confirmed"}
+    return confirmed if _reason([number for number in sure if number in confirmed], labels, batch, most) else set()
 
 
 def _sure_limit(guess: _Guess, rows: Sequence[Answered]) -> float:
