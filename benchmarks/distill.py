@@ -16,6 +16,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -24,8 +25,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # farthing shares the work a
 
 from benchmarks.distill_tasks import TASKS, load_task
 from benchmarks.intents_data import tasks_folder
+from farthing.distill import recipe
 from farthing.distill.data import Data
-from farthing.distill.job import STUDENT_RECIPE, TEACHER_RECIPE, DistillJob
+from farthing.distill.job import DistillJob
 from farthing.distill.labels_report import STUDENT, TEACHER, measure_labels, report_document
 from farthing.distill.progress import Point, Trained
 from farthing.distill.run import Made, Telling, make_labels_student, quantized_student
@@ -48,8 +50,8 @@ def job_of(task: str, options: argparse.Namespace) -> DistillJob:
         teacher=str(teacher) if teacher.is_dir() else MODEL,
         student=parse_student(options.student),
         output=options.cache / f"{task}-student",
-        teacher_recipe=TEACHER_RECIPE.with_(**ends),
-        student_recipe=STUDENT_RECIPE.with_(**ends),
+        teacher_recipe=replace(recipe.TEACHER, **ends),
+        student_recipe=replace(recipe.STUDENT, **ends),
         num_variants=options.variants,
         num_threads=options.threads,
         num_prompted=options.prompted,
@@ -125,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--minutes", type=float, default=90.0, help="of each training, at most")
     parser.add_argument("--student", default="layers=5,vocab=all")
-    parser.add_argument("--variants", type=int, default=20_000, help="made-up texts for the teacher to label")
+    parser.add_argument("--variants", type=int, help="made-up texts for the teacher to label; default: twice the rows")
     parser.add_argument("--prompted", type=int, default=200, help="test rows that the prompted model is asked")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--cache", type=Path, default=models_folder().parent / "distill")

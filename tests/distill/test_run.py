@@ -42,7 +42,7 @@ def distill(given: Path, out: Path, *more: str, teacher: str = "base") -> int:
     return main([
         "distill", "--teacher", str(given / teacher), "--data", str(given / "task.jsonl"), "-o", str(out),
         "--student", "layers=2,vocab=task", "--steps", "6", "--teacher-steps", "6", "--threads", "1",
-        "--prompted", "0", "--held-out", "0.2", *more,
+        "--prompted", "0", "--variants", "40", "--held-out", "0.2", *more,
     ])  # fmt: skip
 
 
@@ -62,14 +62,14 @@ def test_what_it_leaves_is_an_ordinary_folder_and_a_report(made: Path) -> None:
     report = json.loads((made / "report.json").read_text())
     names = [row["name"] for row in report["results"]]
     assert names[:4] == ["tuned teacher", "student", "student, q8_0", "linear"]
-    assert names[4] == "linear → student, q8_0 → tuned teacher"
+    assert names[4:] == ["linear + student, q8_0", "linear → student, q8_0 → tuned teacher"]
     for row in report["results"]:
         assert 0 <= row["low"] <= row["accuracy"] <= row["high"] <= 1
         assert row["seconds_per_request"] > 0
         assert float(row["usd_per_million_requests"]) > 0
     assert report["results"][1]["kl"] >= 0
     assert report["student"]["layers"][0] == 0
-    assert sum(report["results"][4]["shares"]) == pytest.approx(1)
+    assert sum(report["results"][-1]["shares"]) == pytest.approx(1)
 
 
 def test_a_second_run_finds_all_done(given: Path, made: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,7 +84,7 @@ def test_the_same_seed_gives_the_same_student_whatever_was_killed(given: Path, m
     import farthing.distill.run as run
 
     out = given / "again"
-    for stage in ("_taught", "_start", "_train", "_quantized"):
+    for stage in ("_taught", "_start", "_train", "quantized_student"):
         with monkeypatch.context() as patch:
             patch.setattr(run, stage, _killed)
             assert distill(given, out) == 130

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["collect_answers", "print_table", "read_data", "telling"]
 
 TOLD_EVERY_S = 15.0  # where stderr is no terminal
+WIDTH = 200
 HEAD = ("model", "accuracy", "95 % interval", "KL", "requests/s", "tokens/s", "$ per million", "× cheaper", "MB", "")
 
 
@@ -143,7 +144,7 @@ def print_table(document: dict[str, Any], console: "Console") -> None:
     base = next((row["seconds_per_request"] for row in rows if row["name"] == document["compared_with"]), None)
     for row in rows:
         table.add_row(*_cells(row, base))
-    console.width = max(console.width, 150)
+    console.width = max(console.width, WIDTH)
     held_out = document["rows"]["held_out"]
     console.print(f"{held_out:,} held-out rows; {document['trained']['steps']:,} steps of training\n")
     console.print(table)

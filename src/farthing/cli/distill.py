@@ -76,14 +76,17 @@ def distill(
         float | None, typer.Option("--learning-rate", metavar="X", help="Of the student's training (default 5e-4).")
     ] = None,
     kl: Annotated[str, typer.Option("--kl", help="Divergence from the teacher: forward, reverse or jsd.")] = "forward",
-    temperature: Annotated[float, typer.Option("--temperature", metavar="T", help="Softens both distributions.")] = 2.0,
+    temperature: Annotated[float, typer.Option("--temperature", metavar="T", help="Softens both distributions.")] = 1.0,
     hidden: Annotated[
         float, typer.Option("--hidden-weight", metavar="X", help="How much the last hidden state is to match.")
     ] = 0.0,
     lora: Annotated[int, typer.Option("--lora", metavar="RANK", help="Train small matrices beside the weights.")] = 0,
     num_variants: Annotated[
-        int, typer.Option("--variants", metavar="N", help="Texts made up from the data, for the teacher to label.")
-    ] = 0,
+        int | None,
+        typer.Option(
+            "--variants", metavar="N", help="Texts made up for the teacher to label (default: twice the rows)."
+        ),
+    ] = None,
     linear_share: Annotated[
         float, typer.Option("--linear-share", metavar="X", help="How much the n-gram model's word on these counts.")
     ] = 0.5,
@@ -106,8 +109,8 @@ def distill(
 
     from farthing.cli._distill import collect_answers, print_table, read_data
     from farthing.distill.data import TaskKind
-    from farthing.distill.job import STUDENT_RECIPE, TEACHER_RECIPE, DistillJob
-    from farthing.distill.recipe import KlKind
+    from farthing.distill.job import DistillJob
+    from farthing.distill.recipe import STUDENT, TEACHER, KlKind
     from farthing.distill.student import parse_student
     from farthing.distill.torch_need import need_torch
     from farthing.economics.cost import HostCost
@@ -116,12 +119,12 @@ def distill(
     host = HostCost(usd_per_hour)
     num_threads = threads or len(os.sched_getaffinity(0))
     recipe = replace(
-        STUDENT_RECIPE, **_end(minutes, steps), kl=_choice("--kl", kl, get_args(KlKind)), temperature=temperature,
+        STUDENT, **_end(minutes, steps), kl=_choice("--kl", kl, get_args(KlKind)), temperature=temperature,
         hidden_weight=hidden, lora_rank=lora, seed=seed, num_threads=num_threads,
-        learning_rate=rate or STUDENT_RECIPE.learning_rate, head_learning_rate=rate or STUDENT_RECIPE.learning_rate,
+        learning_rate=rate or STUDENT.learning_rate, head_learning_rate=rate or STUDENT.learning_rate,
     )  # fmt: skip
     tuning = _end(teacher_minutes or (None if teacher_steps else minutes), teacher_steps)
-    teacher_recipe = replace(TEACHER_RECIPE, **tuning, seed=seed, num_threads=num_threads)
+    teacher_recipe = replace(TEACHER, **tuning, seed=seed, num_threads=num_threads)
     job = DistillJob(
         teacher if config is None else start, parse_student(student), output, teacher_recipe, recipe, num_variants,
         linear_share, format, num_threads, num_prompted,

@@ -6,33 +6,27 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from farthing.distill.recipe import Recipe
+from farthing.distill.recipe import STUDENT, TEACHER, Recipe
 from farthing.distill.student import StudentSpec
 from farthing.errors import CorruptModel, InvalidRequest
 from farthing.models.opening import read_json
 from farthing.quant import quantizable
 
-__all__ = ["STUDENT_RECIPE", "TEACHER_RECIPE", "DistillJob", "claim"]
-
-TEACHER_RECIPE = Recipe(learning_rate=1e-4, layer_decay=0.95, epochs=3)
-STUDENT_RECIPE = Recipe(
-    learning_rate=5e-4, head_learning_rate=5e-4, epochs=12, ce_weight=0.5, kl_weight=0.5, temperature=2.0
-)
+__all__ = ["DistillJob", "claim"]
 
 
 @dataclass(frozen=True)
 class DistillJob:
-    """output: the student's folder; `<output>.work` beside it holds what a stopped run goes on from. num_variants: of
-    the texts that are made up for the teacher to label, together with the linear model, whose word counts linear_share.
-    num_prompted: held-out rows that the untrained teacher is
-    asked with a prompt, 0 for none."""
+    """output: the student's folder; `<output>.work` beside it holds what a stopped run goes on from. num_variants: how
+    many texts are made up for the teacher to label, together with the linear model, whose word counts linear_share;
+    None: twice as many as there are rows. num_prompted: held-out rows that the untrained teacher is asked, or 0."""
 
     teacher: str
     student: StudentSpec
     output: Path
-    teacher_recipe: Recipe = TEACHER_RECIPE
-    student_recipe: Recipe = STUDENT_RECIPE
-    num_variants: int = 0
+    teacher_recipe: Recipe = TEACHER
+    student_recipe: Recipe = STUDENT
+    num_variants: int | None = None
     linear_share: float = 0.5
     format: str = "q8_0"
     num_threads: int = 2
@@ -41,7 +35,7 @@ class DistillJob:
     def __post_init__(self) -> None:
         if self.format not in quantizable():
             raise InvalidRequest(f"--format is {self.format!r}; allowed: {', '.join(quantizable())}")
-        if self.num_variants < 0 or self.num_prompted < 0:
+        if (self.num_variants or 0) < 0 or self.num_prompted < 0:
             raise InvalidRequest("--variants and --prompted must be 0 or more")
         if not 0 <= self.linear_share < 1:
             raise InvalidRequest(f"--linear-share is {self.linear_share}; allowed: 0 to below 1")

@@ -11,7 +11,7 @@ import numpy as np
 from farthing.distill.data import Data, Example
 from farthing.distill.job import DistillJob
 from farthing.distill.linear import train_linear
-from farthing.distill.measure import LINEAR, Rows, cascade, classifier_logs, linear_logs, results
+from farthing.distill.measure import LINEAR, Rows, cascade, classifier_logs, linear_logs, results, together
 from farthing.distill.prompted import ask_prompted, prompted_rows
 from farthing.distill.result import Cost, Quality, Result, result_document
 from farthing.distill.run import Made, Telling
@@ -34,9 +34,11 @@ class Measured:
     quantized: str  # the name of the quantized student's row
 
 
-def measure_labels(job: DistillJob, data: Data, made: Made, host: HostCost, telling: Telling) -> Measured:
-    """The prompted teacher (where it can be asked), the tuned one, the student as it was trained and quantized, the
-    linear model, and the cascade. Teacher and student run in 8-bit products, the way that costs least."""
+def measure_labels(
+    job: DistillJob, data: Data, made: Made, host: HostCost, telling: Telling, prompted: str | None = None
+) -> Measured:
+    """The prompted teacher (of that name; else the given one, where it had to be tuned), the tuned one, the student as
+    it was trained and quantized, the linear model, and the cascade. All in 8-bit products, which cost least."""
     telling.stage("measuring")
     quantized = f"{STUDENT}, {job.format}"
     models = {
@@ -58,7 +60,7 @@ def measure_labels(job: DistillJob, data: Data, made: Made, host: HostCost, tell
         said = {name: classifier_logs(classifier, texts) for name, classifier in classifiers.items()}
         return Rows(labels_of(rows), said | {LINEAR: linear_logs(linear, texts)})
 
-    timed = [row.text for row in data.held_out[:TIMED_TEXTS]]
+    timed = [row.text for row in _spread(data.held_out, TIMED_TEXTS)]
     seconds = interleaved(
         {name: lambda c=classifier: c.classify(c.encode_all(timed)) for name, classifier in classifiers.items()}
         | {LINEAR: lambda: linear.probabilities(timed)},
@@ -71,14 +73,17 @@ def measure_labels(job: DistillJob, data: Data, made: Made, host: HostCost, tell
     costs[LINEAR] = Cost(seconds[LINEAR] / len(timed), 0, linear.weights.nbytes)
     validation, measured = rows_of(data.validation), rows_of(data.held_out)
     found = results(measured, costs, TEACHER)
+    found.append(together(validation, measured, costs, (LINEAR, quantized)))
     found.append(cascade(validation, measured, costs, (LINEAR, quantized, TEACHER)))
-    return Measured((*_prompted(job, data, made, host, telling), *found), quantized)
+    asked = prompted or (job.teacher if made.teacher_trained is not None else None)
+    first = [] if asked is None else _prompted(asked, job, data, made, host, telling)
+    return Measured((*first, *found), quantized)
 
 
-def _prompted(job: DistillJob, data: Data, made: Made, host: HostCost, telling: Telling) -> list[Result]:
-    if made.teacher_trained is None or job.num_prompted == 0:
-        return []  # the given teacher writes no text
-    rows = prompted_rows(data.held_out[: job.num_prompted], made.labels)
+def _prompted(model: str, job: DistillJob, data: Data, made: Made, host: HostCost, telling: Telling) -> list[Result]:
+    if job.num_prompted == 0:
+        return []
+    rows = prompted_rows(_spread(data.held_out, job.num_prompted), made.labels)
     telling.stage("asking the untrained teacher")
     count = 0
 
@@ -87,9 +92,14 @@ def _prompted(job: DistillJob, data: Data, made: Made, host: HostCost, telling: 
         count += 1
         telling.tick("asking the untrained teacher", count, len(rows))
 
-    found = asyncio.run(ask_prompted(job.teacher, rows, host, job.num_threads, told))
-    cost = Cost(found.seconds, found.num_tokens, load_model(job.teacher).weight_bytes)
+    found = asyncio.run(ask_prompted(model, rows, host, job.num_threads, told))
+    cost = Cost(found.seconds, found.num_tokens, load_model(model).weight_bytes)
     return [Result(PROMPTED, Quality(found.num_rows, found.num_right), cost, note=f"{found.num_rows} rows alone")]
+
+
+def _spread(rows: Sequence[Example], num: int) -> Sequence[Example]:
+    """So many of the rows, from all over them: files are often sorted by label."""
+    return rows if num >= len(rows) else [rows[i * len(rows) // num] for i in range(num)]
 
 
 def report_document(job: DistillJob, data: Data, made: Made, found: Measured, host: HostCost) -> dict[str, Any]:

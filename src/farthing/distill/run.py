@@ -18,7 +18,7 @@ from farthing.distill.layers import choose_layers
 from farthing.distill.linear import train_linear
 from farthing.distill.progress import Progress, Trained
 from farthing.distill.recipe import Recipe
-from farthing.distill.samples import Sample
+from farthing.distill.samples import Sample, with_second_teacher
 from farthing.distill.student import make_student
 from farthing.distill.teacher import TeacherSettings, collect
 from farthing.distill.torch_teacher import taught
@@ -30,7 +30,7 @@ from farthing.models import Model, load_model
 from farthing.tuning.job import QuantizeJob
 from farthing.tuning.run import quantize_model
 
-__all__ = ["Made", "Telling", "make_labels_student"]
+__all__ = ["Made", "Telling", "make_labels_student", "quantized_student"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def make_labels_student(job: DistillJob, data: Data, telling: Telling) -> Made:
     samples = _taught(job, teacher, data, labels, telling)
     start, layers = _start(job, teacher_folder, teacher, data, telling)
     trained = _train(job, load_model(start), start, samples, data, labels, telling)
-    return Made(teacher_folder, job.output, _quantized(job, telling), labels, layers, trained, teacher_trained)
+    return Made(teacher_folder, job.output, quantized_student(job, telling), labels, layers, trained, teacher_trained)
 
 
 def _teacher(job: DistillJob, given: Model, data: Data, telling: Telling) -> tuple[Path, Trained | None]:
@@ -114,7 +114,8 @@ def _ids(model: Model, texts: Sequence[str], recipe: Recipe) -> list[tuple[int, 
 def _texts(job: DistillJob, data: Data) -> list[str]:
     """What is taught: the rows' texts, and made-up ones."""
     texts = [row.text for row in data.train]
-    return texts + variants(texts, job.num_variants, job.student_recipe.seed)
+    num = 2 * len(texts) if job.num_variants is None else job.num_variants
+    return texts + variants(texts, num, job.student_recipe.seed)
 
 
 def _taught(
@@ -135,7 +136,7 @@ def _taught(
         telling.tick(stage, done, len(samples))
 
     samples = collect(teacher, samples, path, settings, on_progress=tick)
-    if job.num_variants and job.linear_share:
+    if job.linear_share and len(samples) > len(known):
         samples[len(known) :] = _with_linear(job, samples[len(known) :], texts, known, len(labels))
     if job.student_recipe.hidden_weight:
         samples = _with_hidden(job, teacher, samples, tick)
@@ -145,16 +146,9 @@ def _taught(
 def _with_linear(
     job: DistillJob, made_up: Sequence[Sample], texts: Sequence[str], known: Sequence[int], num_labels: int
 ) -> list[Sample]:
-    """Made-up texts with what the teacher and the linear model say together: they err on different ones, so that the
-    mean of both is right more often than either."""
+    """Made-up texts with what the teacher and the linear model say together."""
     linear = train_linear(texts[: len(known)], np.array(known, np.int64), num_labels, job.student_recipe.seed)
-    theirs = linear.probabilities(texts[len(known) :])
-    share, result = job.linear_share, []
-    for sample, other in zip(made_up, theirs, strict=True):
-        assert isinstance(sample.teacher, np.ndarray)
-        mixed = (1 - share) * np.exp(sample.teacher.astype(np.float64)) + share * other
-        result.append(replace(sample, teacher=np.log(np.maximum(mixed, 1e-9)).astype(np.float32)))
-    return result
+    return with_second_teacher(made_up, linear.probabilities(texts[len(known) :]), job.linear_share)
 
 
 def _with_hidden(job: DistillJob, teacher: Model, samples: list[Sample], tick: Callable[[int], None]) -> list[Sample]:
@@ -224,7 +218,7 @@ def _train(
     return train(start, job.output, rows, held_out, recipe, work=work, on_progress=_steps(telling, stage))
 
 
-def _quantized(job: DistillJob, telling: Telling) -> Path:
+def quantized_student(job: DistillJob, telling: Telling) -> Path:
     """The student in few bits, beside its folder: a GGUF where that has the format."""
     suffix = ".gguf" if format_of(job.format).ggml_type is not None else ".safetensors"
     path = job.output.with_name(f"{job.output.name}-{job.format}{suffix}")
