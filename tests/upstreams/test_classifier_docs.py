@@ -5,12 +5,15 @@ import tomllib
 from dataclasses import fields
 from pathlib import Path
 
+import pytest
+
 from farthing.economics.cost import HostCost
 from farthing.engine.classifier import ClassifierConfig
 from farthing.router.config import RouterConfig
 from farthing.upstreams.classifier import ClassifierUpstream
 from farthing.upstreams.classifier_config import ClassifierTable
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "classifier_llama"
 PAGE = (Path(__file__).parents[2] / "docs" / "classify.md").read_text()
 
 
@@ -35,3 +38,9 @@ def test_the_defaults_are_the_codes() -> None:
     assert shown["product"] == f"`{ClassifierConfig().product}`"
     assert shown["preload"] == str(settings.preload).lower()
     assert f"{ClassifierConfig().max_num_batched_tokens} tokens at a time" in PAGE
+
+
+def test_the_snippet_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    [snippet] = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    exec(compile(snippet.replace("models/intents", str(GOLDEN)), "classify.md", "exec"), {})
+    assert capsys.readouterr().out.strip()
