@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from farthing.distill.learn import Loop, Outcome
+from farthing.distill.learn import SETTLE_US, Loop, Outcome
 from farthing.distill.learn_config import LearnConfig
 from farthing.distill.learn_judge import Answers, Version, served
 from farthing.distill.learn_rows import Answered
@@ -83,6 +83,9 @@ class LinearTools:
         beside.rename(out)
         self.kill("after training")
 
+    def start_labels(self) -> tuple[str, ...]:
+        return ()
+
     def open(self, folder: Path) -> LinearStudent:
         return LinearStudent(folder)
 
@@ -114,11 +117,12 @@ class World:
 
     @property
     def loop(self) -> Loop:
-        return Loop(self.config, Names("small", ("student", "large")), self.tools, self.trusted, self.told.append)
+        names = Names("small", ("student", "large"))
+        return Loop(self.config, names, self.tools, self.trusted, self.told.append, lambda: self._at_us + SETTLE_US + 1)
 
     def learn(self) -> Outcome:
         with open_reader(self.url) as reader:
-            return self.loop.run(reader, self._at_us + 1)
+            return self.loop.run(reader)
 
     def version(self) -> Version | None:
         name = self.slot.current
@@ -133,6 +137,7 @@ class World:
         seed: int,
         lie: Callable[[str, str], str] = lambda _, intent: intent,
         score: Callable[[str, str, str], float | None] = lambda *_: None,
+        large_pico: int | None = LARGE_PICO,
     ) -> tuple[float, float]:
         """Requests answered as the server would; (pico-dollars of a request, share answered rightly). lie: what the
         large model says; score: the feedback on (text, intent, answer)."""
@@ -143,7 +148,7 @@ class World:
             for at, (text, intent) in enumerate(asked):
                 is_kept = found is not None and bool(found.is_kept[at])
                 answer = found.answers.labels[at] if found is not None and is_kept else lie(text, intent)
-                costs.append(self._write(text, answer, has_draft=found is not None, is_kept=is_kept))
+                costs.append(self._write(text, answer, large_pico, has_draft=found is not None, is_kept=is_kept))
                 num_right += answer == intent
                 said = score(text, intent, answer)
                 if said is not None:
@@ -154,7 +159,7 @@ class World:
     def _request_id(self) -> str:
         return f"q{self._num:09}"
 
-    def _write(self, text: str, answer: str, *, has_draft: bool, is_kept: bool) -> float:
+    def _write(self, text: str, answer: str, large_pico: int | None, *, has_draft: bool, is_kept: bool) -> float:
         self._num += 1
         self._at_us += 1000
         base = replace(row(0), request_id=self._request_id, key_id=None, asked_model="intents", started_us=self._at_us)
@@ -165,8 +170,8 @@ class World:
             small = {"upstream": "small", "served_model": "student", "cost_pico": SMALL_PICO, "status": status}
             insert_row(self._database, replace(base, id=f"{self._request_id}a", **small))  # type: ignore[arg-type]
         if not is_kept:
-            total += LARGE_PICO
-            large = {"upstream": "large", "served_model": "large", "cost_pico": LARGE_PICO, "attempt": int(has_draft)}
+            total += large_pico or 0
+            large = {"upstream": "large", "served_model": "large", "cost_pico": large_pico, "attempt": int(has_draft)}
             insert_row(self._database, replace(base, id=f"{self._request_id}b", **large))  # type: ignore[arg-type]
         served_by = "student" if is_kept else "large"
         insert_traffic(

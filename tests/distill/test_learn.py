@@ -232,8 +232,17 @@ def test_a_rollback_between_a_kill_and_the_second_run(taught: World, tmp_path: P
     with pytest.raises(Killed):
         world.learn()
     with pytest.raises(InvalidRequest, match="it is the first one"):
-        world.loop.rollback(5)
+        world.loop.rollback()
     assert world.slot.current == "0001"
+
+
+def test_a_large_model_without_a_price_is_told_before_the_training(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.serve(200, seed=1, large_pico=None)
+    with pytest.raises(InvalidRequest, match="give one in the price file"):
+        world.learn()
+    assert world.tools.lessons == []
+    assert not (world.config.slot / "runs").exists()
 
 
 def test_a_slot_that_others_have_written_in(tmp_path: Path) -> None:

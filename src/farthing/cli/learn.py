@@ -75,12 +75,11 @@ def parse_time(text: str) -> float:
 
 
 def _run(setup: "Setup", config: "Config", json: bool) -> None:
-    from farthing.ledger.ids import now_us
     from farthing.ledger.reader import open_reader
     from farthing.report.learn_report import outcome_json, print_outcome
 
     with open_reader(config.ledger_config().url) as reader:
-        outcome = _loop(setup, config).run(reader, now_us())
+        outcome = _loop(setup, config).run(reader)
     event, spent = outcome.event, outcome.batch.spent
     emit(
         json,
@@ -113,10 +112,9 @@ class _Steps:
 
 
 def _rolled_back(loop: "Loop", json: bool) -> None:
-    from farthing.ledger.ids import now_us
     from farthing.report.learn_report import event_json
 
-    event = loop.rollback(now_us())
+    event = loop.rollback()
     said = f"version {event.version} of {event.model!r} serves again, instead of {event.replaced}"
     emit(json, event_json(event), lambda: console().print(said))
 

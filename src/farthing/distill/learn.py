@@ -21,6 +21,7 @@ from farthing.distill.learn_tools import Lesson, Names, Tools
 from farthing.distill.promotion import Slot
 from farthing.distill.split import held_out
 from farthing.errors import InvalidRequest
+from farthing.ledger.ids import now_us
 from farthing.ledger.reader import Reader
 from farthing.report.learn_history import Event, add_event
 from farthing.router.calibrate import Goal
@@ -30,6 +31,7 @@ from farthing.router.trained import Trained
 __all__ = ["Loop", "Outcome"]
 
 Tell = Callable[[str], None]
+SETTLE_US = 2_000_000  # what is younger may not be committed yet: it is left for the next run
 
 
 @dataclass(frozen=True)
@@ -42,38 +44,45 @@ class Outcome:
 
 
 class Loop:
-    """trusted: rows that somebody has checked. tell: what happens, for people."""
+    """trusted: rows that somebody has checked. tell: what happens, for people. clock_us: microseconds since 1970."""
 
     def __init__(
-        self, config: LearnConfig, names: Names, tools: Tools, trusted: Sequence[Answered], tell: Tell
+        self,
+        config: LearnConfig,
+        names: Names,
+        tools: Tools,
+        trusted: Sequence[Answered],
+        tell: Tell,
+        clock_us: Callable[[], int] = now_us,
     ) -> None:
         self._config, self._names, self._tools, self._tell = config, names, tools, tell
-        self._trusted = list(trusted)
+        self._trusted, self._clock_us = list(trusted), clock_us
         self._slot, self._memory = Slot(config.slot), Memory(config.slot)
 
-    def run(self, reader: Reader, now_us: int) -> Outcome:
-        """One run over what came before now_us, or what an earlier run left to do. Raises FarthingError."""
+    def run(self, reader: Reader) -> Outcome:
+        """One run over what came until now, or what an earlier run left to do. Raises FarthingError."""
         with self._slot.locked():
             run = self._memory.open_run()
             if run is not None:
                 self._tell(f"run {run.number} goes on where it was")
                 return self._finished(run, run.batch())
-            batch = self._collected(reader, now_us)
+            batch = self._collected(reader, self._clock_us() - SETTLE_US)
             if len(batch.rows) < self._config.min_rows:
                 few = f"{len(batch.rows):,} new rows; a run begins with {self._config.min_rows:,} (min_rows)"
                 return Outcome(None, batch, (*batch.told, few))
+            self._large_pico(batch)  # told before minutes of training
             return self._finished(self._memory.new_run(batch), batch)
 
-    def rollback(self, now_us: int) -> Event:
+    def rollback(self) -> Event:
         """The version before serves again. Raises InvalidRequest where there is none."""
         with self._slot.locked():
-            return self._slot.rollback(self._memory.state().run, now_us)
+            return self._slot.rollback(self._memory.state().run, self._clock_us())
 
-    def _collected(self, reader: Reader, now_us: int) -> Batch:
+    def _collected(self, reader: Reader, until_us: int) -> Batch:
         state, memory = self._memory.state(), self._memory
         older = merged(self._trusted, memory.rows())
-        known = state.labels or tuple(dict.fromkeys(row.answer for row in self._trusted))
-        times_us = (state.until_us, now_us)
+        known = state.labels or self._tools.start_labels() or tuple(dict.fromkeys(row.answer for row in self._trusted))
+        times_us = (state.until_us, max(state.until_us, until_us))
         return collect(reader, self._config, self._names.small_upstream, times_us, older, memory.waiting(), known)
 
     def _finished(self, run: Run, batch: Batch) -> Outcome:
@@ -82,7 +91,7 @@ class Loop:
             event = None  # somebody rolled back between a kill and now
             run.write_event(None)
         if event is None:
-            event = self._event(run, batch)
+            event = replace(self._event(run, batch), at_us=self._clock_us())
             run.write_event(event)
         self._settle(run, batch, event)
         doubt = run.doubt()
@@ -112,13 +121,14 @@ class Loop:
         if found is None:
             self._tell(f"{len(batch.rows):,} new rows beside {len(old):,} older ones")
             teaching, judging = self._split(old)
-            found = doubted(teaching, judging, self._goes_up(judging), batch.rows, self._config.max_disputed)
+            is_up, most = self._goes_up(judging), self._config.max_disputed
+            found = doubted(teaching, judging, is_up, batch.rows, batch.since_us, most)
             run.write_doubt(found)
         return found
 
     def _lesson(self, batch: Batch, old: Sequence[Answered], new: Sequence[Answered]) -> Lesson:
         rows = self._split(merged(old, new))[0]
-        rows = sorted(rows, key=lambda row: row.at_us)[-self._config.max_rows :]
+        rows = sorted(rows, key=lambda row: (row.source == "given", row.at_us))[-self._config.max_rows :]
         labels = tuple(dict.fromkeys((*self._memory.state().labels, *batch.labels)))
         present = self._slot.current
         return Lesson(labels, tuple(rows), None if present is None else self._slot.version(present))
@@ -136,10 +146,14 @@ class Loop:
         self._tell(f"judging by {len(rows):,} held-out rows")
         student = self._tools.open(run.candidate)
         answers = student.answer(texts)
-        costs = Costs(self._tools.pico(answers.seconds), self._large_pico(batch))
+        large = self._large_pico(batch)
+
+        def costs(seconds: float) -> Costs:
+            return Costs(self._tools.pico(seconds), large)
+
         goal = Goal("quality", self._config.target, self._config.delta)
         try:
-            router = recalibrated(self._names.models, costs, texts, references, answers, goal)
+            router = recalibrated(self._names.models, costs(answers.seconds), texts, references, answers, goal)
             router.price("cascade")
         except InvalidRequest as error:
             return replace(base, kind="kept", reasons=(f"the router could not be calibrated: {error}",))

@@ -1,9 +1,8 @@
 """Two versions on the same rows and requests: what the gate decides by, and what people are told."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from hashlib import sha256
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,13 +10,14 @@ from numpy.typing import NDArray
 from farthing.distill.learn_collect import Batch
 from farthing.distill.learn_gate import Judged, Verdict
 from farthing.distill.learn_judge import Costs, Version, judging, served
-from farthing.distill.learn_lost import by_label
+from farthing.distill.learn_lost import LabelCounts, by_label
 from farthing.distill.learn_rows import Answered
 from farthing.distill.promotion import version_name
 from farthing.report.learn_history import Event, Figures
 
 __all__ = ["both", "priced", "with_verdict"]
 
+CostsOf = Callable[[float], Costs]
 MAX_PRICED = 2000  # requests of the time on which costs are compared, drawn by content
 
 
@@ -36,42 +36,39 @@ def both(
     rows: Sequence[Answered],
     older: set[str],
     requests: Sequence[str],
-    costs: Costs,
+    costs: CostsOf,
 ) -> tuple[Judged, Figures, Figures]:
+    """rows: held-out ones, of which a part judges; older: the texts of those that a new batch has not touched; costs:
+    of a request, from the seconds of the small model's answer. present None: the large model answers alone."""
     is_judging = judging([row.prompt for row in rows])
     chosen = [row for row, is_so in zip(rows, is_judging, strict=True) if is_so]
-    texts, references = [row.prompt for row in chosen], [row.answer for row in chosen]
-    old_rows = [row for row in rows if row.prompt in older]
-    after, after_cost = served(new, texts), served(new, requests)
-    right = after.right(references)
+    is_old = np.array([row.prompt in older for row in chosen], np.bool_)
+    right, cost, after = _served(new, chosen, requests, costs)
     if present is None:
-        all_right, all_up = np.ones(len(chosen), np.bool_), np.full(len(requests), costs.large)
-        judged = Judged(all_right, right, _among(chosen, older), all_up, after_cost.cost(costs), False, {})
-        before_figures = Figures(round(costs.large), 1.0, 1.0)
-    else:
-        before, before_cost = served(present, texts), served(present, requests)
-        was_right = before.right(references)
-        labels = by_label(
-            [row.answer for row in old_rows],
-            present.student.answer([row.prompt for row in old_rows]).labels,
-            new.student.answer([row.prompt for row in old_rows]).labels,
-        )
-        judged = Judged(
-            was_right, right, _among(chosen, older), before_cost.cost(costs), after_cost.cost(costs), True, labels
-        )
-        before_figures = _figures(before_cost.cost(costs), was_right, before_cost.is_kept)
-    return judged, before_figures, _figures(after_cost.cost(costs), right, after_cost.is_kept)
+        large = costs(0.0).large
+        judged = Judged(np.ones(len(chosen), np.bool_), right, is_old, np.full(len(cost), large), cost, False, {})
+        return judged, Figures(round(large), 1.0, 1.0), after
+    was_right, was_cost, before = _served(present, chosen, requests, costs)
+    labels = _labels(present, new, [row for row in rows if row.prompt in older])
+    return Judged(was_right, right, is_old, was_cost, cost, True, labels), before, after
 
 
-def _among(rows: Sequence[Answered], older: set[str]) -> NDArray[np.bool_]:
-    return np.array([row.prompt in older for row in rows], np.bool_)
+def _served(
+    version: Version, rows: Sequence[Answered], requests: Sequence[str], costs: CostsOf
+) -> tuple[NDArray[np.bool_], NDArray[np.float64], Figures]:
+    """Whether each row is answered rightly, what each request costs, and both in the mean."""
+    right = served(version, [row.prompt for row in rows]).right([row.answer for row in rows])
+    found = served(version, requests)
+    cost = found.cost(costs(found.answers.seconds))
+    if not len(rows) or not len(requests):
+        return right, cost, Figures(0, 0.0, 1.0)
+    return right, cost, Figures(round(float(cost.mean())), float(right.mean()), float(1 - found.is_kept.mean()))
 
 
-def _figures(cost: NDArray[Any], right: NDArray[Any], is_kept: NDArray[Any]) -> Figures:
-    return Figures(
-        round(float(cost.mean())) if len(cost) else 0,
-        float(right.mean()) if len(right) else 0.0,
-        float(1 - is_kept.mean()) if len(is_kept) else 1.0,
+def _labels(present: Version, new: Version, rows: Sequence[Answered]) -> LabelCounts:
+    texts = [row.prompt for row in rows]
+    return by_label(
+        [row.answer for row in rows], present.student.answer(texts).labels, new.student.answer(texts).labels
     )
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from farthing.distill.learn_lost import LEVEL, binomial_tail, by_label, lost_labels
 from farthing.distill.learn_rows import Answered
 from farthing.distill.linear import train_linear
-from farthing.report.compare_stats import mcnemar, wilson
+from farthing.report.compare_stats import mcnemar
 
 __all__ = ["Doubt", "doubted"]
 
@@ -62,10 +62,12 @@ def doubted(
     held_out: Sequence[Answered],
     is_up: Sequence[bool],
     batch: Sequence[Answered],
+    since_us: int,
     most: float,
 ) -> Doubt:
     """older: rows to learn from; held_out: others as trustworthy; is_up: which of these the present version would send
-    up. most: the share of sure rows that may contradict."""
+    up. Rows of the batch from before since_us waited for it: those after are looked at alone, too, so that what waited
+    hides nothing. most: the share of sure rows that may contradict."""
     if len(held_out) < MIN_SURE or len(older) < MIN_SURE or len({row.answer for row in older}) < 2:
         return Doubt(0, (), note="nothing older to compare this batch with: it is believed")
     guess = _Guess(older)
@@ -80,9 +82,22 @@ def doubted(
         for number, row in enumerate(batch)
         if row.answer in known and chances[number] >= limits[row.source != "confirmed"]
     ]
-    disputed = tuple(number for number in sure if labels[number] != batch[number].answer)
-    reason = _reason(sure, disputed, labels, batch, most) or _harm(guess, older, held_out, batch)
-    return Doubt(len(sure), disputed, reason)
+    disputed = {number for number in sure if labels[number] != batch[number].answer}
+    praised = _praised(sure, labels, batch, most)
+    disputed |= praised
+    sure = [number for number in sure if number not in praised]
+    latest = [number for number in sure if batch[number].at_us >= since_us]
+    reason = _reason(latest, labels, batch, most) or _reason(sure, labels, batch, most)
+    left = [row for number, row in enumerate(batch) if number not in praised]
+    note = "feedback contradicts older rows: no answer of the small model teaches in this run" if praised else ""
+    return Doubt(len(sure), tuple(sorted(disputed)), reason or _harm(guess, older, held_out, left), note)
+
+
+def _praised(sure: Sequence[int], labels: Sequence[str], batch: Sequence[Answered], most: float) -> set[int]:
+    """Rows that are there because somebody praised them, where such praise contradicts older rows. Who praises nonsense
+    only has the praise left out: the batch of others is judged by itself."""
+    confirmed = {number for number, row in enumerate(batch) if row.source == "confirmed"}
+    return confirmed if _reason([number for number in sure if number in confirmed], labels, batch, most) else set()
 
 
 def _sure_limit(guess: _Guess, rows: Sequence[Answered]) -> float:
@@ -109,22 +124,21 @@ def _harm(guess: _Guess, older: Sequence[Answered], held_out: Sequence[Answered]
     return f"a model that learns the new rows too loses {fallen[0]}" if fallen else ""
 
 
-def _reason(
-    sure: Sequence[int], disputed: Sequence[int], labels: Sequence[str], batch: Sequence[Answered], most: float
-) -> str:
-    if len(sure) >= MIN_SURE and wilson(len(disputed), len(sure))[0] > most:
+def _reason(sure: Sequence[int], labels: Sequence[str], batch: Sequence[Answered], most: float) -> str:
+    against = {number for number in sure if labels[number] != batch[number].answer}
+    if binomial_tail(len(against), len(sure), most) < LEVEL:
         return (
-            f"{len(disputed):,} of the {len(sure):,} new answers that older rows say surely contradict them; at most"
+            f"{len(against):,} of the {len(sure):,} new answers that older rows say surely contradict them; about"
             f" {most:.0%} may"
         )
-    names, against_all = sorted({labels[number] for number in sure}), set(disputed)
+    names = sorted({labels[number] for number in sure})
     for name in names:
         here = [number for number in sure if labels[number] == name]
-        against = [number for number in here if number in against_all]
-        if binomial_tail(len(against), len(here), most) * len(names) < LEVEL:
-            other = Counter(batch[number].answer for number in against).most_common(1)[0][0]
+        wrong = [number for number in here if number in against]
+        if binomial_tail(len(wrong), len(here), most) * len(names) < LEVEL:
+            other = Counter(batch[number].answer for number in wrong).most_common(1)[0][0]
             return (
-                f"of {len(here):,} new texts that are surely {name!r} by older rows, {len(against):,} were answered"
+                f"of {len(here):,} new texts that are surely {name!r} by older rows, {len(wrong):,} were answered"
                 f" otherwise, most as {other!r}"
             )
     return ""

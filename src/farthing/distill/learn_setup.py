@@ -2,14 +2,14 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from farthing.distill.learn_config import LearnConfig
 from farthing.distill.learn_rows import Answered
 from farthing.distill.learn_tools import Names
-from farthing.distill.recipe import Recipe
+from farthing.distill.recipe import STUDENT, Recipe
 from farthing.errors import InvalidRequest
 from farthing.report.compare_task import read_task
 from farthing.server.config import ModelEntry, UpstreamEntry
@@ -55,8 +55,14 @@ def _tables(config: Config, where: str) -> tuple[LearnConfig, Recipe]:
     start = config.folder / os.path.expanduser(learn.start)
     if start.exists():
         learn = replace(learn, start=str(start))
-    recipe = read_table(Recipe, config.learn.get("recipe", {}), f"{where[:-1]}.recipe]", config.folder)
-    return learn, recipe
+    return learn, _recipe(config.learn.get("recipe", {}), f"{where[:-1]}.recipe]", config.folder)
+
+
+def _recipe(table: Any, where: str, folder: Path) -> Recipe:
+    """A student's, where it says nothing else; there are no teacher's logits to learn from."""
+    usual = {name: value for name, value in asdict(replace(STUDENT, kl_weight=0.0)).items() if value is not None}
+    usual["lora_targets"] = list(STUDENT.lora_targets)
+    return read_table(Recipe, {**usual, **table} if isinstance(table, dict) else table, where, folder)
 
 
 def _names(model: ModelEntry, where: str) -> Names:

@@ -26,6 +26,10 @@ class Tools(Protocol):
         """`out` becomes a model folder, whole or not at all. Goes on from what an earlier call left in `work`."""
         ...
 
+    def start_labels(self) -> tuple[str, ...]:
+        """Of what the first version is made from, where that is a classifier already."""
+        ...
+
     def open(self, folder: Path) -> Student: ...
     def pico(self, seconds: float) -> float:
         """What this machine costs for so long."""

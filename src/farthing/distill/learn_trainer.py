@@ -64,15 +64,8 @@ class TrainerTools:
         self._recipe = replace(recipe, minutes=config.minutes, num_threads=recipe.num_threads or config.threads)
 
     def train(self, lesson: Lesson, out: Path, work: Path) -> None:
-        """From the version that serves, where it has the same labels; else from the start that is configured."""
         work.mkdir(parents=True, exist_ok=True)
-        model = self._present(lesson)
-        if model is None:
-            begun = work / "start"
-            if not begun.is_dir():
-                begin = load_model(self._config.start)
-                write_folder(begin, begun, dtype="float32", labels=lesson.labels, seed=self._recipe.seed)
-            model = load_model(begun)
+        model = self._begin(lesson, work)
         numbers = {label: number for number, label in enumerate(lesson.labels)}
         texts = [row.prompt for row in lesson.rows]
         ids = model.tokenizer.encode_alone(texts)
@@ -90,6 +83,17 @@ class TrainerTools:
     def pico(self, seconds: float) -> float:
         return float(self._host.usd(seconds)) * 1e12
 
-    def _present(self, lesson: Lesson) -> Model | None:
-        model = None if lesson.present is None else load_model(lesson.present)
-        return model if model is not None and model.labels == lesson.labels else None
+    def start_labels(self) -> tuple[str, ...]:
+        return load_model(self._config.start).labels or ()
+
+    def _begin(self, lesson: Lesson, work: Path) -> Model:
+        """The version that serves, where it has the same labels; else the start, with a new head where it needs one."""
+        if lesson.present is not None and (present := load_model(lesson.present)).labels == lesson.labels:
+            return present
+        begun = work / "start"
+        if not begun.is_dir():
+            start = load_model(self._config.start)
+            is_kept = start.labels == lesson.labels
+            labels = None if is_kept else lesson.labels
+            write_folder(start, begun, dtype="float32", labels=labels, seed=self._recipe.seed)
+        return load_model(begun)

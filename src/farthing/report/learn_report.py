@@ -13,6 +13,7 @@ from farthing.report.learn_history import Event, Figures
 
 __all__ = ["event_json", "outcome_json", "print_history", "print_outcome", "quality_words"]
 
+WIDTH = 160  # lines are long rather than cut
 KINDS = {
     "promoted": "promoted: it serves from now on",
     "kept": "not promoted; its rows teach again in the next run",
@@ -44,6 +45,7 @@ def outcome_json(event: Event | None, paid_pico: int | None, share_up: float, to
 def print_outcome(
     event: Event | None, paid_pico: int | None, share_up: float, told: Sequence[str], console: Console
 ) -> None:
+    console.width = max(console.width, WIDTH)
     if paid_pico is not None:
         console.print(
             f"Since the last run: {money(paid_pico)} a request, {share_up:.1%} of the answers by the large model"
@@ -64,6 +66,7 @@ def print_history(events: Sequence[Event], console: Console) -> None:
     if not events:
         console.print("no run has ended yet")
         return
+    console.width = max(console.width, WIDTH)
     table = _table("run", "ended (UTC)", "", "serves", "$ a request before", "after", "quality")
     for event in events:
         before, after = ("" if one is None else money(one.cost_pico) for one in (event.before, event.after))
