@@ -139,4 +139,5 @@ def test_a_model_that_drafts_for_itself(monkeypatch: pytest.MonkeyPatch):
     assert [d.token_ids for d in drafting.generate(requests)] == [d.token_ids for d in plain.generate(requests)]
     stats = drafting.stats()
     assert stats.num_accepted_tokens > 0.8 * stats.num_draft_tokens > 0
+    assert 0 < stats.draft_s < stats.busy_s
     assert stats.num_steps < plain.stats().num_steps / 2
