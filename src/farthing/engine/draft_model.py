@@ -146,11 +146,12 @@ class DraftModel:
             last = first + len(guess.pending)
             positions[starts[at] : starts[at + 1]] = self._counting[first:last]
             held.tokens[first:last] = guess.pending
-            held.num_computed = last
             tables[at, : held.num_pages] = held.pages[: held.num_pages]
         tokens = guesses[0].pending if len(guesses) == 1 else np.concatenate([guess.pending for guess in guesses])
         batch = Batch(self._ids.to_draft[tokens], positions, starts, tables, starts[1:] - np.int32(1))
         chosen: I32 = self._run_program(self.program, batch).argmax(axis=1)  # of logits [guesses, V]
+        for guess in guesses:  # not before: a run that was interrupted can be taken again
+            guess.held.num_computed += len(guess.pending)
         return chosen
 
     def _take(self, guess: _Guess, draft_id: int) -> bool:
