@@ -1,5 +1,6 @@
 """What needs no torch: recipes, samples, batches, variants of texts, the line of progress."""
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,7 +9,7 @@ from farthing.distill.augment import variants
 from farthing.distill.batches import epoch_batches, length_batches, steps_per_epoch
 from farthing.distill.progress import Point, Progress
 from farthing.distill.recipe import Recipe
-from farthing.distill.samples import Sample, SparseTargets, check_samples
+from farthing.distill.samples import Sample, SparseTargets, check_samples, with_second_teacher
 from farthing.errors import InvalidRequest
 from tests.distill.tiny import TEXTS
 
@@ -65,10 +66,16 @@ def test_texts_that_do_not_fit_the_model(rows):
             check_samples([bad], "training", None, 10)
 
 
+def test_two_teachers_are_averaged():
+    logits = np.array([3.0, 3.0, -1e9], np.float32)
+    [mean] = with_second_teacher([Sample((1,), teacher=logits)], np.array([[0.0, 0.5, 0.5]], np.float32))
+    assert np.exp(mean.teacher).tolist() == pytest.approx([0.25, 0.5, 0.25])
+    [other] = with_second_teacher([mean], np.array([[1.0, 0.0, 0.0]], np.float32), share=1.0)
+    assert other.teacher.argmax() == 0
+
+
 @pytest.fixture
 def rows():
-    import numpy as np
-
     return lambda *shape: np.zeros(shape, np.float32)
 
 

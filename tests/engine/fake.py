@@ -46,6 +46,7 @@ class FakeModel:
 
     def __init__(self, context: int = 512) -> None:
         self.config = SimpleNamespace(
+            labels=(),
             num_layers=1,
             num_kv_heads=1,
             head_dim=8,

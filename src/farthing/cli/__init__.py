@@ -39,6 +39,7 @@ COMMANDS = (
     "bill",
     "compare",
     "route",
+    "distill",
 )
 
 app = typer.Typer(

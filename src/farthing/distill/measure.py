@@ -17,7 +17,7 @@ from farthing.distill.linear import Linear
 from farthing.distill.result import Cost, Quality, Result, paired, quality
 from farthing.engine.classifier import Classifier
 
-__all__ = ["LINEAR", "Rows", "cascade", "classifier_logs", "linear_logs", "results"]
+__all__ = ["LINEAR", "Rows", "cascade", "classifier_logs", "linear_logs", "results", "together"]
 
 F32 = NDArray[np.float32]
 LINEAR = "linear"
@@ -69,6 +69,19 @@ def cascade(
     linear = measured.logs[names[0]].argmax(axis=1) == measured.labels
     cost = Cost(float(found.seconds.mean()), 0, sum(costs[name].weight_bytes for name in names))
     return Result(" → ".join(names), right, cost, paired(found.right, linear), found.shares, thresholds)
+
+
+def together(chosen_on: Rows, measured: Rows, costs: Mapping[str, Cost], names: Sequence[str]) -> Result:
+    """All of `names` asked about every row, and their words mixed: what the last stage would say of everything."""
+    weights = _weights(chosen_on, names)[-1]
+    right = _mixed(measured, names, weights).argmax(axis=1) == measured.labels
+    linear = measured.logs[names[0]].argmax(axis=1) == measured.labels
+    cost = Cost(
+        sum(costs[name].seconds for name in names),
+        max(costs[name].num_tokens for name in names),
+        sum(costs[name].weight_bytes for name in names),
+    )
+    return Result(" + ".join(names), Quality(len(right), int(right.sum())), cost, paired(right, linear))
 
 
 def _weights(rows: Rows, names: Sequence[str]) -> list[tuple[float, ...]]:

@@ -1,16 +1,17 @@
 """What a student is taught with: token ids, and beside them the right answer, the teacher's, or both."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from farthing.errors import InvalidRequest
 
-__all__ = ["Sample", "SparseTargets", "check_samples"]
+__all__ = ["Sample", "SparseTargets", "check_samples", "with_second_teacher"]
 
 F32 = NDArray[np.float32]
+_LEAST = 1e-9  # of a probability whose logarithm is taken
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +43,20 @@ class Sample:
     num_prompt_tokens: int = 0
     teacher: F32 | SparseTargets | None = field(default=None, repr=False)  # [num_labels], or of each answer token
     hidden: F32 | None = field(default=None, repr=False)  # [hidden_size] the teacher's, normed, of the last token
+
+
+def with_second_teacher(samples: Sequence[Sample], probabilities: F32, share: float = 0.5) -> list[Sample]:
+    """The samples with the mean of two teachers: theirs, and one whose probabilities [n, num_labels] are given.
+
+    Two that err in different places (a tuned model, and a linear one on n-grams) are together better than either.
+    """
+    result = []
+    for sample, other in zip(samples, probabilities, strict=True):
+        assert isinstance(sample.teacher, np.ndarray)
+        first = np.exp(sample.teacher - sample.teacher.max(), dtype=np.float64)
+        mean = (1 - share) * first / first.sum() + share * other
+        result.append(replace(sample, teacher=np.log(np.maximum(mean, _LEAST)).astype(np.float32)))
+    return result
 
 
 def check_samples(samples: Sequence[Sample], what: str, num_labels: int | None, vocab_size: int) -> None:

@@ -33,7 +33,7 @@ class ClassifierConfig:
     """Raises InvalidRequest for a value outside its range."""
 
     num_threads: int = 2
-    max_num_batched_tokens: int = 512  # that go through the model together
+    max_num_batched_tokens: int = 256  # that go through the model together
     product: Literal["f32", "int8"] = "int8"
     kv: Literal["f32", "f16", "q8"] = "f16"  # how keys and values of a batch are kept while it runs
     isa: str = "auto"
@@ -84,6 +84,8 @@ class Classifier:
         self._program = kernels.load(
             plan, _kv_spec(model, self.config), num_threads=self.config.num_threads, isa=self.config.isa
         )
+        self._counting = np.arange(self.max_len, dtype=np.int32)
+        self._pages = np.arange(-(-self.max_len // PAGE_SIZE), dtype=np.int32)[None]  # [1, most pages of a text]
         self._num_texts = self._num_tokens = self._num_steps = self._busy_ns = 0
 
     @property
@@ -147,27 +149,27 @@ class Classifier:
 
     def _run(self, ids: I32, lengths: npt.NDArray[np.int64]) -> F32:
         """Logits of whole texts that go through together, or of a single long one, in parts."""
+        if len(lengths) == 1:
+            return self._run_alone(ids)
         num_pages = -(-lengths // PAGE_SIZE)
         firsts = np.cumsum(num_pages) - num_pages
         tables = (firsts[:, None] + np.arange(num_pages.max())).astype(np.int32)
         ends = np.cumsum(lengths)
         positions = (np.arange(len(ids)) - np.repeat(ends - lengths, lengths)).astype(np.int32)
-        most = self.config.max_num_batched_tokens
-        if len(ids) > most:
-            return self._run_parts(ids, positions, tables)
         starts = np.concatenate([[0], ends]).astype(np.int32)
         self._num_steps += 1
         return kernels.run(self._program, Batch(ids, positions, starts, tables, starts[1:] - np.int32(1)))
 
-    def _run_parts(self, ids: I32, positions: I32, tables: I32) -> F32:
-        most = self.config.max_num_batched_tokens
+    def _run_alone(self, ids: I32) -> F32:
+        most, positions, pages = self.config.max_num_batched_tokens, self._counting, self._pages
         logits = np.empty((0, len(self.labels)), np.float32)
         for first in range(0, len(ids), most):
             last = min(first + most, len(ids))
-            starts = np.array([0, last - first], np.int32)
-            rows = starts[1:] - np.int32(1) if last == len(ids) else starts[:0]
+            rows = [last - first - 1] if last == len(ids) else []
             self._num_steps += 1
-            logits = kernels.run(self._program, Batch(ids[first:last], positions[first:last], starts, tables, rows))
+            starts, wanted = np.array([0, last - first], np.int32), np.array(rows, np.int32)
+            batch = Batch(ids[first:last], positions[first:last], starts, pages[:, : -(-last // PAGE_SIZE)], wanted)
+            logits = kernels.run(self._program, batch)
         return logits
 
 

@@ -86,9 +86,9 @@ class EngineConfig:
 
 def check_generates(model: Model) -> None:
     """Raises InvalidRequest for a classifier, which has no tokens to answer with."""
-    if model.labels is not None:
+    if model.config.labels:
         raise InvalidRequest(
-            f"{model.name} is a classifier: it answers with one of {len(model.labels)} labels and continues no text; "
+            f"{model.name} is a classifier: it answers with one of {len(model.config.labels)} labels and continues no text; "
             'ask it with farthing classify, or serve it by an upstream of kind = "classifier"'
         )
 

@@ -83,6 +83,8 @@ class ReferenceProgram:
         """Logits [L, V] of batch.logit_rows; the pages then hold the batch's keys and values."""
         run = _Run(self, batch)
         for op in self.plan.ops:
+            if isinstance(op, Take) and not len(batch.logit_rows):
+                break
             run.do(op)
         self._hidden = run.hidden
         return run.logits
@@ -133,7 +135,8 @@ class _Run:
         num_tokens = len(batch.token_ids)
         self.buffers = {name: np.zeros((num_tokens, width), np.float32) for name, width in program.plan.buffers.items()}
         self.logits = np.zeros((0, program.plan.vocab_size), np.float32)
-        self.hidden = np.zeros((0, 0), np.float32)
+        width = sum(op.src.width for op in program.plan.ops if isinstance(op, Head))
+        self.hidden = np.zeros((0, width), np.float32)
 
     def do(self, op: Op) -> None:
         match op:

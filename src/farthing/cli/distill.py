@@ -1,0 +1,180 @@
+"""`farthing distill`: a large model's behaviour on one task, taught to a small one; then measured, with its bill."""
+
+import asyncio
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+import typer
+
+from farthing.cli._output import JsonOption, ThreadsOption, UsdPerHourOption, console, emit, note
+from farthing.economics.cost import DEFAULT_USD_PER_HOUR
+from farthing.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from farthing.distill.data import Example, TaskKind
+    from farthing.distill.job import DistillJob
+    from farthing.economics.cost import HostCost
+
+__all__ = ["EXAMPLE", "distill"]
+
+EXAMPLE = (
+    "farthing distill --teacher smollm2-135m-instruct --data task.jsonl --student layers=6,vocab=task -o small "
+    "--minutes 30"
+)
+
+
+def distill(
+    teacher: Annotated[
+        str,
+        typer.Option(
+            "--teacher", metavar="M", help="A local model, or with --config an upstream/model: its texts only."
+        ),
+    ],
+    student: Annotated[
+        str, typer.Option("--student", metavar="SPEC", help="layers=6,vocab=task; layers=0+1+14+29; vocab=all or N.")
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="OUT", help="The student's folder; OUT.work holds what is resumed."),
+    ],
+    data: Annotated[
+        list[Path] | None, typer.Option("--data", metavar="FILE", help="Labelled prompts, as compare reads them.")
+    ] = None,
+    test: Annotated[
+        Path | None, typer.Option("--test", metavar="FILE", help="Rows to measure on, instead of a share of the data.")
+    ] = None,
+    ledger: Annotated[
+        str | None, typer.Option("--from-ledger", metavar="URL", help="Stored traffic of this ledger, too.")
+    ] = None,
+    served: Annotated[
+        str | None, typer.Option("--served", metavar="MODEL", help="Of the ledger, what this model answered alone.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="The farthing.toml.")] = None,
+    start: Annotated[
+        str,
+        typer.Option(
+            "--start", metavar="MODEL", help="The local model that is tuned where the teacher is an upstream."
+        ),
+    ] = "smollm2-135m-instruct",
+    task: Annotated[
+        str | None, typer.Option("--task", metavar="KIND", help="labels or text, where it is not plain from the data.")
+    ] = None,
+    held_out: Annotated[
+        float, typer.Option("--held-out", metavar="SHARE", help="Share to measure on, and as much to choose by.")
+    ] = 0.1,
+    minutes: Annotated[float | None, typer.Option("--minutes", metavar="N", help="Of the student's training.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="Of the student's training.")] = None,
+    teacher_minutes: Annotated[
+        float | None, typer.Option("--teacher-minutes", metavar="N", help="Of tuning the teacher (default: --minutes).")
+    ] = None,
+    teacher_steps: Annotated[
+        int | None, typer.Option("--teacher-steps", metavar="N", help="Of tuning the teacher (default: 3 epochs).")
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option("--learning-rate", metavar="X", help="Of the student's training (default 5e-4).")
+    ] = None,
+    kl: Annotated[str, typer.Option("--kl", help="Divergence from the teacher: forward, reverse or jsd.")] = "forward",
+    temperature: Annotated[float, typer.Option("--temperature", metavar="T", help="Softens both distributions.")] = 1.0,
+    hidden: Annotated[
+        float, typer.Option("--hidden-weight", metavar="X", help="How much the last hidden state is to match.")
+    ] = 0.0,
+    lora: Annotated[int, typer.Option("--lora", metavar="RANK", help="Train small matrices beside the weights.")] = 0,
+    num_variants: Annotated[
+        int | None,
+        typer.Option(
+            "--variants", metavar="N", help="Texts made up for the teacher to label (default: twice the rows)."
+        ),
+    ] = None,
+    linear_share: Annotated[
+        float, typer.Option("--linear-share", metavar="X", help="How much the n-gram model's word on these counts.")
+    ] = 0.5,
+    format: Annotated[str, typer.Option("--format", help="Of the quantized student beside OUT.")] = "q8_0",
+    num_prompted: Annotated[
+        int, typer.Option("--prompted", metavar="N", help="Rows to ask the untrained teacher, with a prompt.")
+    ] = 64,
+    seed: Annotated[int, typer.Option("--seed", metavar="N")] = 0,
+    usd_per_hour: UsdPerHourOption = DEFAULT_USD_PER_HOUR,
+    threads: ThreadsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Teach a small model one task: tune a teacher, collect what it says, train, quantize, measure.
+
+    A second run with the same options goes on where the first was stopped. What lies at OUT in the end is an ordinary
+    model folder with a report.json, and beside it the student in few bits.
+    """
+    # Before NumPy is imported: the work is shared among threads by farthing, and BLAS's own would wait for each other.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+    from farthing.cli._distill import collect_answers, print_table, read_data
+    from farthing.distill.data import TaskKind
+    from farthing.distill.job import DistillJob
+    from farthing.distill.recipe import STUDENT, TEACHER, KlKind
+    from farthing.distill.student import parse_student
+    from farthing.distill.torch_need import need_torch
+    from farthing.economics.cost import HostCost
+
+    need_torch()
+    host = HostCost(usd_per_hour)
+    num_threads = threads or len(os.sched_getaffinity(0))
+    recipe = replace(
+        STUDENT, **_end(minutes, steps), kl=_choice("--kl", kl, get_args(KlKind)), temperature=temperature,
+        hidden_weight=hidden, lora_rank=lora, seed=seed, num_threads=num_threads,
+        learning_rate=rate or STUDENT.learning_rate, head_learning_rate=rate or STUDENT.learning_rate,
+    )  # fmt: skip
+    tuning = _end(teacher_minutes or (None if teacher_steps else minutes), teacher_steps)
+    teacher_recipe = replace(TEACHER, **tuning, seed=seed, num_threads=num_threads)
+    job = DistillJob(
+        teacher if config is None else start, parse_student(student), output, teacher_recipe, recipe, num_variants,
+        linear_share, format, num_threads, num_prompted,
+    )  # fmt: skip
+    rows = read_data(data or [], ledger, served)
+    tested = [] if test is None else read_data([test], None, None)
+    if config is not None:
+        answers = output.with_name(output.name + ".answers.jsonl")
+        rows = asyncio.run(collect_answers(config, teacher, rows, answers, threads))
+    try:
+        document = _run(job, rows, tested, _choice("--task", task, get_args(TaskKind)), held_out, host)
+    except KeyboardInterrupt:
+        note(f"stopped; the same command goes on from {job.work}")
+        raise
+    emit(json, document, lambda: print_table(document, console()))
+    note(f"student: {output}; in few bits: {output.with_name(document['quantized'])}; report: {output / 'report.json'}")
+
+
+def _end(minutes: float | None, steps: int | None) -> dict[str, Any]:
+    """What a recipe says of when it is over: the number of epochs is the default alone."""
+    given = {"minutes": minutes, "num_steps": steps}
+    ends: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return ends | ({"epochs": None} if ends else {})
+
+
+def _run(
+    job: "DistillJob", rows: "list[Example]", tested: "list[Example]", task: "TaskKind | None", share: float,
+    host: "HostCost",
+) -> dict[str, Any]:  # fmt: skip
+    from farthing.cli._distill import telling
+    from farthing.distill.data import collected
+    from farthing.distill.labels_report import measure_labels, report_document, write_report
+    from farthing.distill.run import make_labels_student
+
+    data = collected(rows, test=tested, kind=task, share=share)
+    if data.labels is None:
+        raise InvalidRequest("the answers are free text; supported: tasks whose answers are labels (--task labels)")
+    for why, count in data.dropped.items():
+        note(f"left out: {count:,} rows {why}")
+    note(f"{len(data.labels)} labels; rows: {len(data.train):,} to teach, {len(data.validation):,} to choose by, "
+         f"{len(data.held_out):,} to measure on")  # fmt: skip
+    with telling() as told:
+        made = make_labels_student(job, data, told)
+        found = measure_labels(job, data, made, host, told)
+    document = report_document(job, data, made, found, host)
+    write_report(job, document)
+    return document
+
+
+def _choice(option: str, value: str | None, allowed: tuple[str, ...]) -> Any:
+    if value is not None and value not in allowed:
+        raise InvalidRequest(f"{option} is {value!r}; allowed: {', '.join(allowed)}")
+    return value

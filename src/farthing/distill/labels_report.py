@@ -1,0 +1,129 @@
+"""What came of a distillation to labels: every model on the held-out rows, with its cost, in one table."""
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from farthing.distill.data import Data, Example
+from farthing.distill.job import DistillJob
+from farthing.distill.linear import train_linear
+from farthing.distill.measure import LINEAR, Rows, cascade, classifier_logs, linear_logs, results, together
+from farthing.distill.prompted import ask_prompted, prompted_rows
+from farthing.distill.result import Cost, Quality, Result, result_document
+from farthing.distill.run import Made, Telling
+from farthing.distill.timing import interleaved
+from farthing.economics.cost import HostCost
+from farthing.engine.classifier import Classifier, ClassifierConfig
+from farthing.models import load_model
+from farthing.report.whole_file import whole_file
+
+__all__ = ["PROMPTED", "STUDENT", "TEACHER", "Measured", "measure_labels", "report_document", "write_report"]
+
+PROMPTED, TEACHER, STUDENT = "prompted", "tuned teacher", "student"
+TIMED_TEXTS = 256
+NUM_ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Measured:
+    results: tuple[Result, ...]
+    quantized: str  # the name of the quantized student's row
+
+
+def measure_labels(
+    job: DistillJob, data: Data, made: Made, host: HostCost, telling: Telling, prompted: str | None = None
+) -> Measured:
+    """The prompted teacher (of that name; else the given one, where it had to be tuned), the tuned one, the student as
+    it was trained and quantized, the linear model, and the cascade. All in 8-bit products, which cost least."""
+    telling.stage("measuring")
+    quantized = f"{STUDENT}, {job.format}"
+    models = {
+        TEACHER: load_model(made.teacher, weights=job.format),
+        STUDENT: load_model(made.student),
+        quantized: load_model(made.quantized),
+    }
+    classifiers = {name: Classifier(model, ClassifierConfig(job.num_threads)) for name, model in models.items()}
+    place = {label: number for number, label in enumerate(made.labels)}
+
+    def labels_of(rows: Sequence[Example]) -> np.ndarray[Any, np.dtype[np.int64]]:
+        return np.array([place[row.answer] for row in rows], np.int64)
+
+    texts = [row.text for row in data.train]
+    linear = train_linear(texts, labels_of(data.train), len(made.labels), job.student_recipe.seed)
+
+    def rows_of(rows: Sequence[Example]) -> Rows:
+        texts = [row.text for row in rows]
+        said = {name: classifier_logs(classifier, texts) for name, classifier in classifiers.items()}
+        return Rows(labels_of(rows), said | {LINEAR: linear_logs(linear, texts)})
+
+    timed = [row.text for row in _spread(data.held_out, TIMED_TEXTS)]
+    seconds = interleaved(
+        {name: lambda c=classifier: c.classify(c.encode_all(timed)) for name, classifier in classifiers.items()}
+        | {LINEAR: lambda: linear.probabilities(timed)},
+        NUM_ROUNDS,
+    )
+    lengths = {name: np.mean([*map(len, c.encode_all(timed))]) for name, c in classifiers.items()}
+    costs = {
+        name: Cost(seconds[name] / len(timed), float(lengths[name]), c.weight_bytes) for name, c in classifiers.items()
+    }
+    costs[LINEAR] = Cost(seconds[LINEAR] / len(timed), 0, linear.weights.nbytes)
+    validation, measured = rows_of(data.validation), rows_of(data.held_out)
+    found = results(measured, costs, TEACHER)
+    found.append(together(validation, measured, costs, (LINEAR, quantized)))
+    found.append(cascade(validation, measured, costs, (LINEAR, quantized, TEACHER)))
+    asked = prompted or (job.teacher if made.teacher_trained is not None else None)
+    first = [] if asked is None else _prompted(asked, job, data, made, host, telling)
+    return Measured((*first, *found), quantized)
+
+
+def _prompted(model: str, job: DistillJob, data: Data, made: Made, host: HostCost, telling: Telling) -> list[Result]:
+    if job.num_prompted == 0:
+        return []
+    rows = prompted_rows(_spread(data.held_out, job.num_prompted), made.labels)
+    telling.stage("asking the untrained teacher")
+    count = 0
+
+    def told() -> None:
+        nonlocal count
+        count += 1
+        telling.tick("asking the untrained teacher", count, len(rows))
+
+    found = asyncio.run(ask_prompted(model, rows, host, job.num_threads, told))
+    cost = Cost(found.seconds, found.num_tokens, load_model(model).weight_bytes)
+    return [Result(PROMPTED, Quality(found.num_rows, found.num_right), cost, note=f"{found.num_rows} rows alone")]
+
+
+def _spread(rows: Sequence[Example], num: int) -> Sequence[Example]:
+    """So many of the rows, from all over them: files are often sorted by label."""
+    return rows if num >= len(rows) else [rows[i * len(rows) // num] for i in range(num)]
+
+
+def report_document(job: DistillJob, data: Data, made: Made, found: Measured, host: HostCost) -> dict[str, Any]:
+    """What report.json says."""
+    trained: Mapping[str, Any] = {
+        "steps": made.trained.num_steps,
+        "tokens": made.trained.num_tokens,
+        "seconds": made.trained.seconds,
+        "best": asdict(made.trained.best),
+    }
+    return {
+        "teacher": job.teacher,
+        "student": asdict(job.student) | {"layers": list(made.layers)},
+        "rows": {"train": len(data.train), "validation": len(data.validation), "held_out": len(data.held_out)},
+        "labels": len(made.labels),
+        "left_out": dict(data.dropped),
+        "trained": trained,
+        "compared_with": TEACHER,
+        "usd_per_hour": str(host.usd_per_hour),
+        "quantized": made.quantized.name,
+        "results": [result_document(result, host) for result in found.results],
+    }
+
+
+def write_report(job: DistillJob, document: Mapping[str, Any]) -> None:
+    with whole_file(job.output / "report.json", "-o") as file:
+        file.write(json.dumps(document, indent=1) + "\n")

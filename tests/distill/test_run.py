@@ -1,0 +1,140 @@
+"""`farthing distill` from end to end on tiny models: what it leaves behind, and that a stopped run goes on."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from farthing.cli import main
+from farthing.engine.classifier import Classifier, ClassifierConfig
+from farthing.models import load_model
+from tests.distill.tiny import TEXTS, write_tiny
+
+LABELS = ("arrival", "order", "rate", "top_up", "twice", "login")
+
+
+def write_task(path: Path, num: int = 120) -> Path:
+    endings = ("", " please", " now", " today", " thanks")
+    rows = [
+        {"prompt": f"{TEXTS[i % 6]}{endings[i // 6 % 5]} {i // 30}", "answer": LABELS[i % 6], "choices": list(LABELS)}
+        for i in range(num)
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("given")
+    write_tiny(folder / "base", num_layers=4)
+    write_tiny(folder / "other", num_layers=4, seed=1)
+    write_task(folder / "task.jsonl")
+    return folder
+
+
+def distill(given: Path, out: Path, *more: str, teacher: str = "base") -> int:
+    return main([
+        "distill", "--teacher", str(given / teacher), "--data", str(given / "task.jsonl"), "-o", str(out),
+        "--student", "layers=2,vocab=task", "--steps", "6", "--teacher-steps", "6", "--threads", "1",
+        "--prompted", "0", "--variants", "40", "--held-out", "0.2", *more,
+    ])  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(given: Path) -> Path:
+    assert distill(given, given / "student") == 0
+    return given / "student"
+
+
+def test_what_it_leaves_is_an_ordinary_folder_and_a_report(made: Path) -> None:
+    student, few = load_model(made), load_model(made.with_name("student-q8_0.gguf"))
+    assert student.config.num_layers == 2
+    assert student.labels == few.labels == tuple(sorted(LABELS))
+    texts = [*TEXTS]
+    a, b = (Classifier(model, ClassifierConfig(1)) for model in (student, few))
+    np.testing.assert_allclose(a.classify(a.encode_all(texts)), b.classify(b.encode_all(texts)), atol=0.2)
+    report = json.loads((made / "report.json").read_text())
+    names = [row["name"] for row in report["results"]]
+    assert names[:4] == ["tuned teacher", "student", "student, q8_0", "linear"]
+    assert names[4:] == ["linear + student, q8_0", "linear → student, q8_0 → tuned teacher"]
+    for row in report["results"]:
+        assert 0 <= row["low"] <= row["accuracy"] <= row["high"] <= 1
+        assert row["seconds_per_request"] > 0
+        assert float(row["usd_per_million_requests"]) > 0
+    assert report["results"][1]["kl"] >= 0
+    assert report["student"]["layers"][0] == 0
+    assert sum(report["results"][-1]["shares"]) == pytest.approx(1)
+
+
+def test_a_second_run_finds_all_done(given: Path, made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (made / "model.safetensors").read_bytes()
+    assert distill(given, made, "--json") == 0
+    assert (made / "model.safetensors").read_bytes() == before
+    assert json.loads(capsys.readouterr().out)["labels"] == 6
+
+
+def test_the_same_seed_gives_the_same_student_whatever_was_killed(given: Path, made: Path, monkeypatch: Any) -> None:
+    """Killed in every stage in turn: what is left behind is gone on from."""
+    import farthing.distill.run as run
+
+    out = given / "again"
+    for stage in ("_taught", "_start", "_train", "quantized_student"):
+        with monkeypatch.context() as patch:
+            patch.setattr(run, stage, _killed)
+            assert distill(given, out) == 130
+    assert distill(given, out) == 0
+    for name in ("model.safetensors", "tokenizer.json", "config.json"):
+        assert (out / name).read_bytes() == (made / name).read_bytes()
+
+
+def _killed(*_: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+def test_another_jobs_folder_is_refused(given: Path, made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for options, told in (
+        ({"teacher": "other"}, "its teacher differ"),
+        ({"more": ("--student", "layers=3")}, "its student differ"),
+        ({"more": ("--seed", "4")}, "recipe"),
+    ):
+        assert distill(given, made, *options.get("more", ()), teacher=str(options.get("teacher", "base"))) == 1
+        assert told in capsys.readouterr().err
+
+
+def test_a_damaged_stage_is_told(given: Path, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "student"
+    shutil.copytree(made.with_name("student.work"), tmp_path / "student.work")
+    targets = tmp_path / "student.work" / "teacher.targets"
+    whole = bytearray(targets.read_bytes())
+    whole[-3] ^= 0xFF
+    targets.write_bytes(whole)
+    assert distill(given, out) == 1
+    assert "is damaged" in capsys.readouterr().err
+    targets.unlink()
+    weights = tmp_path / "student.work" / "start" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert distill(given, out) == 1
+    assert "truncated or corrupt" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_errors_are_told_in_a_line(given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for options, told in (
+        (("--kl", "sideways"), "forward, reverse, jsd"),
+        (("--student", "wide=2"), "layers=6,vocab=task"),
+        (("--steps", "0"), "num_steps"),
+        (("--format", "q9"), "allowed"),
+        (("--task", "sum"), "labels, text"),
+        (("--from-ledger", f"sqlite:///{tmp_path}/none.db"), ""),
+        (("--student", "layers=9"), "the teacher has 4"),
+    ):
+        assert distill(given, tmp_path / "x", *options) == 1, options
+        error = capsys.readouterr().err
+        assert "Traceback" not in error
+        assert told in error, options

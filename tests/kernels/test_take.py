@@ -1,0 +1,58 @@
+"""Take: what is behind it computes the wanted rows alone, and they are bit for bit what they are without it."""
+
+import numpy as np
+import pytest
+
+from farthing import kernels
+from farthing.kernels.plan import Batch, Head, KVSpec, Plan, Take, View
+from farthing.models import Model, load_model
+from tests.models.small import GOLDEN
+
+PAGES = np.arange(6, dtype=np.int32).reshape(3, 2)
+STARTS = np.array([0, 17, 18, 25], np.int32)
+POSITIONS = np.concatenate([np.arange(17), np.arange(1), np.arange(7)]).astype(np.int32)
+IDS = np.random.default_rng(5).integers(3, 300, 25).astype(np.int32)
+ROWS = {
+    "the last of each": [16, 17, 24],
+    "some, in any order, one twice": [20, 3, 16, 3],
+    "all": list(range(25)),
+    "none": [],
+}
+
+
+def program_of(model: Model, isa: str, *, is_last_taken: bool) -> kernels.Program:
+    c = model.config
+    kv = KVSpec(c.num_layers, c.num_kv_heads, c.head_dim, 6, 16, windows=c.windows)
+    return kernels.load(model.plan("int8", is_last_taken=is_last_taken), kv, num_threads=2, isa=isa)
+
+
+@pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
+@pytest.mark.parametrize("isa", [*kernels.instruction_sets(), "reference"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3_text", "olmoe"])
+def test_rows_are_the_same_bits(family: str, isa: str, rows: list[int]) -> None:
+    model = load_model(GOLDEN / family, weights="q8_0")
+    plain, taking = (program_of(model, isa, is_last_taken=is_taken) for is_taken in (False, True))
+    batch = Batch(IDS, POSITIONS, STARTS, PAGES, np.array(rows, np.int32))
+    expected = kernels.run(plain, batch).copy()
+    assert expected.shape == (len(rows), model.config.vocab_size)
+    for _ in range(2):  # buffers are used again
+        np.testing.assert_array_equal(kernels.run(taking, batch), expected)
+    np.testing.assert_array_equal(taking.pages, plain.pages)
+    np.testing.assert_array_equal(taking.hidden(), plain.hidden())
+
+
+def test_once_and_into_another_buffer() -> None:
+    model = load_model(GOLDEN / "llama")
+    plan = model.plan()
+    hidden, normed = View("hidden", 0, 64), View("normed", 0, 64)
+    kv = KVSpec(2, 2, 16, 6, 16)
+
+    def load(*more: Take | Head) -> kernels.Program:
+        return kernels.load(Plan(plan.buffers, (*plan.ops[:-1], *more), plan.vocab_size, plan.tensors), kv)
+
+    with pytest.raises(ValueError, match="two buffers"):
+        load(Take(hidden, hidden))
+    with pytest.raises(ValueError, match="once"):
+        load(Take(hidden, normed), Take(hidden, normed))
+    with pytest.raises(ValueError, match="once"):
+        load(Head(normed, "head"), Head(normed, "head"))
