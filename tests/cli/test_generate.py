@@ -73,7 +73,7 @@ def test_speculation_changes_no_answer(capsys: pytest.CaptureFixture[str]) -> No
     asked = ["generate", "abc abc abc", *MODEL, "--seed", "3", "--temperature", "0.5", "--max-tokens", "40"]
     texts = [document(capsys, *asked, "--speculation", name)["token_ids"] for name in ("prompt-lookup", "off")]
     assert texts[0] == texts[1] == document(capsys, *asked)["token_ids"]
-    assert "'prompt-lookup', 'off'" in error(capsys, *asked, "--speculation", "on")
+    assert "allowed: off, prompt-lookup, or draft:MODEL" in error(capsys, *asked, "--speculation", "on")
 
 
 def test_raw_leaves_out_the_template_and_stdin_is_read(

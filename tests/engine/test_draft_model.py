@@ -48,6 +48,25 @@ def test_what_was_refused_is_forgotten():
         tokens = np.concatenate([tokens, drafts[:num_right], others]).astype(np.int32)
 
 
+def test_an_interrupted_guess_can_be_made_again(monkeypatch: pytest.MonkeyPatch):
+    draft = make_draft_model()
+    run, tokens = draft._run_program, ids(*range(12))
+    for place in range(4):
+
+        def interrupted(program, batch, left=[place]):  # noqa: B006
+            if left[0] == 0:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            return run(program, batch)
+
+        monkeypatch.setattr(draft, "_run_program", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            draft.propose([Asked(0, tokens, 5)])
+        monkeypatch.setattr(draft, "_run_program", run)
+        assert list(draft.propose([Asked(0, tokens, 5)])[0]) == expected(tokens, 5)
+        tokens = np.append(tokens, np.int32(place + 20))
+
+
 def test_long_prompts_are_computed_in_parts():
     draft = make_draft_model(most_tokens=8)
     prompt = ids(*range(30))
@@ -139,4 +158,5 @@ def test_a_model_that_drafts_for_itself(monkeypatch: pytest.MonkeyPatch):
     assert [d.token_ids for d in drafting.generate(requests)] == [d.token_ids for d in plain.generate(requests)]
     stats = drafting.stats()
     assert stats.num_accepted_tokens > 0.8 * stats.num_draft_tokens > 0
+    assert 0 < stats.draft_s < stats.busy_s
     assert stats.num_steps < plain.stats().num_steps / 2

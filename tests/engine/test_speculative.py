@@ -57,16 +57,21 @@ chance_rows = st.lists(
 )
 
 
-@given(chances=chance_rows, others=st.integers(0, 4), max_tokens=st.integers(0, 12))
-def test_lengths_give_the_most_tokens_for_the_time(chances, others, max_tokens):
+@given(
+    chances=chance_rows,
+    others=st.integers(0, 4),
+    max_tokens=st.integers(0, 12),
+    cost=st.sampled_from([0.0, 0.05, 0.5]),
+)
+def test_lengths_give_the_most_tokens_for_the_time(chances, others, max_tokens, cost):
     """No other choice is better, of all that there are."""
     num = len(chances) + others
 
     def pace(taken) -> float:
         expected = num + sum(sum(row[:n]) for row, n in zip(chances, taken, strict=True))
-        return expected / step_cost(num + sum(taken))
+        return expected / (step_cost(num + sum(taken)) + cost * sum(taken))
 
-    taken = lengths(chances, num, num, max_tokens)
+    taken = lengths(chances, num, num, max_tokens, cost)
     choices = np.ndindex(*(len(row) + 1 for row in chances))
     assert sum(taken) <= max_tokens
     assert pace(taken) >= max(pace(choice) for choice in choices if sum(choice) <= max_tokens) * (1 - 1e-9)
@@ -110,6 +115,24 @@ def test_drafts_grow_while_they_are_right_and_shrink_when_they_are_not():
     assert shrinking == sorted(shrinking, reverse=True)
     assert shrinking[0] == 16
     assert shrinking[-1] <= 1
+
+
+def test_the_source_that_promises_more_is_asked():
+    """Guesses of the text so far are free and win at equal odds; refused, they lose to the draft model's."""
+    drafting = Drafting(Steady(), is_joint=True)
+    asked = []
+    for _ in range(12):
+        drafts, chances = drafting.propose(NONE, 16, 1, 1)
+        wanted = drafting.joint(chances, 16, 1, 1, 0.1)
+        asked.append(bool(wanted))
+        num = len(wanted) or len(drafts)
+        drafting.learn(num, num if wanted else 0)
+    assert not asked[0]
+    assert all(asked[6:])
+    dear = Drafting(None, is_joint=True)
+    assert dear.propose(NONE, 16, 1, 1)[1] == []
+    assert len(dear.joint([], 16, 1, 1, 0.0)) > len(dear.joint([], 16, 1, 1, 0.6)) == 0
+    assert Drafting(Steady()).joint([], 16, 1, 1, 0.0) == []
 
 
 def test_where_none_is_right_there_are_ever_fewer_probes():

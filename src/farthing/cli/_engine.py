@@ -42,8 +42,13 @@ KVOption = Annotated[
     ),
 ]
 SpeculationOption = Annotated[
-    Literal["prompt-lookup", "off"],
-    typer.Option("--speculation", help="Guess tokens from the text so far, check them together: same answer, sooner."),
+    str,
+    typer.Option(
+        "--speculation",
+        metavar="HOW",
+        help="Guess tokens and check them together, the answer stays the same: prompt-lookup (from the text so far), "
+        "draft:MODEL (a small model too), or off.",
+    ),
 ]
 ColdFolderOption = Annotated[
     Path | None,

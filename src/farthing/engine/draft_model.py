@@ -4,6 +4,7 @@ Each place ahead is one run of the small model for all sequences that want a dra
 the sampling is: what it guesses wrong is refused. Its vocabulary may be a part of the large one's (`draft_ids.py`).
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -58,13 +59,19 @@ class DraftModel:
         max_len: int,
         cost_of_one: float,
         most_tokens: int = 256,
+        clock_ns: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         self.program, self.kv = program, kv
         self._run_program, self._ids = run, ids
         self._max_len, self._cost_of_one, self._most_tokens = max_len, cost_of_one, most_tokens
+        self._clock_ns, self._spent_ns = clock_ns, 0
         self._held: dict[int, _Held] = {}
         self._free = list(range(kv.num_pages - 1, -1, -1))
         self._counting = np.arange(max_len + 1, dtype=np.int32)
+
+    @property
+    def seconds(self) -> float:
+        return self._spent_ns * 1e-9
 
     def cost(self, num_sequences: int) -> float:
         """A run's time grows with its sequences as a step's does, and is shared by them."""
@@ -76,11 +83,13 @@ class DraftModel:
             self._free += held.pages[: held.num_pages].tolist()
 
     def propose(self, asked: Sequence[Asked]) -> list[TokenIds]:
+        started_ns = self._clock_ns()
         guesses = self._begin(asked)
         running = [guess for guess in guesses if guess is not None]
         while running:
             chosen = self._run(running)
             running = [guess for guess, id in zip(running, chosen, strict=True) if self._take(guess, int(id))]
+        self._spent_ns += self._clock_ns() - started_ns
         return [np.array([] if guess is None else guess.found, np.int32) for guess in guesses]
 
     def _begin(self, asked: Sequence[Asked]) -> list[_Guess | None]:
@@ -137,11 +146,12 @@ class DraftModel:
             last = first + len(guess.pending)
             positions[starts[at] : starts[at + 1]] = self._counting[first:last]
             held.tokens[first:last] = guess.pending
-            held.num_computed = last
             tables[at, : held.num_pages] = held.pages[: held.num_pages]
         tokens = guesses[0].pending if len(guesses) == 1 else np.concatenate([guess.pending for guess in guesses])
         batch = Batch(self._ids.to_draft[tokens], positions, starts, tables, starts[1:] - np.int32(1))
         chosen: I32 = self._run_program(self.program, batch).argmax(axis=1)  # of logits [guesses, V]
+        for guess in guesses:  # not before: a run that was interrupted can be taken again
+            guess.held.num_computed += len(guess.pending)
         return chosen
 
     def _take(self, guess: _Guess, draft_id: int) -> bool:

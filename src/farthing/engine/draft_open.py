@@ -32,6 +32,7 @@ def open_draft_model(
     num_pages: int,
     program: Program,
     run: Callable[[Program, Batch], npt.NDArray[np.float32]],
+    clock_ns: Callable[[], int],
 ) -> DraftModel:
     """With num_pages pages of its own, on the threads of the model's program. Raises InvalidRequest for a vocabulary
     that is not the model's or a part of it."""
@@ -50,6 +51,7 @@ def open_draft_model(
         max_len=min(draft.config.max_position_embeddings, num_pages * kv.page_size),
         cost_of_one=_FIXED_COST + draft.active_weight_bytes / model.active_weight_bytes,
         most_tokens=config.max_num_batched_tokens,
+        clock_ns=clock_ns,
     )
 
 

@@ -75,7 +75,7 @@ class Engine:
         self._kernels = kernels
         self._clock_ns = clock_ns
         if draft is not None:
-            joint_drafter = open_draft_model(draft, model, config, kv.num_pages, self.program, kernels.run)
+            joint_drafter = open_draft_model(draft, model, config, kv.num_pages, self.program, kernels.run, clock_ns)
         if make_drafter is None and config.speculation != "off":
             make_drafter = partial(PromptLookup, 1 if joint_drafter is None else LEAST_MATCH)
         self._make_drafter = make_drafter if config.is_kv_cached else None
@@ -100,6 +100,7 @@ class Engine:
         stats = self._counters.stats(num_cold_tokens, self._scheduler.num_preemptions)
         return replace(
             stats,
+            draft_s=0.0 if self._joint_drafter is None else self._joint_drafter.seconds,
             num_experts_read=self.program.num_experts_read,
             num_page_faults=self.program.num_page_faults,
             num_sparse_layers=self.model.config.num_sparse_layers,

@@ -20,6 +20,10 @@ __all__ = ["Scheduler"]
 
 _Offer = tuple[Sequence, TokenIds, list[float]]  # drafts, and how likely each is right with all before it
 
+# A draft model computes so many tokens of a prompt in the time of a step. Before it does so for the whole prompt the
+# answer has gone on for as long: so a short answer loses little, and a long one twice as little.
+_PROMPT_PER_STEP = 80
+
 _by_age = attrgetter("id")
 
 
@@ -161,7 +165,8 @@ class Scheduler:
             most = min(self._max_draft_tokens, budget, len(seq.token_ids) - seq.num_tokens - 1)
             known = seq.token_ids[: seq.num_tokens]
             drafts, chances = seq.drafting.propose(known, most, num_answering, num_tokens)
-            if wanted := seq.drafting.joint(chances, most, num_answering, num_tokens, cost):
+            has_begun = seq.num_output_tokens * _PROMPT_PER_STEP >= seq.num_prompt_tokens
+            if has_begun and (wanted := seq.drafting.joint(chances, most, num_answering, num_tokens, cost)):
                 asked.append((seq, wanted))
             elif len(drafts):
                 offers.append((seq, drafts, chances))

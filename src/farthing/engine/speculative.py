@@ -51,6 +51,9 @@ class Asked(NamedTuple):
 class JointDrafter(Protocol):
     """Guesses for all sequences of an engine at once, and keeps something for each of them."""
 
+    @property
+    def seconds(self) -> float: ...  # spent in `propose`, since it was made
+
     def cost(self, num_sequences: int) -> float:
         """Time that a further draft of one of so many takes to guess, beside a step of one token of the model."""
         ...

@@ -18,6 +18,7 @@ class EngineStats:
     num_preemptions: int
     num_draft_tokens: int  # guessed and run through the model
     num_accepted_tokens: int  # drafts that were right, each an output token without a step of its own
+    draft_s: float = 0.0  # of busy_s, in a draft model
     num_experts_read: int = 0  # distinct ones of each sparse layer and step (of its tokens, each 512)
     num_page_faults: int = 0  # waits for the disk, where experts are kept in a file
     num_sparse_layers: int = 0

@@ -74,7 +74,7 @@ class NativeProgram:
         beside: "NativeProgram | None" = None,
     ) -> None:
         self.plan, self.kv, self.isa, self.num_threads = plan, kv, isa, num_threads
-        self._program = _native.Program(
+        self._program: _native.Program = _native.Program(
             isa=isa,
             num_threads=num_threads,
             vocab_size=plan.vocab_size,

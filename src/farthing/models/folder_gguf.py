@@ -15,7 +15,7 @@ from farthing.errors import UnsupportedModel
 from farthing.kernels.plan import QTensor
 from farthing.models.architectures import architecture_of_gguf
 from farthing.models.config import ModelConfig, config_from_gguf
-from farthing.models.decoder import rope_inv_freq
+from farthing.models.rope import rope_inv_freq
 from farthing.models.gguf import GGUFFile
 from farthing.models.gguf_values import raw_gguf_values
 from farthing.models.labels import GGUF_HEAD

@@ -104,7 +104,7 @@ class LocalConfig:
         }
         given: dict[str, Any] = {name: value for name, value in more.items() if value is not None}
         num_threads = _num_cores() if self.threads is None else self.threads
-        return EngineConfig(num_threads=num_threads, speculation=self.speculation, **given)  # type: ignore[arg-type]
+        return EngineConfig(num_threads=num_threads, speculation=self.speculation, **given)
 
 
 def _folder_name(model: str) -> str:
