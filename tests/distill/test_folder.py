@@ -1,6 +1,9 @@
 """A model as a Hugging Face folder computes what the file that it was made of computes."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -91,3 +94,14 @@ def test_labels_that_cannot_be(tmp_path, labels):
 def test_another_architecture_is_refused(tmp_path):
     with pytest.raises(UnsupportedModel, match="qwen2"):
         write_folder(load_model(GOLDEN / "qwen2"), tmp_path / "out")
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    left, kept = (tmp_path / f".out.{pid}.part" for pid in (int(done.stdout), os.getpid()))
+    left.mkdir()
+    kept.mkdir()
+    with pytest.raises(InvalidRequest, match="written"):  # this very process is at it
+        write_folder(load_model(write_tiny(tmp_path / "in")), tmp_path / "out")
+    assert not left.exists()
+    assert kept.exists()

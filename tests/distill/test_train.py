@@ -160,6 +160,16 @@ def test_a_lora_is_merged_into_ordinary_weights(start, samples, tmp_path):
     assert right / len(samples) == done.best.accuracy
 
 
+@pytest.mark.parametrize("rank", [0, 2])
+def test_frozen_layers_stay(start, samples, tmp_path, rank):
+    recipe = replace(RECIPE, frozen_layers=1, lora_rank=rank, num_steps=3, evaluate_every=3)
+    done = train(start, tmp_path / "out", samples, samples[:8], recipe, work=tmp_path / "work")
+    before, after = load_model(start), load_model(done.folder)
+    changed = {name for name in before.tensors if (before.tensors[name].data != after.tensors[name].data).any()}
+    assert {"layers.1.q", "layers.1.up", "layers.1.down", "head"} <= changed
+    assert not any(name.startswith("layers.0.") for name in changed)
+
+
 def test_a_student_learns_from_the_teacher_alone(whole, samples, tmp_path):
     """Without a single label: logits and hidden states of the tuned model."""
     targets = [replace(sample, label=None) for sample in taught(whole.folder, samples, RECIPE)]

@@ -1,9 +1,10 @@
 """A model's folder that appears whole or not at all, and its tensors' file."""
 
+import glob
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from os import getpid
 from pathlib import Path
 
 from farthing.errors import InvalidRequest
@@ -22,7 +23,8 @@ _MATRICES = ("score.weight", "embed_tokens.weight", "lm_head.weight")  # of two 
 def new_folder(out: Path) -> Iterator[Path]:
     """A folder that has its name when the block has ended well. Raises InvalidRequest where it cannot get it."""
     check_output(out, "folder")
-    part = out.with_name(f".{out.name[:100]}.{getpid()}.part")
+    _remove_left_over(out)
+    part = out.with_name(f".{out.name[:100]}.{os.getpid()}.part")
     try:
         part.mkdir()
     except OSError as error:
@@ -34,6 +36,20 @@ def new_folder(out: Path) -> Iterator[Path]:
         with suppress(OSError):
             shutil.rmtree(part)
         raise
+
+
+def _remove_left_over(out: Path) -> None:
+    """What a process that was killed has left of this folder."""
+    for part in out.parent.glob(f".{glob.escape(out.name[:100])}.*.part"):
+        pid = part.name.split(".")[-2]
+        if not pid.isdigit():
+            continue
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            shutil.rmtree(part, ignore_errors=True)
+        except OSError:
+            continue
 
 
 def write_tensors(path: Path, tensors: Mapping[str, QTensor]) -> None:

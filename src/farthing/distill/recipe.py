@@ -37,6 +37,7 @@ class Recipe:
     lora_alpha: float = 16.0  # the product of the two small matrices is scaled by alpha / rank
     lora_targets: tuple[str, ...] = LORA_TARGETS
     frozen_embeddings: bool = True
+    frozen_layers: int = 0  # so many of the lowest stay as they are: less to compute, less to forget
     epochs: float | None = 4.0
     num_steps: int | None = None
     minutes: float | None = None
@@ -50,7 +51,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("learning_rate", "head_learning_rate", "batch_size", "max_length", "temperature", "clip"):
             _need(getattr(self, name) > 0, name, getattr(self, name), "above 0")
-        for name in ("weight_decay", "ce_weight", "kl_weight", "hidden_weight", "lora_rank", "seed"):
+        for name in ("weight_decay", "ce_weight", "kl_weight", "hidden_weight", "lora_rank", "frozen_layers", "seed"):
             _need(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         for name in ("evaluate_every", "lora_alpha", "checkpoint_every_s"):
             _need(getattr(self, name) > 0, name, getattr(self, name), "above 0")

@@ -47,10 +47,12 @@ def run(
         if student.num_labels is not None and all(sample.label is None for sample in held_out):
             raise InvalidRequest("held out: no sample has a label, so that the best point cannot be told; label some")
         digest = run_digest(start, train, held_out, recipe)
+        checkpoints = Checkpoints(work, digest)
         if (done := _already(out, digest)) is not None:
+            checkpoints.remove()  # a kill may have come just before
             return done
         check_output(out, "folder")
-        return _Run(student, train, held_out, Checkpoints(work, digest), on_progress).finish(out, digest)
+        return _Run(student, train, held_out, checkpoints, on_progress).finish(out, digest)
 
 
 @contextmanager

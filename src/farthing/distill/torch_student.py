@@ -147,7 +147,7 @@ class Student:
             for name, adapter in self.adapters.items():
                 t = tensors[f"{name}.weight"]
                 weight = torch.from_numpy(dequantize(t.data, t.format, t.rows, t.cols))
-                changed[f"{name}.weight"] = merged(adapter, weight, self.recipe.lora_rank, self.recipe.lora_alpha)
+                changed[f"{name}.weight"] = merged(adapter, weight, self.recipe)
         for name, values in changed.items():
             dtype: FolderDtype = "bfloat16" if tensors[name].format == "bf16" else "float32"
             tensors[name] = to_float(values.detach().float().numpy(), dtype)
@@ -179,10 +179,11 @@ def open_student(folder: Path, recipe: Recipe) -> Student:
     model.train()
     for parameter in model.parameters():
         parameter.requires_grad_(not recipe.lora_rank)
+    for layer in model.model.layers[: recipe.frozen_layers]:
+        layer.requires_grad_(False)
     adapters = {}
     if recipe.lora_rank:
-        adapters = add_lora(model.model, recipe.lora_targets, recipe.lora_rank, recipe.lora_alpha, recipe.seed)
-        adapters = {f"model.{name}": adapter for name, adapter in adapters.items()}
+        adapters = add_lora(model, recipe)
         if labels is not None:
             model.score.weight.requires_grad_(True)
     model.model.embed_tokens.weight.requires_grad_(not recipe.frozen_embeddings and not recipe.lora_rank)
