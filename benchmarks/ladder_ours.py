@@ -25,9 +25,9 @@ __all__ = ["Recipe", "bits_of_ours", "file_of", "our_qualities", "recipes_of", "
 FORMATS = ("q8_0", "q6_k", "q6", "q5_k", "q5", "q4_1", "q4_k", "q4", "iq4_nl", "q4_0", "c4")
 FORMATS += ("q3_k", "q3", "c3", "q2_k", "q2", "tq2_0", "t2")
 FREE, BEST = "search", "gptq"  # the best method without a text, and with one
-ALL_METHODS = ("q4", "q3")  # formats that show every method
+ALL_METHODS = ("q4", "q3")  # formats that show every method, without calibration in a large model's q4
 BITS = (4.5, 4.25, 4.0, 3.75, 3.5, 3.25, 3.0, 2.75, 2.5, 2.25, 2.0)
-FEW_FORMATS, FEW_BITS = ("q5", "q4", "c4", "q3", "c3"), (4.5, 4.0, 3.5, 3.0)
+FEW_FORMATS, FEW_BITS = ("q4", "q3"), (4.5, 4.0, 3.5, 3.0)
 LARGE = 50_000_000  # weights: above, calibrated rungs take minutes each, and fewer are made
 TOGETHER = 6  # models in memory at once, beside the reference, whose logits are computed once for them all
 
@@ -67,7 +67,10 @@ def _of_formats(formats: Sequence[str], is_large: bool) -> Iterator[Recipe]:
         if not is_large or format in FEW_FORMATS:
             yield Recipe(format, None, BEST)
         if format in ALL_METHODS:
-            yield from (Recipe(format, None, method) for method in METHODS if method not in (FREE, BEST))
+            others = [method for method in METHODS if method not in (FREE, BEST)]
+            if is_large and format != ALL_METHODS[-1]:
+                others = [method for method in others if method not in METHODS_WITH_STATISTICS]
+            yield from (Recipe(format, None, method) for method in others)
             if not is_large:
                 yield Recipe(format, None, BEST, is_rotated=True)
 

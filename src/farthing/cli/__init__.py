@@ -40,6 +40,7 @@ COMMANDS = (
     "compare",
     "route",
     "distill",
+    "learn",
 )
 
 app = typer.Typer(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from farthing.economics.prices import PriceBook
     from farthing.ledger.reader import Reader
     from farthing.report.bill_elsewhere import Local
+    from farthing.report.bill_learned import Learned
     from farthing.report.bill_period import Period
 
 EXAMPLE = "farthing bill --month 2026-11 --by model,key,lever --html bill.html"
@@ -123,7 +124,8 @@ def _bill(
         before = history_us(period)
         history = () if before is None else reader.rows(before, period.since_us)
         grouped = [name for name in dimensions if name != "lever"]
-        found = collect(reader.rows(period.since_us, period.until_us), period, grouped, history)
+        taught = _learned(config, period)
+        found = collect(reader.rows(period.since_us, period.until_us), period, grouped, history, taught)
         found.key_names = names
         if "route" in grouped:
             found.lots = lots(found.routers, reader.routed_scores(period.since_us, period.until_us))
@@ -143,6 +145,21 @@ def _bill(
     emit(json, document, show)
     if html is not None:
         note(f"page: {html}")
+
+
+def _learned(config: Path | None, period: "Period") -> "Learned | None":
+    """The model that a configuration file's [learn] teaches, and what became of its versions."""
+    from farthing.report.bill_learned import Learned
+    from farthing.report.learn_history import read_history
+    from farthing.server.config_file import read_config
+
+    if config is None:
+        return None
+    found = read_config(config)
+    model, slot = found.learn.get("model"), found.learn.get("slot")
+    if not isinstance(model, str) or not isinstance(slot, str):
+        return None
+    return Learned.of(model, read_history(found.folder / Path(slot).expanduser()), period)
 
 
 def _sources(config: Path | None) -> dict[str, str]:

@@ -78,6 +78,9 @@ def waterfall(
     ladder: Annotated[
         Path | None, typer.Option("--ladder", metavar="FILE", help="Show the weight formats that ladder.py measured.")
     ] = None,
+    distill: Annotated[
+        Path | None, typer.Option("--distill", metavar="FILE", help="Show the students that distill.py measured.")
+    ] = None,
 ) -> None:
     """Run a workload once per lever and show what each does to the cost, the speed and the answers.
 
@@ -95,6 +98,7 @@ def waterfall(
             raise InvalidRequest(f"{path}: cannot be written; give a file in a folder that exists")
 
     from farthing.economics.prices import PriceBook
+    from farthing.report.distill_panel import read_distill
     from farthing.report.ladder_panel import read_ladder
     from farthing.report.measure import measure
     from farthing.report.moe_panel import read_moe
@@ -107,10 +111,11 @@ def waterfall(
     routing = _routing(router, labelled)
     experts = None if moe is None else read_moe(moe)
     formats = read_ladder(ladder) if ladder is not None else None
+    students = None if distill is None else read_distill(distill)
     with _progress() as bar:
         findings = measure(model, work, usable_threads(threads), bar)
     report = _report(findings, model, work, host, models, now)
-    report = replace(report, routing=routing, moe=experts, ladder=formats)
+    report = replace(report, routing=routing, moe=experts, ladder=formats, distill=students)
     _deliver(report, html, json_out, json_mode)
     if report.is_partial:
         raise KeyboardInterrupt

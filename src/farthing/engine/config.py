@@ -88,8 +88,8 @@ def check_generates(model: Model) -> None:
     """Raises InvalidRequest for a classifier, which has no tokens to answer with."""
     if model.config.labels:
         raise InvalidRequest(
-            f"{model.name} is a classifier: it answers with one of {len(model.config.labels)} labels and continues no text; "
-            'ask it with farthing classify, or serve it by an upstream of kind = "classifier"'
+            f"{model.name} is a classifier: it answers with one of {len(model.config.labels)} labels and continues no "
+            'text; ask it with farthing classify, or serve it by an upstream of kind = "classifier"'
         )
 
 

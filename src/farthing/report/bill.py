@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from farthing.ledger.row import Row
 from farthing.report.bill_forecast import Forecast, forecast
+from farthing.report.bill_learned import Learned
 from farthing.report.bill_levers import Levers
 from farthing.report.bill_lot import MAX_ROUTERS, Lot, RouterSums
 from farthing.report.bill_period import Period, day_of
@@ -38,6 +39,7 @@ class Bill:
     key_names: Mapping[str, str] = field(default_factory=dict)  # by key id
     routers: dict[str, RouterSums] = field(default_factory=dict)  # by the name that was asked for
     lots: Sequence[Lot] = ()  # beside the routers, where routes are shown
+    learned: Learned | None = None  # the model that farthing learn teaches
 
     def label(self, dimension: str, name: str) -> str:
         """A group's name for people: a key's own name before its id."""
@@ -61,15 +63,23 @@ def spend_by_day(rows: Iterable[Row]) -> dict[str, int]:
     return days
 
 
-def collect(rows: Iterable[Row], period: Period, dimensions: Sequence[str] = (), history: Iterable[Row] = ()) -> Bill:
+def collect(
+    rows: Iterable[Row],
+    period: Period,
+    dimensions: Sequence[str] = (),
+    history: Iterable[Row] = (),
+    learned: Learned | None = None,
+) -> Bill:
     """The bill of `rows`; `history` are rows from before the period, which only the forecast learns from."""
-    bill = Bill(period, groups={name: Groups() for name in ("model", "key", *dimensions)})
+    bill = Bill(period, groups={name: Groups() for name in ("model", "key", *dimensions)}, learned=learned)
     levers, stale = Levers(), StalePrices()
     pending: dict[str, int] = {}
     for row in rows:
         bill.total.add(row)
         levers.add(row)
         stale.add(row)
+        if learned is not None:
+            learned.add(row)
         for dimension, groups in bill.groups.items():
             for name in _names(row, dimension):
                 groups.add(name, row)

@@ -11,6 +11,7 @@ from typing import Any
 
 from farthing.report.bill import Bill
 from farthing.report.bill_charts import MAX_DAYS, day_chart, share_chart, waterfall_chart
+from farthing.report.bill_learned_shown import learned_html
 from farthing.report.bill_routes import lot_lines, num_given
 from farthing.report.bill_sketch import MAX_ERROR, Sketch
 from farthing.report.bill_sums import Sums
@@ -87,6 +88,8 @@ def _body(bill: Bill, dimensions: Sequence[str], budgets: Sequence[Mapping[str, 
         "<figcaption>Baseline: every input token at the full price of the baseline’s model. Grey bars are totals, green"
         " ones what a lever takes off, orange ones what was dearer; in this order.</figcaption></figure>"
     )
+    if bill.learned is not None and bill.learned.hours:
+        yield learned_html(bill.learned)
     for dimension in ("model", "key"):
         yield f"<h2>Spend by {dimension}</h2><figure>{share_chart(bill, dimension)}</figure>"
     yield f"<h2>Tokens</h2>{_classes(bill.total)}"

@@ -5,6 +5,7 @@ from typing import Any
 
 from farthing.report.bill import Bill
 from farthing.report.bill_forecast import Forecast
+from farthing.report.bill_learned_shown import learned_json
 from farthing.report.bill_lot import to_document
 from farthing.report.bill_sketch import MAX_ERROR, Sketch
 from farthing.report.bill_sums import Sums
@@ -29,6 +30,7 @@ def to_json(
         "total": _sums(bill.total),
         "by": {name: _groups(bill, name) for name in shown},
         "lots": [to_document(lot) for lot in bill.lots],
+        "learned": None if bill.learned is None else learned_json(bill.learned),
         "levers": [{"name": name, **amount("saving", pico)} for name, pico in bill.levers.items()],
         "request_cost_pico": _percentiles(bill.request_cost),
         "first_token_us": _percentiles(bill.first_token),

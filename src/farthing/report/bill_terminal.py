@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from farthing.report.bill import NOBODY, Bill
+from farthing.report.bill_learned_shown import print_learned
 from farthing.report.bill_routes import print_routes
 from farthing.report.bill_sums import Sums
 from farthing.report.bill_words import (
@@ -54,6 +55,9 @@ def print_bill(bill: Bill, dimensions: Sequence[str], budgets: Sequence[Mapping[
             print_routes(bill, console)
         else:
             _print_groups(bill, dimension, console)
+    if bill.learned is not None and bill.learned.hours:
+        console.print()
+        print_learned(bill.learned, console)
     if budgets:
         console.print()
         console.print(_budgets(budgets))

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from farthing.economics.cost import HostCost, HostedCost, break_even_utilisation
 from farthing.economics.waterfall import Measured, Row, UsdPerMtok, waterfall
+from farthing.report.distill_panel import DistillPanel, distill_json
 from farthing.report.ladder_panel import LadderPanel, ladder_json
 from farthing.report.machine import Machine
 from farthing.report.moe_panel import MoePanel, moe_json
@@ -81,6 +82,7 @@ class Report:
     moe: MoePanel | None = None  # another model, outside of the sum
     routing: RoutingPanel | None = None  # another model pair, outside of the sum
     ladder: LadderPanel | None = None  # of weight formats, measured at another time
+    distill: DistillPanel | None = None  # another task, outside of the sum
     rows: tuple[Row, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -118,6 +120,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "moe": None if report.moe is None else moe_json(report.moe, report.host),
         "routing": None if report.routing is None else panel_json(report.routing),
         "ladder": None if report.ladder is None else ladder_json(report.ladder),
+        "distill": None if report.distill is None else distill_json(report.distill, report.host),
         "notes": list(report.notes),
     }
 

@@ -5,6 +5,7 @@ from decimal import Decimal
 from html import escape
 
 from farthing.economics.waterfall import Row, bars
+from farthing.report.distill_panel import distill_html
 from farthing.report.document import LeverResult, Report, energy_usd_per_mtok, tok_s
 from farthing.report.ladder_panel import ladder_html
 from farthing.report.moe_panel import moe_html
@@ -67,6 +68,8 @@ def _body(report: Report) -> Iterable[str]:
         yield _grid(("lever", "what it is", "quality", "compared on", "tokens"), cells, num_text=4)
     if report.moe is not None:
         yield moe_html(report.moe, report.host)
+    if report.distill is not None:
+        yield distill_html(report.distill, report.host)
     if report.routing is not None:
         yield panel_html(report.routing)
     if report.ladder is not None:

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from farthing.economics.waterfall import Row
+from farthing.report.distill_panel import print_distill
 from farthing.report.document import Report, energy_usd_per_mtok, tok_s
 from farthing.report.moe_panel import print_moe
 from farthing.report.routing_panel import print_panel
@@ -35,6 +36,9 @@ def print_report(report: Report, console: Console) -> None:
             console.print("* run on a sample of the requests")
     if report.moe is not None:
         print_moe(report.moe, report.host, console)
+        console.print()
+    if report.distill is not None:
+        print_distill(report.distill, report.host, console)
         console.print()
     if report.routing is not None:
         print_panel(report.routing, console)

@@ -35,7 +35,7 @@ def whole_file(path: Path, option: str) -> Iterator[TextIO]:
         os.chmod(name, _mode(target))
         os.replace(name, target)
     except BaseException:
-        os.unlink(name)
+        Path(name).unlink(missing_ok=True)  # it may be in its place already
         raise
 
 

@@ -18,9 +18,10 @@ from farthing.economics.usage import Usage
 from farthing.router.answer_form import fault
 from farthing.router.config import RouterConfig
 from farthing.router.counts import Counts, RouterStats
-from farthing.router.deciding import Choice, Decider, Verdict, make_decider
+from farthing.router.deciding import Choice, Decider, Verdict
 from farthing.router.drafting import Draft, draft_call, sample_call, shown
 from farthing.router.question import Question, read_question
+from farthing.router.reloading import watched_decider
 from farthing.router.sessions import Seat, Sessions, moving_ratio
 from farthing.upstreams.breaker import Breaker
 from farthing.upstreams.call import Call, Chunk, Tally, Upstream
@@ -79,7 +80,8 @@ class Router:
         self._members = list(members)
         self._num = len(members)
         self._asked = [Member(member.upstream, member.model, Breaker(clock_s)) for member in members]
-        self._decider: Decider = make_decider(config, [member.is_local for member in members], members[0].model)
+        are_local, first = [member.is_local for member in members], members[0].model
+        self._decider: Decider = watched_decider(config, are_local, first, clock_s)
         self._sessions = Sessions(config.sticky_s, config.sticky_max, clock_s)
         self._counts = Counts()
 

@@ -14,12 +14,12 @@ from farthing.server.tables import check_keys, read_table
 
 __all__ = ["Config", "read_config"]
 
-TABLES = ["server", "economics", "ledger", "response_cache", "upstream", "model"]
+TABLES = ["server", "economics", "ledger", "response_cache", "learn", "upstream", "model"]
 
 
 @dataclass(frozen=True)
 class Config:
-    """The whole file. ledger and response_cache stay tables here: those packages' dataclasses read them."""
+    """The whole file. ledger, response_cache and learn stay tables here: those packages' dataclasses read them."""
 
     server: ServerConfig = field(default_factory=ServerConfig)
     economics: EconomicsConfig = field(default_factory=EconomicsConfig)
@@ -27,6 +27,7 @@ class Config:
     models: tuple[ModelEntry, ...] = ()
     ledger: Mapping[str, Any] = field(default_factory=dict)
     response_cache: Mapping[str, Any] = field(default_factory=dict)
+    learn: Mapping[str, Any] = field(default_factory=dict)  # of `farthing learn`; a server does not look at it
     folder: Path = Path()  # that its paths are relative to
     source: str = "farthing.toml"
 
@@ -52,7 +53,7 @@ def read_config(path: Path) -> Config:
         for i, table in _numbered(document, "model", source)
     )
     _check_names(upstreams, models, source)
-    for name in ("ledger", "response_cache"):
+    for name in ("ledger", "response_cache", "learn"):
         if not isinstance(document.get(name, {}), dict):
             raise InvalidRequest(f"{source}: {name} is {document[name]!r}; allowed: a table, [{name}]")
     return Config(
@@ -62,6 +63,7 @@ def read_config(path: Path) -> Config:
         models,
         document.get("ledger", {}),
         document.get("response_cache", {}),
+        document.get("learn", {}),
         folder,
         source,
     )

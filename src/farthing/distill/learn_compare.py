@@ -1,0 +1,91 @@
+"""Two versions on the same rows and requests: what the gate decides by, and what people are told."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from hashlib import sha256
+
+import numpy as np
+from numpy.typing import NDArray
+
+from farthing.distill.learn_collect import Batch
+from farthing.distill.learn_gate import Judged, Verdict
+from farthing.distill.learn_judge import Costs, Version, judging, served, teaching_router
+from farthing.distill.learn_lost import LabelCounts, by_label
+from farthing.distill.learn_rows import Answered
+from farthing.distill.promotion import version_name
+from farthing.distill.split import held_out
+from farthing.report.learn_history import Event, Figures
+
+__all__ = ["both", "priced", "with_verdict"]
+
+CostsOf = Callable[[float], Costs]
+MAX_PRICED = 2000  # requests of the time on which costs are compared, drawn by content
+
+
+def priced(batch: Batch, share: float) -> list[str]:
+    """Requests of the time that taught neither the small model nor the router's check, which would look too sure of
+    them. share: of rows that are held out. Of many a part, drawn by content."""
+
+    def drawn(prompt: str) -> bytes:
+        return sha256(prompt.encode("utf-8", "replace")).digest()
+
+    prompts = list(batch.prompts)
+    is_unseen = held_out(prompts, share) & ~teaching_router(prompts)
+    return sorted((prompts[i] for i in np.flatnonzero(is_unseen)), key=drawn)[:MAX_PRICED]
+
+
+def both(
+    present: Version | None,
+    new: Version,
+    rows: Sequence[Answered],
+    older: set[str],
+    requests: Sequence[str],
+    costs: CostsOf,
+) -> tuple[Judged, Figures, Figures]:
+    """rows: held-out ones, of which a part judges; older: the texts of those that a new batch has not touched; costs:
+    of a request, from the seconds of the small model's answer. present None: the large model answers alone."""
+    is_judging = judging([row.prompt for row in rows])
+    chosen = [row for row, is_so in zip(rows, is_judging, strict=True) if is_so]
+    is_old = np.array([row.prompt in older for row in chosen], np.bool_)
+    right, cost, after = _served(new, chosen, requests, costs)
+    if present is None:
+        large = costs(0.0).large
+        judged = Judged(np.ones(len(chosen), np.bool_), right, is_old, np.full(len(cost), large), cost, False, {})
+        return judged, Figures(round(large), 1.0, 1.0), after
+    was_right, was_cost, before = _served(present, chosen, requests, costs)
+    labels = _labels(present, new, [row for row in rows if row.prompt in older])
+    return Judged(was_right, right, is_old, was_cost, cost, True, labels), before, after
+
+
+def _served(
+    version: Version, rows: Sequence[Answered], requests: Sequence[str], costs: CostsOf
+) -> tuple[NDArray[np.bool_], NDArray[np.float64], Figures]:
+    """Whether each row is answered rightly, what each request costs, and both in the mean."""
+    right = served(version, [row.prompt for row in rows]).right([row.answer for row in rows])
+    found = served(version, requests)
+    cost = found.cost(costs(found.answers.seconds))
+    if not len(rows) or not len(requests):
+        return right, cost, Figures(0, 0.0, 1.0)
+    return right, cost, Figures(round(float(cost.mean())), float(right.mean()), float(1 - found.is_kept.mean()))
+
+
+def _labels(present: Version, new: Version, rows: Sequence[Answered]) -> LabelCounts:
+    texts = [row.prompt for row in rows]
+    return by_label(
+        [row.answer for row in rows], present.student.answer(texts).labels, new.student.answer(texts).labels
+    )
+
+
+def with_verdict(base: Event, verdict: Verdict, before: Figures, after: Figures, num_judged: int) -> Event:
+    found = replace(
+        base,
+        kind=verdict.kind,
+        before=before,
+        after=after,
+        difference=verdict.lead.difference,
+        low=verdict.lead.low,
+        high=verdict.lead.high,
+        num_judged=num_judged,
+        reasons=verdict.reasons,
+    )
+    return replace(found, version=version_name(base.run)) if verdict.kind == "promoted" else found

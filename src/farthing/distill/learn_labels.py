@@ -1,0 +1,38 @@
+"""What counts as an answer: the labels of a task, and which of them a large model's text names."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from farthing.report.compare_match import find_choice, normalized
+
+__all__ = ["LabelFinder", "seen_labels"]
+
+MAX_LABEL_CHARS = 80
+
+
+class LabelFinder:
+    """The one label that a text names (itself, in JSON, in a sentence), None where it names none or several."""
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        self._labels = tuple(labels)
+        self._found: dict[str, str | None] = {}  # answers repeat
+
+    def find(self, text: str) -> str | None:
+        if text not in self._found:
+            self._found[text] = find_choice(text, self._labels)
+        return self._found[text]
+
+
+def seen_labels(answers: Iterable[str], known: Sequence[str], least: int) -> tuple[str, ...]:
+    """`known` and, behind them in order, what was answered `least` times: short answers of one line."""
+    texts = Counter(text for answer in answers if (text := answer.strip()))
+    spelled: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    for text, count in texts.most_common():
+        name = normalized(text)
+        if name and len(text) <= MAX_LABEL_CHARS and "\n" not in text and not text.startswith(("{", "[")):
+            spelled.setdefault(name, text)
+            counts[name] += count
+    there = {normalized(label) for label in known}
+    new = sorted(spelled[name] for name, count in counts.items() if count >= least and name not in there)
+    return (*known, *new)

@@ -1,0 +1,266 @@
+"""The loop with linear students: it gets cheaper at held quality, poison is not promoted, a kill loses nothing."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from farthing.distill.learn_rows import Answered, read_rows
+from farthing.distill.learn_state import Memory, Run
+from farthing.distill.promotion import Slot
+from farthing.errors import CorruptModel, InvalidRequest
+from farthing.report.learn_history import Event
+from tests.distill.learn_world import INTENTS, LARGE_PICO, Killed, World, texts_of
+
+NUM = 1500
+Lie = Callable[[str, str], str]
+
+
+def flipped(share: float) -> Lie:
+    rng = random.Random(1)
+    return lambda _, intent: rng.choice(INTENTS) if rng.random() < share else intent
+
+
+def turned(_: str, intent: str) -> str:
+    """All of one intent answered as another."""
+    return INTENTS[1] if intent == INTENTS[0] else intent
+
+
+def event_of(world: World) -> Event:
+    event = world.learn().event
+    assert event is not None
+    return event
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A world in which one version serves."""
+    world = World(tmp_path_factory.mktemp("taught"))
+    world.serve(NUM, seed=100)
+    assert event_of(world).kind == "promoted"
+    return world
+
+
+def test_it_gets_cheaper_round_by_round_at_held_quality(taught: World, tmp_path: Path) -> None:
+    world = taught.copy(tmp_path)
+    costs, rights = [float(LARGE_PICO)], []
+    for number in range(2):
+        cost, right = world.serve(NUM, seed=101 + number)
+        costs.append(cost)
+        rights.append(right)
+        world.learn()
+    cost, right = world.serve(NUM, seed=99)
+    assert costs == sorted(costs, reverse=True)
+    assert cost < LARGE_PICO / 3
+    assert min(*rights, right) > 1 - world.config.bound
+    events = world.slot.history()
+    assert [event.run for event in events] == [1, 2, 3]
+    for event in events:
+        if event.kind == "promoted":
+            assert event.after is not None
+            assert event.before is not None
+            assert event.low is not None
+            assert event.after.cost_pico < event.before.cost_pico
+            assert event.low >= -world.config.bound
+    assert not list((world.config.slot / "runs").iterdir())
+
+
+@pytest.mark.parametrize("lie", [flipped(0.3), turned])
+def test_poison_is_not_promoted_and_teaches_nothing(taught: World, tmp_path: Path, lie: Lie) -> None:
+    world = taught.copy(tmp_path)
+    before = read_rows(world.config.slot / "rows.jsonl")
+    world.serve(NUM, seed=101, lie=lie)
+    event = event_of(world)
+    assert event.kind == "refused"
+    assert event.version == world.slot.current == "0001"
+    assert event.reasons
+    assert world.tools.lessons == [], "nothing was trained for it"
+    assert read_rows(world.config.slot / "rows.jsonl") == before
+    assert read_rows(world.config.slot / "waiting.jsonl") == []
+    assert len(read_rows(world.config.slot / "refused" / "0002.jsonl")) > 1000
+
+
+def test_wrong_answers_that_are_praised_are_poison_too(taught: World, tmp_path: Path) -> None:
+    """Feedback calls what the small model got wrong right, and what the large model got right wrong."""
+    world = taught.copy(tmp_path)
+    world.serve(NUM, seed=101, score=lambda _, intent, answer: 1.0 if intent != answer else 0.0)
+    outcome = world.learn()
+    assert outcome.event is None, "what is said to be wrong teaches nothing"
+    assert any("said to be wrong" in line for line in outcome.told)
+    assert world.slot.current == "0001"
+
+
+def test_a_poisoned_student_would_be_caught_by_the_gate(
+    taught: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second door, where the first is left open."""
+    from farthing.distill import learn
+    from farthing.distill.learn_doubt import Doubt
+
+    monkeypatch.setattr(learn, "doubted", lambda *_: Doubt(0, ()))
+    world = taught.copy(tmp_path)
+    world.serve(NUM, seed=101, lie=flipped(0.6))
+    event = event_of(world)
+    assert event.kind != "promoted"
+    assert world.slot.current == "0001"
+    assert len(world.tools.lessons) == 1
+
+
+def test_too_little_new_waits_and_nothing_is_lost(tmp_path: Path) -> None:
+    world = World(tmp_path, min_rows=300, bound=0.3)
+    with pytest.raises(InvalidRequest, match="stored_prompts = true"):
+        world.learn()
+    world.serve(200, seed=1)
+    outcome = world.learn()
+    assert outcome.event is None
+    assert any("min_rows" in line for line in outcome.told)
+    world.serve(200, seed=2)
+    assert event_of(world).run == 1
+    assert len(world.tools.lessons[0].rows) > 200, "rows of the first time are among them"
+
+
+def test_rows_of_a_run_that_came_to_nothing_teach_again(tmp_path: Path) -> None:
+    world = World(tmp_path, bound=0.001)
+    world.serve(300, seed=1)
+    assert event_of(world).kind == "kept"
+    assert read_rows(world.config.slot / "rows.jsonl") == []
+    first = len(read_rows(world.config.slot / "waiting.jsonl"))
+    assert first > 250
+    world.serve(300, seed=2)
+    assert event_of(world).run == 2
+    assert len(read_rows(world.config.slot / "waiting.jsonl")) > first + 250
+
+
+def test_trusted_rows_teach_and_are_not_collected_again(tmp_path: Path) -> None:
+    world = World(tmp_path, bound=0.3)
+    world.trusted = [Answered(text, intent, "given") for text, intent in texts_of(NUM, seed=7)]
+    world.serve(NUM, seed=7, lie=turned)  # the same texts: what was checked counts
+    outcome = world.learn()
+    assert outcome.event is None
+    assert outcome.batch.rows == ()
+    world.serve(500, seed=8, lie=turned)
+    assert event_of(world).kind == "refused", "trusted rows find the poison of the very first batch"
+
+
+def promoting(folder: Path) -> World:
+    world = World(folder, bound=0.3)
+    world.serve(600, seed=1)
+    return world
+
+
+MOMENTS = [(Run, "write_doubt"), (Run, "write_event"), (Slot, "promote"), (Memory, "write_rows"),
+           (Memory, "write_waiting"), (Memory, "write_state"), (Run, "delete")]  # fmt: skip
+IN_TRAINING = ["before training", "in training", "before the candidate is whole", "after training"]
+
+
+@pytest.fixture(scope="module")
+def unhindered(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, World]:
+    """(before the run, after it)."""
+    world = promoting(tmp_path_factory.mktemp("before"))
+    after = world.copy(tmp_path_factory.mktemp("after"))
+    assert event_of(after).kind == "promoted"
+    return world, after
+
+
+def remembered(world: World) -> Any:
+    memory = Memory(world.config.slot)
+    return memory.state(), memory.rows(), memory.waiting(), world.slot.current, world.slot.history()
+
+
+def check_second_run(world: World, after: World) -> None:
+    """It goes on, and ends as if nothing had happened."""
+    world.learn()
+    assert remembered(world) == remembered(after)
+    assert world.version() is not None
+    assert not list((world.config.slot / "runs").iterdir())
+
+
+@pytest.mark.parametrize("moment", IN_TRAINING)
+def test_a_kill_while_training(unhindered: tuple[World, World], tmp_path: Path, moment: str) -> None:
+    before, after = unhindered
+    world = before.copy(tmp_path)
+
+    def kill(name: str) -> None:
+        if name == moment:
+            raise Killed
+
+    world.tools.kill = kill
+    with pytest.raises(Killed):
+        world.learn()
+    assert world.slot.current is None
+    world.tools.kill = lambda _: None
+    check_second_run(world, after)
+    assert len(world.tools.lessons) == (1 if moment in ("before training", "after training") else 2)
+
+
+@pytest.mark.parametrize(("kind", "name"), MOMENTS)
+@pytest.mark.parametrize("is_after", [False, True])
+def test_a_kill_between_two_steps(
+    unhindered: tuple[World, World],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: Any,
+    name: str,
+    is_after: bool,
+) -> None:
+    before, after = unhindered
+    world, real = before.copy(tmp_path), getattr(kind, name)
+
+    def killed(*arguments: Any) -> None:
+        if is_after:
+            real(*arguments)
+        raise Killed
+
+    monkeypatch.setattr(kind, name, killed)
+    with pytest.raises(Killed):
+        world.learn()
+    monkeypatch.undo()
+    check_second_run(world, after)
+
+
+def test_a_rollback_between_a_kill_and_the_second_run(taught: World, tmp_path: Path) -> None:
+    world = taught.copy(tmp_path)
+    world.serve(NUM, seed=101)
+
+    def kill(name: str) -> None:
+        if name == "in training":
+            raise Killed
+
+    world.tools.kill = kill
+    with pytest.raises(Killed):
+        world.learn()
+    with pytest.raises(InvalidRequest, match="it is the first one"):
+        world.loop.rollback()
+    assert world.slot.current == "0001"
+
+
+def test_a_large_model_without_a_price_is_told_before_the_training(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.serve(200, seed=1, large_pico=None)
+    with pytest.raises(InvalidRequest, match="give one in the price file"):
+        world.learn()
+    assert world.tools.lessons == []
+    assert not (world.config.slot / "runs").exists()
+
+
+def test_a_slot_that_others_have_written_in(tmp_path: Path) -> None:
+    world = promoting(tmp_path)
+    (world.config.slot / "state.json").write_text("[]")
+    with pytest.raises(CorruptModel, match=r"state\.json"):
+        world.learn()
+    (world.config.slot / "state.json").write_text('{"what": 1}')
+    with pytest.raises(CorruptModel, match=r"state\.json"):
+        world.learn()
+    (world.config.slot / "state.json").unlink()
+    (world.config.slot / "waiting.jsonl").write_text('{"prompt": 1}\n')
+    with pytest.raises(CorruptModel, match=r"waiting\.jsonl"):
+        world.learn()
+
+
+def test_forget_deletes_every_text(taught: World, tmp_path: Path) -> None:
+    world = taught.copy(tmp_path)
+    assert Memory(world.config.slot).forget() > 1000
+    assert Memory(world.config.slot).rows() == []
+    assert world.version() is not None
