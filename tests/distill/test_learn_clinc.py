@@ -106,7 +106,7 @@ class Loop:
         rows = self.rows[self.num_asked : self.num_asked + num]
         self.num_asked += num
         num_right, num_before = 0, len(self.running.rows())
-        with httpx2.Client() as client:
+        with httpx2.Client(timeout=60) as client:
             for text, intent in rows:
                 answer = ask(client, self.running, text)
                 assert answer.status_code == 200, answer.text
@@ -185,7 +185,7 @@ def under_load(loop: Loop) -> Iterator[None]:
     stop = threading.Event()
 
     def asking() -> None:
-        with httpx2.Client() as client:
+        with httpx2.Client(timeout=60) as client:
             while not stop.wait(0.02):
                 statuses.append(ask(client, loop.running, loop.rows[len(statuses) % 500][0]).status_code)
 

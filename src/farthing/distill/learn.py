@@ -160,7 +160,8 @@ class Loop:
         router.save(run.candidate / ROUTER_FILE)
         new_version = Version(run.candidate, student, router)
         present = self._present()
-        judged, before, after = both(present, new_version, rows, {row.prompt for row in old}, priced(batch), costs)
+        requests = priced(batch, self._config.held_out)
+        judged, before, after = both(present, new_version, rows, {row.prompt for row in old}, requests, costs)
         verdict = decide(judged, self._config.bound)
         return with_verdict(base, verdict, before, after, len(judged.after))
 

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from farthing.distill.learn_collect import Batch
 from farthing.distill.learn_gate import Judged, Verdict
-from farthing.distill.learn_judge import Costs, Version, judging, served
+from farthing.distill.learn_judge import Costs, Version, judging, served, teaching_router
 from farthing.distill.learn_lost import LabelCounts, by_label
 from farthing.distill.learn_rows import Answered
 from farthing.distill.promotion import version_name
+from farthing.distill.split import held_out
 from farthing.report.learn_history import Event, Figures
 
 __all__ = ["both", "priced", "with_verdict"]
@@ -21,13 +22,16 @@ CostsOf = Callable[[float], Costs]
 MAX_PRICED = 2000  # requests of the time on which costs are compared, drawn by content
 
 
-def priced(batch: Batch) -> list[str]:
-    """Requests of the time, a part drawn by content where there are many."""
+def priced(batch: Batch, share: float) -> list[str]:
+    """Requests of the time that taught neither the small model nor the router's check, which would look too sure of
+    them. share: of rows that are held out. Of many a part, drawn by content."""
 
     def drawn(prompt: str) -> bytes:
         return sha256(prompt.encode("utf-8", "replace")).digest()
 
-    return sorted(batch.prompts, key=drawn)[:MAX_PRICED]
+    prompts = list(batch.prompts)
+    is_unseen = held_out(prompts, share) & ~teaching_router(prompts)
+    return sorted((prompts[i] for i in np.flatnonzero(is_unseen)), key=drawn)[:MAX_PRICED]
 
 
 def both(

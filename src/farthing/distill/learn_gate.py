@@ -1,10 +1,11 @@
 """Whether a new version may serve: quality within the bound, at lower cost, on rows that taught neither version.
 
-quality   beside the present version and beside the large model alone, paired row by row, 95 % intervals; once for
-          all rows that judge and once for the older ones, which a poisoned batch has not touched
+quality   beside the present version and beside the large model alone, paired row by row: the lower end of the 95 %
+          interval is within the bound. On the older rows alone, which a poisoned batch has not touched, the
+          difference itself is
 labels    no label may lose more than chance takes: of a label's older rows, those that only the present version
           gets right, against how often that happens elsewhere
-cost      of every request of the time, paired
+cost      of held-out requests of the time, paired
 """
 
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ class Lead:
 
 @dataclass(frozen=True)
 class Judged:
-    """Two versions, each with its router. The first three are of the rows that judge, the two after of every request,
+    """Two versions, each with its router. The first three are of the rows that judge, the two after of requests,
     the last of the label alone, on all held-out older rows. has_present: False where `before` is the large model."""
 
     before: Bools  # answered as the large model would

@@ -15,7 +15,7 @@ from farthing.router.signals import LEAST, SIGNAL_NAMES
 from farthing.router.train import calibrate, train
 from farthing.router.trained import Trained
 
-__all__ = ["Answers", "Costs", "Served", "Student", "Version", "judging", "recalibrated", "served"]
+__all__ = ["Answers", "Costs", "Served", "Student", "Version", "judging", "recalibrated", "served", "teaching_router"]
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -104,6 +104,11 @@ def recalibrated(
 def judging(texts: Sequence[str]) -> Bools:
     """Which held-out rows judge: those that no version's router was made from, whenever that was."""
     return _parts(texts)[2]
+
+
+def teaching_router(texts: Sequence[str]) -> Bools:
+    """Which held-out rows train the check of a router."""
+    return _parts(texts)[0]
 
 
 def _parts(texts: Sequence[str]) -> tuple[Bools, Bools, Bools]:
