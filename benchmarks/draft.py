@@ -1,6 +1,6 @@
 """A draft model, distilled from the embedded model on its own outputs, and what it is worth.
 
-    python -m benchmarks.draft teach WORK [--minutes 20 --layers 2 --vocab 8192 --prompts 2400]
+    python -m benchmarks.draft teach WORK [--minutes 20 --layers 0+1 --vocab 8192 --prompts 2400]
     python -m benchmarks.draft measure WORK/draft.gguf [--rounds 5 --max-tokens 160]
 
 `teach` lets the model answer prompts (greedily and at temperature 1), keeps its distribution at each token, makes a
@@ -53,7 +53,7 @@ def teach(args: argparse.Namespace) -> None:
     print(f"{len(samples)} answers, {num_tokens:,} tokens", flush=True)
     if args.until == "answers":
         return
-    taught = lessons(model, samples, work / "teacher.targets", args.threads)
+    taught = lessons(model, samples, work / "teacher.targets", args.threads, args.taught)
     print("the model's distributions are there", flush=True)
     if args.until == "lessons":
         return
@@ -61,7 +61,9 @@ def teach(args: argparse.Namespace) -> None:
     if not start.exists():
         if not (work / "folder").exists():
             write_folder(model, work / "folder", dtype="float32")
-        layers = choose_layers(model, [sample.token_ids for sample in samples[:16]], args.layers)
+        numbers = tuple(int(number) for number in args.layers.split("+"))
+        texts = [sample.token_ids for sample in samples[:16]]
+        layers = numbers if len(numbers) > 1 else choose_layers(model, texts, numbers[0])
         make_student(work / "folder", start, layers, common_tokens(samples, args.vocab))
         print(f"layers {layers}", flush=True)
     student = load_model(start)
@@ -70,8 +72,8 @@ def teach(args: argparse.Namespace) -> None:
     num_held_out = max(8, len(own) // 25)
     recipe = Recipe(
         learning_rate=args.learning_rate,
-        ce_weight=0.0,
-        kl_weight=1.0,
+        ce_weight=args.cross_entropy,
+        kl_weight=1 - args.cross_entropy,
         frozen_embeddings=False,
         batch_size=args.batch,
         max_length=400,
@@ -198,9 +200,11 @@ def main() -> None:
     teaching = commands.add_parser("teach")
     teaching.add_argument("work", type=Path)
     teaching.add_argument("--minutes", type=float, default=20)
-    teaching.add_argument("--layers", type=int, default=2)
+    teaching.add_argument("--layers", default="0+1", help="which, or how many")
     teaching.add_argument("--vocab", type=int, default=8192)
     teaching.add_argument("--prompts", type=int, default=2400)
+    teaching.add_argument("--taught", type=int, help="answers whose distributions are kept, of the others the text")
+    teaching.add_argument("--cross-entropy", type=float, default=0.0, help="its weight; the divergence has the rest")
     teaching.add_argument("--batch", type=int, default=16)
     teaching.add_argument("--learning-rate", type=float, default=1e-3)
     teaching.add_argument("--evaluate-every", type=int, default=100)

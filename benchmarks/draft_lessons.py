@@ -62,10 +62,11 @@ def common_tokens(samples: Sequence[Sample], num: int) -> list[int]:
     return sorted(id for id, _ in counts.most_common(num))
 
 
-def lessons(model: Model, samples: Sequence[Sample], path: Path, num_threads: int) -> list[Sample]:
-    """The samples with the model's distribution at each token of the answers; kept in the file."""
+def lessons(model: Model, samples: Sequence[Sample], path: Path, num_threads: int, num: int | None) -> list[Sample]:
+    """The samples, the first `num` of them (None: all) with the model's distribution at each token of the answers,
+    which is kept in the file."""
     settings = TeacherSettings(num_tokens=24, product="int8", num_threads=num_threads)
-    return collect(model, samples, path, settings)
+    return [*collect(model, samples[:num], path, settings), *(samples[num:] if num is not None else ())]
 
 
 def in_draft_ids(samples: Sequence[Sample], model: Tokenizer, draft: Tokenizer, sizes: tuple[int, int]) -> list[Sample]:
@@ -75,8 +76,10 @@ def in_draft_ids(samples: Sequence[Sample], model: Tokenizer, draft: Tokenizer, 
     found = []
     for sample in samples:
         teacher = sample.teacher
-        assert isinstance(teacher, SparseTargets)
         ids = to_draft[np.array(sample.token_ids)]
+        if not isinstance(teacher, SparseTargets):
+            found.append(replace(sample, token_ids=tuple(ids.tolist())))
+            continue
         known = is_same[teacher.ids]  # [n, k]
         mass = np.exp(teacher.log_probs)
         missing = np.minimum((mass * ~known).sum(axis=1), 0.99)  # [n]

@@ -15,11 +15,11 @@ from farthing.errors import UnsupportedModel
 from farthing.kernels.plan import QTensor
 from farthing.models.architectures import architecture_of_gguf
 from farthing.models.config import ModelConfig, config_from_gguf
-from farthing.models.rope import rope_inv_freq
 from farthing.models.gguf import GGUFFile
 from farthing.models.gguf_values import raw_gguf_values
 from farthing.models.labels import GGUF_HEAD
 from farthing.models.opening import Checkpoint
+from farthing.models.rope import rope_inv_freq
 from farthing.models.tokenizer_values import tokenizer_values
 
 __all__ = ["as_gguf"]
