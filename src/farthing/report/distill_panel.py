@@ -78,11 +78,11 @@ def _task(name: str, found: dict[str, Any]) -> DistillTask:
 
 
 def _row(found: dict[str, Any]) -> DistillRow:
-    shares = [_number(found[name]) for name in ("accuracy", "low", "high")]
+    accuracy, low, high = (_number(found[name]) for name in ("accuracy", "low", "high"))
     speed = _number(found["requests_per_s"])
-    if not speed or max(shares) > 1:
+    if not speed or max(accuracy, low, high) > 1:
         raise ValueError
-    return DistillRow(str(found["name"]), *shares, speed, str(found.get("quality") or ""))
+    return DistillRow(str(found["name"]), accuracy, low, high, speed, str(found.get("quality") or ""))
 
 
 def _number(value: Any) -> float:
@@ -137,7 +137,7 @@ def _cost(row: DistillRow, host: HostCost) -> Decimal:
 
 
 def _rows(task: DistillTask, host: HostCost) -> list[tuple[str, ...]]:
-    found = []
+    found: list[tuple[str, ...]] = []
     for row in task.rows:
         cheaper = Decimal(row.requests_per_s / task.rows[0].requests_per_s)
         share = f"{100 * row.accuracy:.1f} % ({100 * row.low:.1f}–{100 * row.high:.1f})"
