@@ -78,7 +78,8 @@ def teach(args: argparse.Namespace) -> None:
         batch_size=args.batch,
         max_length=400,
         epochs=None,
-        minutes=args.minutes,
+        num_steps=args.steps,
+        minutes=None if args.steps else args.minutes,
         evaluate_every=args.evaluate_every,
         num_threads=args.threads,
     )
@@ -200,6 +201,7 @@ def main() -> None:
     teaching = commands.add_parser("teach")
     teaching.add_argument("work", type=Path)
     teaching.add_argument("--minutes", type=float, default=20)
+    teaching.add_argument("--steps", type=int, help="end after so many, whatever the clock says")
     teaching.add_argument("--layers", default="0+1", help="which, or how many")
     teaching.add_argument("--vocab", type=int, default=8192)
     teaching.add_argument("--prompts", type=int, default=2400)
