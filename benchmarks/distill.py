@@ -74,7 +74,8 @@ def made_of(job: DistillJob, data: Data, telling: Telling) -> Made:
     history = tuple(Point(**point) for point in notes["history"])
     best = next(point for point in history if point.step == notes["best_step"])
     trained = Trained(job.output, best, history, notes["num_steps"], notes["num_tokens"], notes["seconds"])
-    return Made(teacher, job.output, path, student.labels, tuple(range(student.config.num_layers)), trained, None)
+    layers = job.student.layers if isinstance(job.student.layers, tuple) else ()  # else the folder alone knows
+    return Made(teacher, job.output, path, student.labels, layers, trained, None)
 
 
 def measure(task: str, data: Data, options: argparse.Namespace, telling: Telling, host: HostCost) -> dict[str, Any]:
