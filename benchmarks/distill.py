@@ -47,7 +47,7 @@ MODEL = "smollm2-135m-instruct"
 def job_of(task: str, options: argparse.Namespace) -> DistillJob:
     """From the tuned teacher's folder where it is there, else from the untrained model."""
     teacher = options.cache / f"{task}-teacher"
-    ends: dict[str, Any] = {"minutes": options.minutes, "epochs": None, "num_threads": options.threads}
+    ends: dict[str, Any] = {"minutes": options.minutes, "num_threads": options.threads}
     return DistillJob(
         teacher=str(teacher) if teacher.is_dir() else MODEL,
         student=parse_student(options.student),
@@ -74,7 +74,8 @@ def made_of(job: DistillJob, data: Data, telling: Telling) -> Made:
     history = tuple(Point(**point) for point in notes["history"])
     best = next(point for point in history if point.step == notes["best_step"])
     trained = Trained(job.output, best, history, notes["num_steps"], notes["num_tokens"], notes["seconds"])
-    return Made(teacher, job.output, path, student.labels, tuple(range(student.config.num_layers)), trained, None)
+    layers = job.student.layers if isinstance(job.student.layers, tuple) else ()  # else the folder alone knows
+    return Made(teacher, job.output, path, student.labels, layers, trained, None)
 
 
 def measure(task: str, data: Data, options: argparse.Namespace, telling: Telling, host: HostCost) -> dict[str, Any]:
@@ -128,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--minutes", type=float, default=90.0, help="of each training, at most")
-    parser.add_argument("--student", default="layers=5,vocab=all")
+    parser.add_argument("--student", default="layers=0+1+2+3+29,vocab=all")
     parser.add_argument("--variants", type=int, help="made-up texts for the teacher to label; default: twice the rows")
     parser.add_argument("--prompted", type=int, default=200, help="test rows that the prompted model is asked")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))

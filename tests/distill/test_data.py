@@ -56,7 +56,9 @@ def test_duplicates_count_once_and_are_never_on_both_sides() -> None:
 def test_test_rows_are_measured_on_and_teach_nothing() -> None:
     test = rows(70)[55:]
     data = collected(rows(60), test=test, share=0.2)
-    assert [row.text for row in data.held_out] == [row.text for row in test]
+    assert {row.text for row in data.held_out} == {row.text for row in test}
+    turned = collected(rows(60)[::-1], test=test[::-1], share=0.2)
+    assert (turned.train, turned.held_out) == (data.train, data.held_out)
     assert data.dropped == {"asked in the test rows too": 5}
     assert not {row.text for row in test} & {row.text for row in (*data.train, *data.validation)}
     assert len(data.train) + len(data.validation) == 55

@@ -38,6 +38,9 @@ def test_the_cascade_is_as_good_as_the_teacher_and_cheaper() -> None:
     assert chain.quality.accuracy >= alone["teacher"].quality.accuracy - 0.01
     assert chain.cost.seconds < COSTS["teacher"].seconds / 3
     assert sum(chain.shares) == pytest.approx(1)
+    best = cascade(chosen_on, measured, COSTS, CHAIN, is_best=True)
+    assert best.quality.accuracy > chain.quality.accuracy
+    assert chain.cost.seconds < best.cost.seconds < COSTS["teacher"].seconds
     both = together(chosen_on, measured, COSTS, CHAIN[:2])
     assert both.quality.accuracy > max(alone[name].quality.accuracy for name in CHAIN[:2])
     assert both.cost.seconds == pytest.approx(4.4e-4)

@@ -62,7 +62,8 @@ def test_what_it_leaves_is_an_ordinary_folder_and_a_report(made: Path) -> None:
     report = json.loads((made / "report.json").read_text())
     names = [row["name"] for row in report["results"]]
     assert names[:4] == ["tuned teacher", "student", "student, q8_0", "linear"]
-    assert names[4:] == ["linear + student, q8_0", "linear → student, q8_0 → tuned teacher"]
+    chain = "linear → student, q8_0 → tuned teacher"
+    assert names[4:] == ["linear + student, q8_0", chain, f"{chain}, at its best"]
     for row in report["results"]:
         assert 0 <= row["low"] <= row["accuracy"] <= row["high"] <= 1
         assert row["seconds_per_request"] > 0

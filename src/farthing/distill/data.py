@@ -131,7 +131,13 @@ def collected(
             f"{len(train)} rows to teach, {len(validation)} to choose by and {len(measured)} to measure on are too "
             f"few; give more of them (at least {LEAST_ROWS}, 1 and 1; left out: {told})"
         )
-    return Data(tuple(train), tuple(validation), tuple(measured), labels, dict(+dropped))
+    parts = (_ordered(part) for part in (train, validation, measured))
+    return Data(*parts, labels=labels, dropped=dict(+dropped))
+
+
+def _ordered(examples: Sequence[Example]) -> tuple[Example, ...]:
+    """In an order that is the rows' own and otherwise random: the same rows are the same lesson, however they came."""
+    return tuple(sorted(examples, key=lambda example: sha256(_key(example).encode("utf-8", "replace")).digest()))
 
 
 def _parted(examples: Sequence[Example], is_first: NDArray[np.bool_]) -> tuple[list[Example], list[Example]]:

@@ -66,7 +66,8 @@ def measure_labels(
     validation, measured = rows_of(data.validation), rows_of(data.held_out)
     found = results(measured, costs, TEACHER)
     found.append(together(validation, measured, costs, (LINEAR, quantized)))
-    found.append(cascade(validation, measured, costs, (LINEAR, quantized, TEACHER)))
+    stages = (LINEAR, quantized, TEACHER)
+    found += [cascade(validation, measured, costs, stages, is_best=is_best) for is_best in (False, True)]
     asked = prompted or (job.teacher if made.teacher_trained is not None else None)
     first = [] if asked is None else _prompted(asked, job, data, made, host, telling)
     return [*first, *found]

@@ -55,20 +55,21 @@ def results(rows: Rows, costs: Mapping[str, Cost], teacher: str) -> list[Result]
 
 
 def cascade(
-    chosen_on: Rows, measured: Rows, costs: Mapping[str, Cost], names: Sequence[str], target: float | None = None
+    chosen_on: Rows, measured: Rows, costs: Mapping[str, Cost], names: Sequence[str], *, is_best: bool = False
 ) -> Result:
-    """Stages `names`, the cheapest first. target: the accuracy that the thresholds reach on validation rows at the
-    least cost; None: that of the last stage alone."""
+    """Stages `names`, the cheapest first. Thresholds reach, at the least cost, the accuracy that the last stage alone
+    has on the rows that choose; is_best: the highest that any stage has there with the words of those before it."""
     weights = _weights(chosen_on, names)
     before, after = (_stages(rows, costs, names, weights) for rows in (chosen_on, measured))
-    if target is None:
-        target = float((chosen_on.logs[names[-1]].argmax(axis=1) == chosen_on.labels).mean())
+    alone = float((chosen_on.logs[names[-1]].argmax(axis=1) == chosen_on.labels).mean())
+    target = max(float(stage.right.mean()) for stage in before) if is_best else alone
     thresholds = choose_thresholds(before, target)
     found = serve(after, thresholds)
     right = Quality(len(measured.labels), int(found.right.sum()))
     linear = measured.logs[names[0]].argmax(axis=1) == measured.labels
     cost = Cost(float(found.seconds.mean()), 0, sum(costs[name].weight_bytes for name in names))
-    return Result(" → ".join(names), right, cost, paired(found.right, linear), found.shares, thresholds)
+    name = " → ".join(names) + (", at its best" if is_best else "")
+    return Result(name, right, cost, paired(found.right, linear), found.shares, thresholds)
 
 
 def together(chosen_on: Rows, measured: Rows, costs: Mapping[str, Cost], names: Sequence[str]) -> Result:

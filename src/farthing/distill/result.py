@@ -126,5 +126,21 @@ def result_document(result: Result, host: HostCost) -> dict[str, object]:
             "p": against.p_value,
             "is_better": against.is_first_better,
         }
-    more: Mapping[str, object] = {"shares": result.shares, "thresholds": result.thresholds, "note": result.note}
+    more: Mapping[str, object] = {
+        "quality": _words(result),
+        "shares": result.shares,
+        "thresholds": result.thresholds,
+        "note": result.note,
+    }
     return document | {name: value for name, value in more.items() if value}
+
+
+def _words(result: Result) -> str:
+    """What the panel of `farthing waterfall` says of it beside the accuracy."""
+    parts = [] if result.quality.kl is None else [f"KL {result.quality.kl:.3f}"]
+    if result.against_linear is not None:
+        verdict = "better" if result.against_linear.is_first_better else "not surely better"
+        parts.append(f"{verdict} than the linear model (p {result.against_linear.p_value:.1g})")
+    if result.shares:
+        parts.append("answered by each stage: " + "/".join(f"{share:.1%}" for share in result.shares))
+    return "; ".join([*parts, *([result.note] if result.note else [])])
