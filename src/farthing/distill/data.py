@@ -131,8 +131,7 @@ def collected(
             f"{len(train)} rows to teach, {len(validation)} to choose by and {len(measured)} to measure on are too "
             f"few; give more of them (at least {LEAST_ROWS}, 1 and 1; left out: {told})"
         )
-    parts = (_ordered(part) for part in (train, validation, measured))
-    return Data(*parts, labels=labels, dropped=dict(+dropped))
+    return Data(_ordered(train), _ordered(validation), _ordered(measured), labels, dict(+dropped))
 
 
 def _ordered(examples: Sequence[Example]) -> tuple[Example, ...]:
