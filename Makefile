@@ -6,6 +6,8 @@ NATIVE := $(wildcard csrc/*) CMakeLists.txt
 # Distillation's tests need more: `make test EXTRAS=dev,distill`. PINS are versions to prefer: PINS=torch==2.13.0
 EXTRAS := dev
 PINS :=
+comma := ,
+READY := $(VENV)/.ready-$(subst $(comma),-,$(EXTRAS))
 
 .PHONY: run test torture lint setup build bench bench-peers bench-server bench-gateway clean sanitize
 
@@ -44,14 +46,14 @@ bench-gateway: setup
 	$(BIN)/python -m benchmarks.gateway $(ARGS)
 	$(BIN)/python -m benchmarks.idle_streams
 
-setup: $(VENV)/.ready
+setup: $(READY)
 
 $(VENV)/.tools: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet "scikit-build-core>=1.1" "nanobind>=3.1" "cmake>=3.25" "ninja>=1.11"
 	touch $@
 
-$(VENV)/.ready: $(VENV)/.tools $(NATIVE)
+$(READY): $(VENV)/.tools $(NATIVE)
 	$(BIN)/pip install --quiet --no-build-isolation --editable ".[$(EXTRAS)]" $(PINS)
 	touch $@
 
