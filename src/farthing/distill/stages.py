@@ -10,9 +10,9 @@ from farthing.distill.job import DistillJob
 from farthing.distill.layers import choose_layers
 from farthing.distill.progress import Progress, Trained
 from farthing.distill.student import make_student
-from farthing.distill.vocabulary import read_tokenizer, task_token_ids
 from farthing.kernels.formats import format_of
 from farthing.models import Model
+from farthing.models.vocabulary_trim import read_tokenizer, task_token_ids
 from farthing.tuning.job import QuantizeJob
 from farthing.tuning.run import quantize_model
 

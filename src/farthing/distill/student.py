@@ -12,12 +12,12 @@ import numpy as np
 
 from farthing.distill.layers import choose_layers
 from farthing.distill.new_folder import new_folder, write_tensors
-from farthing.distill.vocabulary import read_tokenizer, task_token_ids, trim_tokenizer
 from farthing.errors import CorruptModel, InvalidRequest, UnsupportedModel
 from farthing.kernels.plan import QTensor
 from farthing.models import load_model
 from farthing.models.opening import read_json
 from farthing.models.safetensors import read_safetensors
+from farthing.models.vocabulary_trim import read_tokenizer, task_token_ids, trim_tokenizer
 
 __all__ = ["StudentSpec", "choose_layers", "make_student", "parse_student"]
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from farthing.distill.vocabulary import task_token_ids, trim_tokenizer
 from farthing.errors import InvalidRequest
+from farthing.models.vocabulary_trim import task_token_ids, trim_tokenizer
 from tests.distill.tiny import SPECIALS, TEXTS, tokenizer_json
 
 WHOLE = tokenizer_json(size=420)
