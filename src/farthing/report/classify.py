@@ -1,6 +1,5 @@
 """Labels for a file of texts, and what they cost: the whole of `farthing classify` but its printing."""
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 from farthing.economics.cost import HostCost
 from farthing.errors import CapacityError, InvalidRequest
 from farthing.report.compare_stats import wilson
+from farthing.router.json_lines import json_object, read_json_lines
 from farthing.router.label import call_text
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Classified", "Summary", "TextRow", "classify_rows", "read_rows", "row_json", "summary_of"]
 
-MAX_TOLD = 5  # bad rows in one error
 MILLION = 1_000_000
 
 
@@ -73,36 +72,11 @@ class Summary:
 def read_rows(path: Path, limit: int | None = None) -> list[TextRow]:
     """Rows of JSON Lines: prompt, text or messages (of which the last user's counts), perhaps id, perhaps answer (a
     string, or a list of which any is right). Raises InvalidRequest that names the lines that cannot be used."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise InvalidRequest(f"{path}: cannot be read ({error.strerror}); give a file of JSON Lines") from None
-    except UnicodeDecodeError as error:
-        raise InvalidRequest(f"{path}: not UTF-8 text (byte {error.start}); give JSON in UTF-8") from None
-    rows: list[TextRow] = []
-    bad: list[str] = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip() or (limit is not None and len(rows) + len(bad) >= limit):
-            continue
-        try:
-            rows.append(_row(number, line))
-        except InvalidRequest as error:
-            bad.append(f"line {number}: {error}")
-    if bad:
-        more = f" (and {len(bad) - MAX_TOLD} more)" if len(bad) > MAX_TOLD else ""
-        raise InvalidRequest(f"{path}: {'; '.join(bad[:MAX_TOLD])}{more}")
-    if not rows:
-        raise InvalidRequest(f'{path}: no row in it; write one per line: {{"text": "…"}}')
-    return rows
+    return read_json_lines(path, _row, 'write one per line: {"text": "…"}', limit)
 
 
 def _row(number: int, line: str) -> TextRow:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"not JSON ({str(error)[:80]})") from None
-    if not isinstance(row, dict):
-        raise InvalidRequest(f"{type(row).__name__} instead of an object")
+    row = json_object(line)
     given = [name for name in ("text", "prompt", "messages") if row.get(name) is not None]
     if len(given) != 1:
         raise InvalidRequest("give one of text, prompt and messages")

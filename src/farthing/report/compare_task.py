@@ -5,7 +5,6 @@
 {"prompt": "6 · 7?", "answer": "42", "match": "number", "max_tokens": 20}
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -14,13 +13,13 @@ from typing import Any
 
 from farthing.errors import InvalidRequest
 from farthing.report.compare_match import MATCHES, Match, check_answer, normalized
+from farthing.router.json_lines import json_object, read_json_lines
 from farthing.router.label import call_text
 
 __all__ = ["TaskRow", "read_task"]
 
 OWN = ("id", "prompt", "answer", "choices", "match")  # everything else is the request's
 DROPPED = ("model", "stream", "stream_options")  # compare says them itself
-MAX_TOLD = 5  # bad rows in one error
 
 
 @dataclass(frozen=True)
@@ -39,39 +38,20 @@ class TaskRow:
 
 def read_task(path: Path, limit: int | None = None) -> list[TaskRow]:
     """The first `limit` rows. Raises InvalidRequest that names the lines that cannot be used."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise InvalidRequest(f"{path}: cannot be read ({error.strerror}); give a file of JSON Lines") from None
-    except UnicodeDecodeError as error:
-        raise InvalidRequest(f"{path}: not UTF-8 text (byte {error.start}); give JSON in UTF-8") from None
-    rows: dict[str, TaskRow] = {}
-    bad: list[str] = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip() or (limit is not None and len(rows) + len(bad) >= limit):
-            continue
-        try:
-            row = _row(number, line)
-            if row.id in rows:
-                raise InvalidRequest(f"id {row.id!r} is there twice")
-            rows[row.id] = row
-        except InvalidRequest as error:
-            bad.append(f"line {number}: {error}")
-    if bad:
-        more = f" (and {len(bad) - MAX_TOLD} more)" if len(bad) > MAX_TOLD else ""
-        raise InvalidRequest(f"{path}: {'; '.join(bad[:MAX_TOLD])}{more}")
-    if not rows:
-        raise InvalidRequest(f'{path}: no row in it; write one per line: {{"prompt": "…", "answer": "…"}}')
-    return list(rows.values())
+    ids: set[str] = set()
+
+    def of_line(number: int, line: str) -> TaskRow:
+        row = _row(number, line)
+        if row.id in ids:
+            raise InvalidRequest(f"id {row.id!r} is there twice")
+        ids.add(row.id)
+        return row
+
+    return read_json_lines(path, of_line, 'write one per line: {"prompt": "…", "answer": "…"}', limit)
 
 
 def _row(number: int, line: str) -> TaskRow:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"not JSON ({str(error)[:80]})") from None
-    if not isinstance(row, dict):
-        raise InvalidRequest(f"{type(row).__name__} instead of an object")
+    row = json_object(line)
     for key in row:
         near = get_close_matches(key, OWN, 1, 0.75)
         if key not in OWN and key != "metadata" and near:

@@ -6,7 +6,6 @@
 {"messages": [{"role": "user", "content": "…"}], …}                    instead of a prompt: the last user's text is read
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -14,6 +13,7 @@ from math import isfinite
 from typing import Any
 
 from farthing.errors import InvalidRequest
+from farthing.router.json_lines import json_object
 
 __all__ = ["Label", "Line", "call_text", "read_line", "read_prompt", "user_text"]
 
@@ -40,7 +40,7 @@ class Line:
 
 def read_line(text: str) -> Line:
     """Raises InvalidRequest that says what is wrong; the caller knows the line's number."""
-    row = _object(text)
+    row = json_object(text, has_decimals=True)
     prompt = _prompt(row)
     if "winner" in row:
         return Line(prompt, _preference(row))
@@ -54,7 +54,7 @@ def read_line(text: str) -> Line:
 
 def read_prompt(text: str) -> str:
     """Of a line that needs no label."""
-    return _prompt(_object(text))
+    return _prompt(json_object(text, has_decimals=True))
 
 
 def call_text(body: Mapping[str, Any]) -> str:
@@ -73,16 +73,6 @@ def user_text(message: Any) -> str:
     parts = content if isinstance(content, list) else []
     texts = [part.get("text") for part in parts if isinstance(part, dict)]
     return content if isinstance(content, str) else "\n".join(text for text in texts if isinstance(text, str))
-
-
-def _object(text: str) -> dict[str, Any]:
-    try:
-        row = json.loads(text, parse_float=Decimal)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"not JSON ({str(error)[:80]})") from None
-    if not isinstance(row, dict):
-        raise InvalidRequest(f"{type(row).__name__} instead of an object")
-    return row
 
 
 def _prompt(row: Mapping[str, Any]) -> str:

@@ -1,14 +1,14 @@
 """Labelled data as a file has it: JSON Lines, read whole; the lines of one prompt become one row."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from farthing.errors import InvalidRequest
+from farthing.router.json_lines import read_json_lines
 from farthing.router.label import Label, Line, read_line, read_prompt
 from farthing.router.labelled import Answers, Labelled
 from farthing.router.origin import Unit
@@ -16,8 +16,7 @@ from farthing.router.signals import LEAST, SIGNAL_NAMES
 
 __all__ = ["Costs", "Told", "gather", "read_lines", "read_prompts", "row_signals", "to_rows"]
 
-T = TypeVar("T")
-MAX_TOLD = 5  # bad lines in one error
+_FORMS = "see docs/routing.md for the three forms of a line"
 
 
 @dataclass(frozen=True)
@@ -37,36 +36,12 @@ class Told:
 
 def read_lines(path: Path) -> list[Line]:
     """Raises InvalidRequest that names the lines that cannot be used."""
-    return _read(path, read_line)
+    return read_json_lines(path, lambda _, line: read_line(line), _FORMS)
 
 
 def read_prompts(path: Path) -> list[str]:
     """Each line's prompt; it needs no label. Raises InvalidRequest as read_lines."""
-    return _read(path, read_prompt)
-
-
-def _read(path: Path, of_line: Callable[[str], T]) -> list[T]:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise InvalidRequest(f"{path}: cannot be read ({error.strerror}); give a file of JSON Lines") from None
-    except UnicodeDecodeError as error:
-        raise InvalidRequest(f"{path}: not UTF-8 text (byte {error.start}); give JSON in UTF-8") from None
-    found: list[T] = []
-    bad: list[str] = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            found.append(of_line(line))
-        except InvalidRequest as error:
-            bad.append(f"line {number}: {error}")
-    if bad:
-        more = f" (and {len(bad) - MAX_TOLD} more)" if len(bad) > MAX_TOLD else ""
-        raise InvalidRequest(f"{path}: {'; '.join(bad[:MAX_TOLD])}{more}")
-    if not found:
-        raise InvalidRequest(f"{path}: no row in it; see docs/routing.md for the three forms of a line")
-    return found
+    return read_json_lines(path, lambda _, line: read_prompt(line), _FORMS)
 
 
 def gather(lines: Iterable[Line]) -> dict[str, dict[str, Label]]:
