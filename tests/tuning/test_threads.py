@@ -4,12 +4,13 @@ import time
 
 import pytest
 
-from farthing.tuning.threads import in_order, num_workers
+from farthing.kernels.cores import num_cores
+from farthing.tuning.threads import in_order
 
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_in_order(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("farthing.tuning.threads.num_workers", lambda: workers)
+    monkeypatch.setattr("farthing.tuning.threads.num_cores", lambda: workers)
     begun: list[int] = []
 
     def work(item: int) -> int:
@@ -35,4 +36,4 @@ def test_an_error_is_raised_in_its_place() -> None:
     assert [next(found), next(found)] == [0, 1]
     with pytest.raises(ValueError, match="two"):
         next(found)
-    assert num_workers() >= 1
+    assert num_cores() >= 1

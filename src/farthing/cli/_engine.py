@@ -1,6 +1,5 @@
 """What the commands that run a model share: options of sampling, the engine, an answer as it streams, its cost."""
 
-import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -81,9 +80,9 @@ DEFAULT_SPECULATION: Literal["prompt-lookup"] = "prompt-lookup"  # one answer at
 
 def usable_threads(threads: int | None) -> int:
     """The number asked for, or one for each core this process may use."""
-    if threads is not None:
-        return threads
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    from farthing.kernels.cores import num_cores
+
+    return num_cores() if threads is None else threads
 
 
 def engine_config(threads: int | None, product: str | None, kv: str | None = None, **more: Any) -> "EngineConfig":

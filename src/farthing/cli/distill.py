@@ -108,6 +108,7 @@ def distill(
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
     from farthing.cli._distill import collect_answers, print_table, read_data
+    from farthing.cli._engine import usable_threads
     from farthing.distill.data import TaskKind
     from farthing.distill.job import DistillJob
     from farthing.distill.recipe import STUDENT, TEACHER, KlKind
@@ -117,7 +118,7 @@ def distill(
 
     need_torch()
     host = HostCost(usd_per_hour)
-    num_threads = threads or len(os.sched_getaffinity(0))
+    num_threads = usable_threads(threads)
     recipe = replace(
         STUDENT, **_end(minutes, steps), kl=_choice("--kl", kl, get_args(KlKind)), temperature=temperature,
         hidden_weight=hidden, lora_rank=lora, seed=seed, num_threads=num_threads,

@@ -14,12 +14,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from farthing.distill.new_folder import new_folder, write_tensors
 from farthing.errors import InvalidRequest, UnsupportedModel
 from farthing.kernels.formats import dequantize
 from farthing.kernels.plan import QTensor
 from farthing.models import Model
 from farthing.models.llama import HF_TENSORS
+from farthing.models.new_folder import new_folder, write_tensors
 from farthing.models.opening import open_checkpoint, read_json
 from farthing.models.vocabulary import Vocabulary, hidden
 from farthing.models.vocabulary_gguf import vocabulary_from_gguf

@@ -11,10 +11,10 @@ from typing import Any, Literal
 import numpy as np
 
 from farthing.distill.layers import choose_layers
-from farthing.distill.new_folder import new_folder, write_tensors
 from farthing.errors import CorruptModel, InvalidRequest, UnsupportedModel
 from farthing.kernels.plan import QTensor
 from farthing.models import load_model
+from farthing.models.new_folder import new_folder, write_tensors
 from farthing.models.opening import read_json
 from farthing.models.safetensors import read_safetensors
 from farthing.models.vocabulary_trim import read_tokenizer, task_token_ids, trim_tokenizer

@@ -14,7 +14,6 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from transformers.utils import logging
 
 from farthing.distill.folder import FolderDtype, to_float
-from farthing.distill.new_folder import new_folder, write_tensors
 from farthing.distill.recipe import Recipe
 from farthing.distill.samples import Sample, SparseTargets
 from farthing.distill.torch_lora import add_lora, merged
@@ -22,6 +21,7 @@ from farthing.distill.torch_losses import coarse, divergence, hidden_distance, s
 from farthing.errors import CorruptModel, InvalidRequest
 from farthing.kernels.formats import dequantize
 from farthing.models import load_model
+from farthing.models.new_folder import new_folder, write_tensors
 from farthing.models.opening import read_json
 from farthing.models.safetensors import read_safetensors
 

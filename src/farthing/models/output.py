@@ -1,11 +1,10 @@
 """The file or folder that a model with other weights is written to: which tensors it holds, and how it is opened."""
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +13,7 @@ from farthing.kernels.plan import QTensor
 from farthing.models.gguf import DEFAULT_ALIGNMENT
 from farthing.models.gguf_experts import part_names
 from farthing.models.gguf_write import TensorInfo, gguf_layout, gguf_values, gguf_values_section
+from farthing.models.new_folder import check_new_folder, new_folder
 from farthing.models.opening import Checkpoint, read_json
 from farthing.models.output_file import Layout, ModelSink, check_free, new_file
 from farthing.models.safetensors_write import safetensors_layout
@@ -43,10 +43,8 @@ def check_output(output: Path, kind: OutputKind, *, is_overwrite: bool = False) 
     """Raises InvalidRequest where `output` cannot get its name; before the work, for that may take an hour."""
     if kind != "folder":
         check_free(output, is_overwrite=is_overwrite)
-    elif output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise InvalidRequest(f"{output} exists; give another name, or remove it first (a folder is not replaced)")
-    elif not output.parent.is_dir():
-        raise InvalidRequest(f"{output}: the folder {output.parent} does not exist; create it first")
+    else:
+        check_new_folder(output)
 
 
 def extra_tensors(source: Checkpoint) -> dict[str, QTensor]:
@@ -97,7 +95,8 @@ def open_output(
     """
     kind = output_kind(source, output)
     if kind == "folder":
-        with _new_folder(source, output, infos) as folder:
+        with new_folder(output) as folder:
+            _copy_files(source, folder, infos)
             layout = safetensors_layout(infos)
             with new_file(folder / "model.safetensors", layout.num_bytes) as file:
                 yield from _filled(source, ModelSink(file, layout, source.norm_offset))
@@ -125,26 +124,12 @@ def _file_layout(source: Checkpoint, kind: OutputKind, infos: list[TensorInfo], 
     return safetensors_layout(infos, gguf_values_section(values))
 
 
-@contextmanager
-def _new_folder(source: Checkpoint, output: Path, infos: list[TensorInfo]) -> Iterator[Path]:
-    """A folder with all of the source's files but its weights; it has its name when the block has ended well."""
-    check_output(output, "folder")
-    part = output.with_name(f".{output.name[:100]}.{os.getpid()}.part")
-    try:
-        part.mkdir()
-    except OSError as error:
-        raise InvalidRequest(f"{output}: cannot be written ({error.strerror})") from None
-    try:
-        for path in sorted(source.path.iterdir()):
-            is_weights = path.name.endswith(_WEIGHTS) or path.name.startswith(".")
-            if path.is_file() and not is_weights and path.stat().st_size <= _MOST_COPIED_BYTES:
-                shutil.copyfile(path, part / path.name)
-        if source.config.is_tied_head and any(info.parts == ("head",) for info in infos):
-            untied = read_json(source.path / "config.json") | {"tie_word_embeddings": False}
-            (part / "config.json").write_text(json.dumps(untied, indent=2) + "\n")
-        yield part
-        part.replace(output)
-    except BaseException:
-        with suppress(OSError):
-            shutil.rmtree(part)
-        raise
+def _copy_files(source: Checkpoint, folder: Path, infos: list[TensorInfo]) -> None:
+    """All of the source's files but its weights."""
+    for path in sorted(source.path.iterdir()):
+        is_weights = path.name.endswith(_WEIGHTS) or path.name.startswith(".")
+        if path.is_file() and not is_weights and path.stat().st_size <= _MOST_COPIED_BYTES:
+            shutil.copyfile(path, folder / path.name)
+    if source.config.is_tied_head and any(info.parts == ("head",) for info in infos):
+        untied = read_json(source.path / "config.json") | {"tie_word_embeddings": False}
+        (folder / "config.json").write_text(json.dumps(untied, indent=2) + "\n")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import farthing
+from farthing.kernels.cores import num_cores
 
 __all__ = ["Machine", "commit", "free_memory", "peak_bytes", "reset_peak", "this_machine"]
 
@@ -33,7 +34,7 @@ class Machine:
 def this_machine(isa: str) -> Machine:
     return Machine(
         cpu=_cpu(),
-        num_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        num_cores=num_cores(),
         memory_bytes=_memory_bytes(),
         os=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from farthing.errors import InvalidRequest
+from farthing.kernels.cores import num_cores
 from farthing.kernels.formats import dequantize, row_bytes
 from farthing.kernels.mapped import forget_mapped
 from farthing.kernels.plan import Plan, QTensor
@@ -13,7 +14,7 @@ from farthing.quant.methods import METHODS_WITH_STATISTICS, Statistics, quantize
 from farthing.tuning.calibrate import observe_head, observe_layer
 from farthing.tuning.forward import Forward
 from farthing.tuning.job import Windows
-from farthing.tuning.threads import in_order, num_workers
+from farthing.tuning.threads import in_order
 
 __all__ = ["Overlay", "Put", "fallback", "quantize_all", "quantize_calibrated", "quantize_tensor"]
 
@@ -59,7 +60,7 @@ def quantize_tensor(
 def _rows_together(tensor: QTensor) -> int:
     """Enough to share what a method prepares from the statistics, few enough for all cores and for memory. A multiple
     of what `quantize_matrix` works on at once: so the result does not depend on the number of cores."""
-    shared = -(-tensor.rows // num_workers())
+    shared = -(-tensor.rows // num_cores())
     return max(1, min(shared, _MOST_WEIGHTS // tensor.cols) // _ROWS) * _ROWS
 
 

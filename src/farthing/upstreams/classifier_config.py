@@ -6,7 +6,6 @@ kind = "classifier"
 models = ["models/intents"]
 """
 
-import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from farthing.errors import InvalidRequest
+from farthing.upstreams.known_keys import check_keys
 
 if TYPE_CHECKING:
     from farthing.engine.classifier import ClassifierConfig
@@ -42,13 +42,7 @@ class ClassifierTable:
     def from_table(cls, table: Mapping[str, Any]) -> "ClassifierTable":
         """Raises InvalidRequest for a key that is not known, with the nearest name."""
         given = {key: value for key, value in table.items() if key != "kind"}
-        known = {field.name for field in fields(cls)}
-        for key in given:
-            if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                meant = f"did you mean {near[0]}? " if near else ""
-                there = ", ".join(sorted(known))
-                raise InvalidRequest(f"{key!r} is no setting of a classifier; {meant}there are: {there}")
+        check_keys(given, {field.name for field in fields(cls)}, "a classifier")
         models = given.get("models")
         if not isinstance(models, list) or not models or not all(isinstance(m, str) and m for m in models):
             raise InvalidRequest(f"models is {models!r}; allowed: a list of one model's path, or more")
@@ -80,10 +74,11 @@ class ClassifierTable:
     def engine(self) -> "ClassifierConfig":
         """The settings of one model's classifier."""
         from farthing.engine.classifier import ClassifierConfig
+        from farthing.kernels.cores import num_cores
 
         more = {"product": self.product, "max_num_batched_tokens": self.max_num_batched_tokens}
         given: dict[str, Any] = {name: value for name, value in more.items() if value is not None}
-        return ClassifierConfig(num_threads=_num_cores() if self.threads is None else self.threads, **given)
+        return ClassifierConfig(num_threads=num_cores() if self.threads is None else self.threads, **given)
 
 
 def served_as(source: str) -> str:
@@ -93,7 +88,3 @@ def served_as(source: str) -> str:
     if not os.path.lexists(path):
         return source
     return path.stem if path.suffix in (".gguf", ".safetensors") else path.name or path.resolve().name
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -7,7 +7,6 @@ kv = "q8/tq4"
 cold_folder = "cold"
 """
 
-import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from farthing.errors import InvalidRequest
+from farthing.upstreams.known_keys import check_keys
 
 if TYPE_CHECKING:
     from farthing.engine import EngineConfig
@@ -51,12 +51,7 @@ class LocalConfig:
     def from_table(cls, table: Mapping[str, Any]) -> "LocalConfig":
         """Raises InvalidRequest for a key that is not known, with the nearest name."""
         given = {key: value for key, value in table.items() if key != "kind"}
-        known = {field.name for field in fields(cls)}
-        for key in given:
-            if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                meant = f"did you mean {near[0]}? " if near else ""
-                raise InvalidRequest(f"{key!r} is no setting of a local upstream; {meant}there are: {_list(known)}")
+        check_keys(given, {field.name for field in fields(cls)}, "a local upstream")
         if "models" in given:
             models = given["models"]
             if not isinstance(models, list) or not models or not all(isinstance(m, str) and m for m in models):
@@ -85,6 +80,7 @@ class LocalConfig:
         """The settings of one model's engine."""
         from farthing.engine import EngineConfig
         from farthing.kernels.codecs import parse_codecs
+        from farthing.kernels.cores import num_cores
 
         k_codec, v_codec = (None, None) if self.kv is None else parse_codecs(self.kv)
         folder = None if self.cold_folder is None else Path(os.path.expanduser(self.cold_folder)) / _folder_name(model)
@@ -103,17 +99,9 @@ class LocalConfig:
             "experts_folder": None if self.experts_folder is None else Path(self.experts_folder).expanduser(),
         }
         given: dict[str, Any] = {name: value for name, value in more.items() if value is not None}
-        num_threads = _num_cores() if self.threads is None else self.threads
+        num_threads = num_cores() if self.threads is None else self.threads
         return EngineConfig(num_threads=num_threads, speculation=self.speculation, **given)
 
 
 def _folder_name(model: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in model).strip(".") or "model"
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _list(names: set[str]) -> str:
-    return ", ".join(sorted(names))

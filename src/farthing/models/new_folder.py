@@ -10,19 +10,26 @@ from pathlib import Path
 from farthing.errors import InvalidRequest
 from farthing.kernels.plan import QTensor
 from farthing.models.gguf_write import TensorInfo
-from farthing.models.output import check_output
 from farthing.models.output_file import ModelSink, new_file
 from farthing.models.safetensors_write import safetensors_layout
 
-__all__ = ["new_folder", "write_tensors"]
+__all__ = ["check_new_folder", "new_folder", "write_tensors"]
 
 _MATRICES = ("score.weight", "embed_tokens.weight", "lm_head.weight")  # of two dimensions even with a single row
+
+
+def check_new_folder(out: Path) -> None:
+    """Raises InvalidRequest where a folder cannot get this name."""
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise InvalidRequest(f"{out} exists; give another name, or remove it first (a folder is not replaced)")
+    if not out.parent.is_dir():
+        raise InvalidRequest(f"{out}: the folder {out.parent} does not exist; create it first")
 
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
     """A folder that has its name when the block has ended well. Raises InvalidRequest where it cannot get it."""
-    check_output(out, "folder")
+    check_new_folder(out)
     _remove_left_over(out)
     part = out.with_name(f".{out.name[:100]}.{os.getpid()}.part")
     try:
