@@ -16,6 +16,7 @@ ROWS = {
     "the last of each": [16, 17, 24],
     "some, in any order, one twice": [20, 3, 16, 3],
     "all": list(range(25)),
+    "more than there are tokens": [0] * 500,
     "none": [],
 }
 

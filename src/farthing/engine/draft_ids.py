@@ -40,7 +40,8 @@ class DraftIds:
         for id in range(min(model.vocab_size, vocab_size)):
             text = model.token_text(id)
             found = None if text is None else draft.token_id(text)
-            if found is None or model.is_control(id) != draft.is_control(found):
+            # A tokenizer may have more ids than its model has rows: those beyond are as good as missing.
+            if found is None or found >= draft_vocab_size or model.is_control(id) != draft.is_control(found):
                 missing[id] = model.token_bytes(id).decode("utf-8", "replace")
                 continue
             num_same += 1
@@ -53,6 +54,6 @@ class DraftIds:
                 "model's): give a draft model of the same tokenizer, or a part of it"
             )
         for id, text in missing.items():
-            pieces = draft.encode(text, add_bos=False) if text else []
+            pieces = [piece for piece in draft.encode(text, add_bos=False) if piece < draft_vocab_size]
             to_draft[id] = pieces[-1] if pieces else 0
         return cls(to_draft, to_model)
