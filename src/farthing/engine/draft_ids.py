@@ -1,6 +1,5 @@
 """Which token of a small model's vocabulary is which of the large one's."""
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Self
 
@@ -22,13 +21,6 @@ class DraftIds:
 
     to_draft: npt.NDArray[np.int32]  # [V of the model]
     to_model: npt.NDArray[np.int32]  # [V of the draft model]
-
-    @classmethod
-    def same(cls, vocab_size: int, eos_ids: Collection[int]) -> Self:
-        """Of two models with one vocabulary."""
-        to_model = np.arange(vocab_size, dtype=np.int32)
-        to_model[list(eos_ids)] = -1
-        return cls(np.arange(vocab_size, dtype=np.int32), to_model)
 
     @classmethod
     def of(cls, model: Tokenizer, draft: Tokenizer, vocab_size: int, draft_vocab_size: int, name: str) -> Self:

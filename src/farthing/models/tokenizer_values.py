@@ -34,8 +34,8 @@ _PROBE = (
 
 
 def tokenizer_values(folder: Path, vocab_size: int, after: tuple[int, ...] | None = None) -> dict[str, Any]:
-    """Keys of `tokenizer.` for a model with vocab_size ids; after: what a classifier's tokenizer puts behind a text, None
-    for a model that continues text.
+    """Keys of `tokenizer.` for a model with vocab_size ids; after: what a classifier's tokenizer puts behind a text;
+    None for a model that continues text.
 
     Raises UnsupportedModel for a tokenizer that GGUF cannot describe, CorruptModel, ModelNotFound.
     """

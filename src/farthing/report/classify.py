@@ -118,7 +118,7 @@ def classify_rows(
         ids = classifier.encode_all([row.text for row in part])
         for row, tokens in zip(part, ids, strict=True):
             if not tokens:
-                raise InvalidRequest(f"row {row.id}: its text has no tokens, for this model drops all of it: leave it out")
+                raise InvalidRequest(f"row {row.id}: its text has no tokens: the model drops all of it; leave it out")
             if len(tokens) > classifier.max_len:
                 held = f"{classifier.model.name} holds {classifier.max_len}"
                 raise CapacityError(f"row {row.id}: its text has {len(tokens)} tokens; {held}: shorten it")
