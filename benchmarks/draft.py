@@ -8,7 +8,7 @@ student of a few of its layers and the commonest tokens of its vocabulary, train
 a GGUF. Each stage is kept in WORK; torch and transformers are needed. `measure` runs speculation.py's prompts one at a
 time, greedily and sampled, with speculation off, with prompt lookup, with the draft model and with both; rounds
 interleaved, medians; texts must be identical. Nothing else should run meanwhile. Prints tables; the last line is one
-JSON document, also written to benchmarks/results/draft.json.
+JSON document, also written to benchmarks/results/draft.json, with the recipe where `teach` wrote the draft model.
 """
 
 import os
@@ -93,7 +93,29 @@ def teach(args: argparse.Namespace) -> None:
         on_progress=lambda p: print(p.line(), flush=True) if p.step % 20 == 0 else None,
     )
     print(trained, flush=True)
-    quantize_model(work / "student", work / "draft.gguf", QuantizeJob(args.format), is_overwrite=True)
+    draft: Path = work / "draft.gguf"
+    quantize_model(work / "student", draft, QuantizeJob(args.format), is_overwrite=True)
+    lesson = {
+        "answers": len(samples),
+        "answer_tokens": num_tokens,
+        "taught": len(samples[: args.taught]),
+        "layers": args.layers,
+        "vocabulary": args.vocab,
+        "cross_entropy": recipe.ce_weight,
+        "learning_rate": recipe.learning_rate,
+        "batch": recipe.batch_size,
+        "minutes": recipe.minutes,
+        "steps": trained.num_steps,
+        "train_losses": [point.train_loss for point in trained.history],
+        "held_out_losses": [point.loss for point in trained.history],
+        "held_out_loss": trained.best.loss,
+    }
+    lesson_path(draft).write_text(json.dumps(lesson, indent=1) + "\n")
+
+
+def lesson_path(draft: Path) -> Path:
+    """Where `teach` writes what a draft model was taught with, for `measure` to put into its results."""
+    return draft.with_suffix(".lesson.json")
 
 
 class Silent:
@@ -168,6 +190,8 @@ def measure(args: argparse.Namespace) -> None:
         "vocabulary": draft.config.vocab_size,
         "bytes": draft.weight_bytes,
     }
+    if (written := lesson_path(args.draft)).is_file():
+        document["lesson"] = json.loads(written.read_text())
     document |= {"machine": str(this_machine(instruction_sets()[0])), "commit": commit()}
     (HERE / "results").mkdir(exist_ok=True)
     (HERE / "results" / "draft.json").write_text(json.dumps(document, indent=1) + "\n")

@@ -157,6 +157,7 @@ NB_MODULE(_native, m) {
               const std::vector<std::string>& v_codecs, const std::map<std::string, std::pair<std::vector<int>, float>>& codebooks,
               const std::string& experts_folder, const Program* beside) {
              need(num_threads >= 1 && num_threads <= 256, "num_threads must be 1 to 256");
+             need(!beside || beside->team()->count() == num_threads, "num_threads must be those of the program beside");
              new (self) Program(kernels_named(isa), beside ? beside->team() : std::make_shared<Team>(num_threads),
                                 kv_spec({num_kv_heads, head_dim, page_size}, num_pages, k_codecs, v_codecs, codebooks), vocab_size,
                                 experts_folder);

@@ -469,10 +469,11 @@ float* Program::run(const BatchView& batch, const int32_t* logit_rows, int64_t n
   if (!has_head_) fail("the plan has no head");
   num_logits_ = 0;
   check_batch(batch, logit_rows, num_logits);
-  const LinearScratch linear = linear_scratch(std::max(batch.num_tokens, num_logits), max_cols_);
+  const int64_t most_rows = std::max(batch.num_tokens, num_logits);  // rows may be wanted twice: more than tokens
+  const LinearScratch linear = linear_scratch(most_rows, max_cols_);
   int64_t shared = linear.shared;
   for (const MoeSize& s : moe_sizes_)
-    shared = std::max(shared, moe_layout(batch.num_tokens, s.num_experts, s.top_k, s.hidden, s.expert_size).total);
+    shared = std::max(shared, moe_layout(most_rows, s.num_experts, s.top_k, s.hidden, s.expert_size).total);
   int64_t scratch_bytes = shared + team_->count() * scratch_per_worker();
   const bool is_taken = has_take_ && num_logits > 0;
   const BatchView rest = is_taken ? taken_.of(batch, logit_rows, num_logits) : batch;

@@ -1,6 +1,7 @@
 """farthing classify: labels for a file of texts, and what is said of them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,9 @@ def test_answers_that_are_no_label_are_wrong_and_told(tmp_path: Path, capsys: py
         ('{"messages": [{"role": "system", "content": "a"}]}', "messages has no text"),
         ('{"text": "a", "answer": 7}', "answer is '7'"),
         ('{"text": "a", "id": 1.5}', "id is 1.5"),
+        ('{"text": "a"}\n{"text": "a \\ud83d"}', "line 2: holds half of a surrogate pair"),
+        ('{"text": "a", "answer": ["a", "\\ude00"]}', "line 1: holds half of a surrogate pair"),
+        ('{"text": "a", "id": "\\ude00"}', "line 1: holds half of a surrogate pair"),
         (json.dumps({"id": "long", "text": "x" * 5000}), "row long: its text has"),
     ],
 )
@@ -84,6 +88,41 @@ def test_what_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str],
     assert main(["classify", MODEL, str(data), "--out", str(out)]) == 1
     assert said in capsys.readouterr().err
     assert not out.exists()
+
+
+def changed(tmp_path: Path, name: str, file: str, **keys: object) -> Path:
+    """A golden classifier with other keys in one of its files."""
+    folder = Path(shutil.copytree(GOLDEN / name, tmp_path / "model"))
+    (folder / file).write_text(json.dumps(json.loads((folder / file).read_text()) | keys))
+    return folder
+
+
+def test_a_text_without_tokens_is_named_as_the_file_has_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    strip = {"type": "Strip", "strip_left": True, "strip_right": True}
+    folder = changed(tmp_path, "classifier_qwen3", "tokenizer.json", normalizer=strip, post_processor=None)
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps({"id": f"r{i}", "text": text}) + "\n" for i, text in enumerate("abc d")))
+    assert main(["classify", str(folder), str(data), "--batch", "2"]) == 1
+    assert "row r3: its text has no tokens" in capsys.readouterr().err
+    data.write_text('{"text": " "}\n')
+    assert main(["classify", str(folder), str(data)]) == 1
+    assert "row line 1: its text has no tokens" in capsys.readouterr().err
+
+
+def test_labels_do_not_reach_the_terminal_as_they_are(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = {str(i): f"\x1b[2J{i}" for i in range(5)}
+    folder = changed(tmp_path, "classifier_llama", "config.json", id2label=labels, label2id=None)
+    assert main(["classify", str(folder), str(data)]) == 0
+    shown = capsys.readouterr()
+    assert "\x1b" not in shown.out + shown.err
+    assert r"\x1b[2J" in shown.out
+
+
+def test_more_threads_than_there_can_be(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["classify", MODEL, str(data), "--threads", "257"]) == 2
+    assert "--threads" in capsys.readouterr().err
 
 
 def test_a_model_without_labels(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

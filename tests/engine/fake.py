@@ -170,7 +170,8 @@ def make_engine(*, context: int = 512, clock=None, make_drafter=None, joint_draf
 def make_draft_model(*, num_pages: int = 64, max_len: int = 512, most_tokens: int = 256) -> DraftModel:
     """The model of no parameters as its own draft model: right wherever it is greedy."""
     kv = KVSpec(1, 1, 8, num_pages, 8)
-    kernels, ids = FakeKernels(), DraftIds.same(VOCAB_SIZE, {EOS})
+    kernels, same = FakeKernels(), np.arange(VOCAB_SIZE, dtype=np.int32)
+    ids = DraftIds(same, np.where(same == EOS, np.int32(-1), same))
     program = kernels.load("plan", kv, num_threads=1, isa="fake", experts_folder=None)
     return DraftModel(kernels.run, program, kv, ids, max_len=max_len, cost_of_one=0.1, most_tokens=most_tokens)
 

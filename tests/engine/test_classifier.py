@@ -76,7 +76,9 @@ def test_what_cannot_be_classified(texts: list[list[int]], error: type[Exception
     assert classifier.classify([[4] * 512]).shape == (1, 5)
 
 
-@pytest.mark.parametrize("more", [{"num_threads": 0}, {"max_num_batched_tokens": 0}, {"product": "x"}, {"kv": "tq4"}])
+@pytest.mark.parametrize(
+    "more", [{"num_threads": 0}, {"num_threads": 257}, {"max_num_batched_tokens": 0}, {"product": "x"}, {"kv": "tq4"}]
+)
 def test_settings_out_of_range(more: dict[str, object]) -> None:
     with pytest.raises(InvalidRequest, match=next(iter(more))):
         ClassifierConfig(**more)  # type: ignore[arg-type]

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from farthing import kernels
 from farthing.engine import Engine, EngineConfig
 from farthing.engine.draft_ids import DraftIds
 from farthing.engine.speculative import Asked
 from farthing.errors import InvalidRequest
+from farthing.kernels.plan import KVSpec
 from farthing.models import load_model
 from farthing.models.tokenizer import load_tokenizer_json
 from farthing.request import SamplingParams
@@ -120,6 +122,28 @@ def test_a_part_of_the_vocabulary(tmp_path: Path):
         assert large.token_bytes(id).endswith(small.token_bytes(int(found.to_draft[id])))
     assert {int(found.to_model[id]) for id in large.eos_ids} == {-1}
     assert [id for id in found.to_model.tolist() if id >= 0] == [id for id in range(280) if id not in large.eos_ids]
+
+
+def test_ids_beyond_the_embedding_are_missing():
+    """A tokenizer with more ids than its model has rows: what the model cannot read is never given to it."""
+    tokenizer = load_tokenizer_json(GOLDEN / "llama")
+    found = DraftIds.of(tokenizer, tokenizer, 300, 280, "draft")
+    assert found.to_draft.max() < 280
+    assert found.to_draft[:280].tolist() == list(range(280))
+    assert found.to_model.max() == 279
+
+
+def test_without_kv_cache_a_draft_model_is_refused():
+    with pytest.raises(InvalidRequest, match="off or prompt-lookup where is_kv_cached is off"):
+        EngineConfig(speculation="draft:missing", is_kv_cached=False)
+
+
+def test_it_has_the_threads_of_the_model():
+    model = load_model(GOLDEN / "llama")
+    kv = KVSpec(2, 2, 16, 6, 16)
+    program = kernels.load(model.plan(), kv, num_threads=2)
+    with pytest.raises(ValueError, match="num_threads must be those of the program beside"):
+        kernels.load(model.plan(), kv, num_threads=1, beside=program)
 
 
 def test_another_vocabulary_is_refused(tmp_path: Path):

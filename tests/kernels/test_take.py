@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from farthing import kernels
-from farthing.kernels.plan import Batch, Head, KVSpec, Plan, Take, View
+from farthing.kernels.gates import GateRule
+from farthing.kernels.plan import Batch, Embed, Head, KVSpec, Linear, Moe, Plan, QTensor, Take, View
 from farthing.models import Model, load_model
 from tests.models.small import GOLDEN
 
@@ -16,6 +17,7 @@ ROWS = {
     "the last of each": [16, 17, 24],
     "some, in any order, one twice": [20, 3, 16, 3],
     "all": list(range(25)),
+    "more than there are tokens": [0] * 40,
     "none": [],
 }
 
@@ -56,3 +58,34 @@ def test_once_and_into_another_buffer() -> None:
         load(Take(hidden, normed), Take(hidden, normed))
     with pytest.raises(ValueError, match="once"):
         load(Head(normed, "head"), Head(normed, "head"))
+
+
+def test_more_rows_than_tokens_of_a_mixture() -> None:
+    """Its scratch is that of the rows: one token wanted five hundred times."""
+    size, num_experts, num_rows = 256, 4, 500
+    rng = np.random.default_rng(7)
+    names = [tuple(f"{part}.{e}" for e in range(num_experts)) for part in ("gate", "up", "down")]
+    values = {name: rng.normal(0, 0.1, (size, size)) for part in names for name in part}
+    values |= {"table": rng.normal(0, 1, (3, size)), "router": rng.normal(0, 1, (num_experts, size))}
+    tensors = {
+        name: QTensor("f32", *array.shape, array.astype(np.float32).view(np.uint8).reshape(-1))
+        for name, array in values.items()
+    }
+    x, taken, y = (View(name, 0, size) for name in ("x", "taken", "y"))
+    logits = View("logits", 0, num_experts)
+    ops = (
+        Embed(x, "table"),
+        Take(x, taken),
+        Linear(taken, logits, ("router",), (None,)),
+        Linear(taken, y, ("gate.0",), (None,)),
+        Moe(taken, logits, y, GateRule("softmax", num_experts), *names),
+        Head(y, "table"),
+    )
+    plan = Plan({"x": size, "taken": size, "y": size, "logits": num_experts}, ops, 3, tensors)
+    program = kernels.load(plan, KVSpec(1, 1, 8, 1, 16))
+
+    def run(num: int) -> np.ndarray:
+        rows, starts = np.zeros(num, np.int32), np.array([0, 1], np.int32)
+        return kernels.run(program, Batch(IDS[:1] * 0, POSITIONS[:1], starts, PAGES[:1] * 0, rows)).copy()
+
+    np.testing.assert_array_equal(run(num_rows), np.repeat(run(1), num_rows, axis=0))

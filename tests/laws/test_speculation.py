@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from farthing.engine import Engine, EngineConfig
@@ -154,7 +154,8 @@ any_speculation = given(
 )
 
 
-def check(script: Script, kind: str, is_eager: bool, **config) -> None:
+def check(script: Script, kind: str, is_eager: bool, **config) -> float:
+    """The seconds that were spent in a joint drafter."""
     plain = play(make_engine(**config), script)
     with pytest.MonkeyPatch.context() as patch:
         if is_eager:
@@ -165,12 +166,19 @@ def check(script: Script, kind: str, is_eager: bool, **config) -> None:
     same(script, plain, drafted)
     conserved(engine, drafted)
     assert shared is None or len(shared._free) == shared.kv.num_pages
+    return engine.stats().draft_s
 
 
-@settings(max_examples=150, deadline=None)
-@any_speculation
-def test_drafts_change_no_answer(**case):
-    check(**case)
+def test_drafts_change_no_answer():
+    draft_s = []
+
+    @settings(max_examples=150, deadline=None)
+    @any_speculation
+    def examples(**case):
+        draft_s.append(check(**case))
+
+    examples()
+    assert sum(draft_s) > 0, "no joint drafter was ever asked"
 
 
 @pytest.mark.torture
@@ -265,23 +273,44 @@ def test_without_kv_cache_there_are_no_drafts():
     assert engine.stats().num_draft_tokens == 0
 
 
-@pytest.mark.parametrize("draft", ["llama", "qwen3"])
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    script=scripts(vocab_size=300, max_prompt=40, max_tokens=30, max_requests=5).flatmap(varied),
-    num_pages=st.integers(5, 12),
+@pytest.mark.parametrize(
+    ("family", "weights", "product", "draft"),
+    [("llama", "q4_1", "int8", "llama"), ("llama", "q4_1", "int8", "qwen3"), ("qwen3", None, "f32", "qwen3")],
 )
-def test_a_draft_model_on_real_arithmetic(draft, script, num_pages):
-    """The model's own file as its draft model, which is often right, and a stranger with its vocabulary."""
-    model = load_model(GOLDEN / "llama", weights="q4_1")
-    config = EngineConfig(num_threads=2, num_pages=num_pages)
-    plain = play(Engine(model, config), script)
-    with pytest.MonkeyPatch.context() as patch:
-        eager(patch)
-        engine = Engine(model, replace(config, speculation=f"draft:{GOLDEN / draft}"))
-        drafted = play(engine, script)
-    same(script, plain, drafted)
-    conserved(engine, drafted)
+def test_a_draft_model_on_real_arithmetic(family, weights, product, draft):
+    """The model's own file as its draft model, which is often right, and a stranger with its vocabulary; as if it cost
+    nothing, for several sequences, some of which are put out for want of pages."""
+    model = load_model(GOLDEN / family, weights=weights)
+    crowd = Script([(0, greedy(*range(i, i + 30), max_tokens=30, ignore_eos=True)) for i in range(3, 6)], [])
+    draft_s, num_accepted, num_preemptions = [], [], []
+
+    @settings(max_examples=20, deadline=None)
+    @given(
+        script=scripts(vocab_size=300, max_prompt=40, max_tokens=30, max_requests=5).flatmap(varied),
+        codec=st.sampled_from(["f16", "q8"]),
+        num_pages=st.integers(5, 12),
+    )
+    @example(script=crowd, codec="f16", num_pages=7)
+    def examples(script, codec, num_pages):
+        config = EngineConfig(product=product, num_threads=2, num_pages=num_pages, k_codec=codec, v_codec=codec)
+        plain = play(Engine(model, config), script)
+        with pytest.MonkeyPatch.context() as patch:
+            eager(patch)
+            patch.setattr("farthing.engine.draft_model.DraftModel.cost", lambda *_: 0.0)
+            engine = Engine(model, replace(config, speculation=f"draft:{GOLDEN / draft}"))
+            drafted = play(engine, script)
+        same(script, plain, drafted)
+        conserved(engine, drafted)
+        assert len(engine._joint_drafter._free) == engine._joint_drafter.kv.num_pages
+        stats = engine.stats()
+        draft_s.append(stats.draft_s)
+        num_accepted.append(stats.num_accepted_tokens)
+        num_preemptions.append(stats.num_preemptions)
+
+    examples()
+    assert sum(draft_s) > 0, "the draft model was never asked"
+    assert sum(num_accepted) > 0 or draft != family
+    assert sum(num_preemptions) > 0
 
 
 def test_one_run_of_the_draft_model_for_all_who_ask():

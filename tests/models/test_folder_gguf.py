@@ -199,6 +199,27 @@ def test_a_classifier_stays_one(tmp_path: Path) -> None:
     assert "output.weight" not in read_gguf(tmp_path / "out.gguf").tensors
 
 
+@pytest.mark.parametrize("is_in_front", [False, True])
+def test_a_classifier_reads_the_same_ids(tmp_path: Path, is_in_front: bool) -> None:
+    """add_bos_token says nothing about a text that stands for itself; the post-processor does."""
+    folder = Path(shutil.copytree(GOLDEN / "classifier_llama", tmp_path / "in"))
+    config = json.loads((folder / "tokenizer_config.json").read_text()) | {"add_bos_token": True}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    if is_in_front:
+        document = json.loads((folder / "tokenizer.json").read_text())
+        bos = next(token for token in document["added_tokens"] if token["content"] == config["bos_token"])
+        processor = document["post_processor"]
+        processor["single"].insert(0, {"SpecialToken": {"id": bos["content"], "type_id": 0}})
+        processor["special_tokens"][bos["content"]] = {"id": bos["content"], "ids": [bos["id"]], "tokens": ["x"]}
+        (folder / "tokenizer.json").write_text(json.dumps(document))
+    quantize_model(folder, tmp_path / "out.gguf", QuantizeJob("f32"))
+    before, after = (load_model(path).tokenizer for path in (folder, tmp_path / "out.gguf"))
+    texts = ["When will my card arrive?", "", "a<|im_end|>"]
+    ids = before.encode_alone(texts)
+    assert after.encode_alone(texts) == ids
+    assert all((row[0] == before.bos_id) == is_in_front and row[-1] == 2 for row in ids)
+
+
 def test_values_are_read_by_the_package(tmp_path: Path) -> None:
     quantize_model(GOLDEN / "qwen3", tmp_path / "out.gguf", QuantizeJob("q8_0"))
     reader = gguf.GGUFReader(tmp_path / "out.gguf")

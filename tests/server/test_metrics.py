@@ -92,7 +92,7 @@ def test_engines_ledger_and_cache_are_read_when_asked() -> None:
     class Load:
         num_running: int = 3
         num_waiting: int = 2
-        used_share: float = 0.25
+        used_share: float | None = 0.25
 
     load = Load()
     stats = SimpleNamespace(
@@ -116,13 +116,17 @@ def test_engines_ledger_and_cache_are_read_when_asked() -> None:
         is_away=True,
     )
     metrics = Metrics(
-        [lambda: {"m": (load, stats)}], lambda: books, lambda: SimpleNamespace(num_entries=1, num_bytes=99)
+        [lambda: {"m": (load, stats), "pageless": (Load(used_share=None), stats)}],
+        lambda: books,
+        lambda: SimpleNamespace(num_entries=1, num_bytes=99),
     )
     load.num_running = 4
     page = samples(metrics)
     assert page["vllm:num_requests_running", ("m",)] == 4
     assert page["vllm:num_requests_waiting", ("m",)] == 2
     assert page["vllm:kv_cache_usage_perc", ("m",)] == 0.25
+    assert page["vllm:num_requests_running", ("pageless",)] == 3
+    assert ("vllm:kv_cache_usage_perc", ("pageless",)) not in page
     assert page["farthing_engine_busy_seconds_total", ("m",)] == 1.5
     assert page["farthing_engine_steps_total", ("m",)] == 20
     assert page["farthing_experts_read_total", ("m",)] == 300

@@ -13,7 +13,7 @@ from farthing.economics.cost import HostCost
 from farthing.economics.usage import Usage
 from farthing.engine.classifier import Classifier
 from farthing.errors import InvalidRequest, ModelNotFound
-from farthing.upstreams import Call, Tally, UpstreamError
+from farthing.upstreams import Call, Tally, UpstreamError, classifier_thread
 from farthing.upstreams.classifier import ClassifierUpstream
 from farthing.upstreams.classifier_config import ClassifierTable
 from tests.upstreams.slots import GOLDEN, NUM_LABELS, add_version, promote
@@ -53,6 +53,7 @@ def test_usage_sums_to_the_busy_time_and_company_changes_nothing():
             assert stats.num_output_tokens == 80
             assert stats.num_steps < 80
             assert (load.num_running, load.num_waiting) == (0, 0)
+            assert load.used_share is None
             return tallies, upstream
 
     tallies, upstream = asyncio.run(run())
@@ -143,6 +144,25 @@ def held(monkeypatch):
 
     monkeypatch.setattr(Classifier, "classify", waiting)
     return event
+
+
+def test_nothing_is_under_way_when_the_last_answer_is_told(monkeypatch):
+    num_running = []
+
+    async def run():
+        async with opened() as upstream:
+            send = classifier_thread._send
+
+            def watched(found):
+                if found:
+                    num_running.append(upstream.engine_figures()[MODEL][0].num_running)
+                send(found)
+
+            monkeypatch.setattr(classifier_thread, "_send", watched)
+            await ask(upstream, call_of())
+
+    asyncio.run(run())
+    assert num_running == [0]
 
 
 async def until(is_true):

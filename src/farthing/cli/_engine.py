@@ -80,9 +80,9 @@ DEFAULT_SPECULATION: Literal["prompt-lookup"] = "prompt-lookup"  # one answer at
 
 def usable_threads(threads: int | None) -> int:
     """The number asked for, or one for each core this process may use."""
-    from farthing.kernels.cores import num_cores
+    from farthing.kernels.cores import default_threads
 
-    return num_cores() if threads is None else threads
+    return default_threads() if threads is None else threads
 
 
 def engine_config(threads: int | None, product: str | None, kv: str | None = None, **more: Any) -> "EngineConfig":

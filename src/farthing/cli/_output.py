@@ -68,7 +68,7 @@ ModelOption = Annotated[
 ]
 ThreadsOption = Annotated[
     int | None,
-    typer.Option("--threads", min=1, max=1024, metavar="N", help="Threads of the engine (default: all cores)."),
+    typer.Option("--threads", min=1, max=256, metavar="N", help="Threads of the engine (default: all cores)."),
 ]
 WeightsOption = Annotated[
     str | None,

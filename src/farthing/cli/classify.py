@@ -73,7 +73,7 @@ def classify(
     unknown = sorted({answer for row in rows for answer in row.answers} - set(classifier.labels))
     if unknown:
         warn(f"{len(unknown)} answers are no label of this model and count as wrong: {', '.join(unknown[:5])}")
-    classifier.classify([classifier.encode(rows[0].text)[:1]])  # so that making room is in no figure
+    classifier.classify([[0]] * classifier.config.max_num_batched_tokens)  # so that making room is in no figure
     with nullcontext() if out is None else whole_file(out, "--out") as file:
         with progress() as bar:
             task = bar.add_task("classify", total=len(rows))
@@ -122,7 +122,7 @@ def _show_rows(found: "list[Classified]") -> None:
     out = console()
     for one in found:
         mark = {None: "", True: " ", False: "✗"}[one.is_right]
-        shown = ", ".join(f"{label} {share:.3f}" for label, share in one.top)
+        shown = ", ".join(f"{visible(label)} {share:.3f}" for label, share in one.top)
         text = visible(one.row.text)
         out.print(f"{mark}{shown}\t{text if len(text) <= SHOWN_TEXT else text[: SHOWN_TEXT - 1] + '…'}")
 

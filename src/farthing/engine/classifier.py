@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from farthing import kernels
 from farthing.errors import CapacityError, InvalidRequest
+from farthing.kernels.cores import MAX_THREADS
 from farthing.kernels.plan import Batch, KVSpec
 from farthing.models import Model
 
@@ -43,7 +44,7 @@ class ClassifierConfig:
             if not ok:
                 raise InvalidRequest(f"{name} is {getattr(self, name)!r}; allowed: {allowed}")
 
-        need(1 <= self.num_threads <= 1024, "num_threads", "1 to 1024")
+        need(1 <= self.num_threads <= MAX_THREADS, "num_threads", f"1 to {MAX_THREADS}")
         need(1 <= self.max_num_batched_tokens <= 1 << 20, "max_num_batched_tokens", f"1 to {1 << 20}")
         need(self.product in ("f32", "int8"), "product", "f32, int8")
         need(self.kv in ("f32", "f16", "q8"), "kv", "f32, f16, q8")

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 from farthing.cache import Eviction
 from farthing.errors import CapacityError, InvalidRequest
 from farthing.kernels.codecs import CODECS, codecs_name
+from farthing.kernels.cores import MAX_THREADS
 from farthing.kernels.plan import KVSpec
 from farthing.models import Model, ModelConfig
 
@@ -54,7 +55,7 @@ class EngineConfig:
             if not ok:
                 raise InvalidRequest(f"{name} is {getattr(self, name)!r}; allowed: {allowed}")
 
-        need(1 <= self.num_threads <= 1024, "num_threads", "1 to 1024")
+        need(1 <= self.num_threads <= MAX_THREADS, "num_threads", f"1 to {MAX_THREADS}")
         need(self.max_num_seqs >= 1, "max_num_seqs", "1 or more")
         need(self.max_num_batched_tokens >= 1, "max_num_batched_tokens", "1 or more")
         need(self.kv_bytes >= 1, "kv_bytes", "1 or more")
@@ -71,6 +72,8 @@ class EngineConfig:
         need(self.product in ("f32", "int8"), "product", "f32, int8")
         is_known = self.speculation in ("off", "prompt-lookup") or self.draft_model is not None
         need(is_known, "speculation", "off, prompt-lookup, or draft:MODEL with a draft model's path or name")
+        is_computed = self.draft_model is None or self.is_kv_cached
+        need(is_computed, "speculation", "off or prompt-lookup where is_kv_cached is off")
         need(self.max_draft_tokens >= 1, "max_draft_tokens", "1 or more")
 
     @property

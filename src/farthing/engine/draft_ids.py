@@ -1,6 +1,5 @@
 """Which token of a small model's vocabulary is which of the large one's."""
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Self
 
@@ -24,13 +23,6 @@ class DraftIds:
     to_model: npt.NDArray[np.int32]  # [V of the draft model]
 
     @classmethod
-    def same(cls, vocab_size: int, eos_ids: Collection[int]) -> Self:
-        """Of two models with one vocabulary."""
-        to_model = np.arange(vocab_size, dtype=np.int32)
-        to_model[list(eos_ids)] = -1
-        return cls(np.arange(vocab_size, dtype=np.int32), to_model)
-
-    @classmethod
     def of(cls, model: Tokenizer, draft: Tokenizer, vocab_size: int, draft_vocab_size: int, name: str) -> Self:
         """Of two tokenizers of one family. Raises InvalidRequest where the vocabularies have little in common."""
         to_draft = np.zeros(vocab_size, np.int32)
@@ -40,7 +32,8 @@ class DraftIds:
         for id in range(min(model.vocab_size, vocab_size)):
             text = model.token_text(id)
             found = None if text is None else draft.token_id(text)
-            if found is None or model.is_control(id) != draft.is_control(found):
+            # A tokenizer may have more ids than its model has rows: those beyond are as good as missing.
+            if found is None or found >= draft_vocab_size or model.is_control(id) != draft.is_control(found):
                 missing[id] = model.token_bytes(id).decode("utf-8", "replace")
                 continue
             num_same += 1
@@ -53,6 +46,6 @@ class DraftIds:
                 "model's): give a draft model of the same tokenizer, or a part of it"
             )
         for id, text in missing.items():
-            pieces = draft.encode(text, add_bos=False) if text else []
+            pieces = [piece for piece in draft.encode(text, add_bos=False) if piece < draft_vocab_size]
             to_draft[id] = pieces[-1] if pieces else 0
         return cls(to_draft, to_model)

@@ -52,7 +52,7 @@ class Engine:
         joint_drafter: JointDrafter | None = None,
     ) -> None:
         config = config or EngineConfig()
-        draft = None if config.draft_model is None or not config.is_kv_cached else load_model(config.draft_model)
+        draft = None if config.draft_model is None else load_model(config.draft_model)
         kv = kv_spec(config, model.config, 0 if draft is None else draft_page_bytes(draft, config))
         max_num_seqs = min(config.max_num_seqs, config.max_num_batched_tokens) if config.is_kv_cached else 1
         self.model, self.config = model, config

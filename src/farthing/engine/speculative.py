@@ -28,14 +28,14 @@ TokenIds = npt.NDArray[np.int32]
 
 
 class Drafter(Protocol):
-    """Guesses how one sequence goes on; every sequence has a drafter of its own, which may keep what it learns."""
+    """Guesses how one sequence goes on from its text; every sequence has one of its own, which may keep what it
+    learns."""
 
     def propose(self, token_ids: TokenIds, max_tokens: int) -> TokenIds:
         """At most max_tokens ids of the model's vocabulary that may follow token_ids [n], prompt and output; or none.
 
         From call to call token_ids only grows: what is new was chosen by the model, and what was proposed before and
-        is not there was refused, so a draft model truncates its own cache to the common beginning. Some steps go
-        without a call. The array passed in is a view that must not be kept.
+        is not there was refused. Some steps go without a call. The array passed in is a view that must not be kept.
         """
         ...
 
@@ -60,7 +60,8 @@ class JointDrafter(Protocol):
 
     def propose(self, asked: Items[Asked]) -> list[TokenIds]:
         """Of each at most max_tokens ids of the model's vocabulary that may follow; perhaps none. From call to call a
-        sequence's token_ids only grow, as a Drafter's do."""
+        sequence's token_ids only grow, as a Drafter's do; what was proposed and is not there was refused, so what is
+        computed is good as far as the two have a beginning in common."""
         ...
 
     def forget(self, id: int) -> None:

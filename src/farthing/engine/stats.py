@@ -40,6 +40,6 @@ class EngineLoad:
     num_used_pages: int  # that cannot be given to others: leased or pinned
 
     @property
-    def used_share(self) -> float:
-        """Of the pages, 0 to 1."""
-        return self.num_used_pages / self.num_pages
+    def used_share(self) -> float | None:
+        """Of the pages, 0 to 1; None where nothing is kept in pages."""
+        return self.num_used_pages / self.num_pages if self.num_pages else None

@@ -49,20 +49,13 @@ def as_gguf(source: Checkpoint) -> Checkpoint:
     roles = {**architecture.gguf_tensors, "head": GGUF_HEAD} if labels else architecture.gguf_tensors
     written = replace(source, tensors=tensors, roles=roles, norm_offset=0.0)
     names = {written.file_name(ours) for ours in tensors}
-    metadata |= tokenizer_values(source.path, source.config.vocab_size, _after(source) if labels else ())
+    metadata |= tokenizer_values(source.path, source.config.vocab_size, source.tokenizer().after if labels else None)
     config = config_from_gguf(architecture, metadata, names)
     _check_same(source, config)
     if config.rope_style == "interleaved":
         written = replace(written, tensors=_Interleaved(tensors, config.head_dim))
     file = GGUFFile(source.path, 3, metadata, raw_gguf_values(metadata), {}, {})
     return replace(written, config=config, gguf=file)
-
-
-def _after(source: Checkpoint) -> list[int]:
-    """The ids that a classifier's tokenizer puts behind a text."""
-    tokenizer = source.tokenizer()
-    [alone], plain = tokenizer.encode_alone(["a"]), tokenizer.encode("a")
-    return alone[len(plain) :]
 
 
 def _metadata(config: ModelConfig, title: str) -> dict[str, Any]:

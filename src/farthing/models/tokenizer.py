@@ -54,6 +54,11 @@ class Tokenizer:
         return self._vocabulary.end_ids
 
     @property
+    def after(self) -> tuple[int, ...]:
+        """What `encode_alone` puts behind each text."""
+        return self._vocabulary.after
+
+    @property
     def bos_token(self) -> str:
         return self._name(self._vocabulary.bos_id)
 

@@ -5,6 +5,7 @@ tokenizer.json say which name it is; then some text is encoded both ways, and wh
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,15 @@ _PROBE = (
 )
 
 
-def tokenizer_values(folder: Path, vocab_size: int, after: Sequence[int] = ()) -> dict[str, Any]:
-    """Keys of `tokenizer.` for a model with vocab_size ids; after: what a classifier's tokenizer puts behind a text.
+def tokenizer_values(folder: Path, vocab_size: int, after: tuple[int, ...] | None = None) -> dict[str, Any]:
+    """Keys of `tokenizer.` for a model with vocab_size ids; after: what a classifier's tokenizer puts behind a text;
+    None for a model that continues text.
 
     Raises UnsupportedModel for a tokenizer that GGUF cannot describe, CorruptModel, ModelNotFound.
     """
     vocabulary = vocabulary_from_folder(folder)
+    if after is not None:  # what a classifier reads has before it what encode_alone puts there, add_bos or not
+        vocabulary = replace(vocabulary, add_bos=bool(vocabulary.before), after=after)
     path = folder / "tokenizer.json"
     document = read_object(path)
     if len(vocabulary.pieces) > vocab_size:
@@ -60,11 +64,11 @@ def tokenizer_values(folder: Path, vocab_size: int, after: Sequence[int] = ()) -
         "tokenizer.ggml.tokens": [piece or f"[PAD{id}]" for id, piece in enumerate(pieces)],
         "tokenizer.ggml.token_type": types[:vocab_size],
         "tokenizer.ggml.merges": [" ".join(merge_pair(merge)[:2]) for merge in document["model"]["merges"]],
-        **_special(path, document, vocabulary, after, read_object(folder / "tokenizer_config.json")),
+        **_special(path, document, vocabulary, after or (), read_object(folder / "tokenizer_config.json")),
     }
     if vocabulary.chat_template is not None:
         values["tokenizer.chat_template"] = vocabulary.chat_template
-    _check(path, values, vocabulary)
+    _check(path, values, vocabulary, is_alone=after is not None)
     return values
 
 
@@ -130,10 +134,11 @@ def _pattern(path: Path, step: Mapping[str, Any]) -> str:
     raise UnsupportedModel(f"{path}: a pre-tokenizer {step['type']} like this has no name in a GGUF; write a folder")
 
 
-def _check(path: Path, values: Mapping[str, Any], vocabulary: Vocabulary) -> None:
-    """Raises UnsupportedModel where the same text would have other ids."""
+def _check(path: Path, values: Mapping[str, Any], vocabulary: Vocabulary, *, is_alone: bool) -> None:
+    """Raises UnsupportedModel where the same text would have other ids; is_alone: as a classifier reads it too."""
     written, read = Tokenizer(vocabulary_from_gguf(values)), Tokenizer(vocabulary)
     added = [piece for id in sorted(vocabulary.plain_ids) if (piece := vocabulary.pieces[id])]
     texts = (_PROBE, _PROBE.strip(), " ".join(added))
-    if any(written.encode(text) != read.encode(text) for text in texts) or written.eos_ids != read.eos_ids:
+    is_other = any(written.encode(text) != read.encode(text) for text in texts) or written.eos_ids != read.eos_ids
+    if is_other or (is_alone and written.encode_alone(texts) != read.encode_alone(texts)):
         raise UnsupportedModel(f"{path}: a GGUF of this tokenizer would cut text otherwise; write a folder instead")

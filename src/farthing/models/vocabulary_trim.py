@@ -15,6 +15,7 @@ from tokenizers import Tokenizer as Backend
 
 from farthing.errors import CorruptModel, InvalidRequest, ModelNotFound, UnsupportedModel
 from farthing.models.opening import read_json
+from farthing.models.vocabulary_json import merge_pair
 
 __all__ = ["read_tokenizer", "task_token_ids", "trim_tokenizer"]
 
@@ -96,8 +97,8 @@ def _parts(document: Document) -> dict[str, list[str]]:
     if isinstance(model["vocab"], list):
         return {text: list(text) for text, _ in model["vocab"] if len(text) > 1}
     parts: dict[str, list[str]] = {}
-    for left, right in map(_pair, model["merges"]):
-        parts.setdefault(left + right, []).extend((left, right))
+    for left, right, whole in map(merge_pair, model["merges"]):
+        parts.setdefault(whole, []).extend((left, right))
     return parts
 
 
@@ -108,11 +109,6 @@ def _closed(texts: set[str], parts: Mapping[str, Sequence[str]]) -> set[str]:
         closed |= new
         waiting.extend(new)
     return closed
-
-
-def _pair(merge: str | Sequence[str]) -> tuple[str, str]:
-    left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
-    return left, right
 
 
 def trim_tokenizer(document: Document, kept: Sequence[int]) -> dict[str, Any]:
@@ -129,7 +125,7 @@ def trim_tokenizer(document: Document, kept: Sequence[int]) -> dict[str, Any]:
         model["unk_id"] = None if model.get("unk_id") is None else new_ids[model["unk_id"]]
     else:
         model["vocab"] = {text: new_ids[id] for text, id in model["vocab"].items() if id in new_ids}
-        model["merges"] = [merge for merge in model["merges"] if _is_possible(*_pair(merge), model["vocab"])]
+        model["merges"] = [merge for merge in model["merges"] if model["vocab"].keys() >= set(merge_pair(merge))]
     added = [{**token, "id": new_ids[token["id"]]} for token in document["added_tokens"]]
     processor = _renumbered(document.get("post_processor"), lambda id: new_ids[id])
     trimmed = {**document, "model": model, "added_tokens": added, "post_processor": processor}
@@ -138,10 +134,6 @@ def trim_tokenizer(document: Document, kept: Sequence[int]) -> dict[str, Any]:
         if backend.token_to_id(token["content"]) != token["id"]:
             raise UnsupportedModel(f"the added token {token['content']!r} cannot be renumbered; use vocab=all")
     return trimmed
-
-
-def _is_possible(left: str, right: str, vocab: Mapping[str, int]) -> bool:
-    return left in vocab and right in vocab and left + right in vocab
 
 
 def _renumbered(processor: Any, new_id: Callable[[int], int]) -> Any:

@@ -90,6 +90,10 @@ def _row(number: int, line: str) -> TextRow:
     id = row.get("id", f"line {number}")
     if isinstance(id, bool) or not isinstance(id, str | int):
         raise InvalidRequest(f"id is {id!r}; allowed: a string or a whole number")
+    try:
+        "".join((str(id), text, *listed)).encode()
+    except UnicodeEncodeError:
+        raise InvalidRequest("holds half of a surrogate pair, which is no character: leave it out") from None
     return TextRow(str(id), text, tuple(listed))
 
 
@@ -103,7 +107,7 @@ def classify_rows(
 ) -> tuple[list[Classified], float, int]:
     """All rows, `batch` at a time; the seconds that took, and how many tokens they had.
 
-    Raises CapacityError, which names the row that is too long.
+    Raises CapacityError, which names the row that is too long, InvalidRequest, which names one without tokens.
     """
     from farthing.engine.classifier import log_probabilities
 
@@ -113,6 +117,8 @@ def classify_rows(
         started_s = time.perf_counter()
         ids = classifier.encode_all([row.text for row in part])
         for row, tokens in zip(part, ids, strict=True):
+            if not tokens:
+                raise InvalidRequest(f"row {row.id}: its text has no tokens: the model drops all of it; leave it out")
             if len(tokens) > classifier.max_len:
                 held = f"{classifier.model.name} holds {classifier.max_len}"
                 raise CapacityError(f"row {row.id}: its text has {len(tokens)} tokens; {held}: shorten it")

@@ -27,7 +27,7 @@ class EngineLoad(Protocol):
     @property
     def num_waiting(self) -> int: ...
     @property
-    def used_share(self) -> float: ...
+    def used_share(self) -> float | None: ...
 
 
 class EngineStats(Protocol):
@@ -131,7 +131,8 @@ def engine_families(sources: Sequence[EngineSource]) -> Iterator[Metric]:
     ):
         gauge = GaugeMetricFamily(name, text, labels=["model_name"])
         for model, load, _ in found:
-            gauge.add_metric([model], getattr(load, attribute))
+            if (value := getattr(load, attribute)) is not None:  # a classifier has no pages
+                gauge.add_metric([model], value)
         yield gauge
     for name, text, attribute in (
         ("vllm:num_preemptions", "Sequences that had to make room", "num_preemptions"),

@@ -74,11 +74,11 @@ class ClassifierTable:
     def engine(self) -> "ClassifierConfig":
         """The settings of one model's classifier."""
         from farthing.engine.classifier import ClassifierConfig
-        from farthing.kernels.cores import num_cores
+        from farthing.kernels.cores import default_threads
 
         more = {"product": self.product, "max_num_batched_tokens": self.max_num_batched_tokens}
         given: dict[str, Any] = {name: value for name, value in more.items() if value is not None}
-        return ClassifierConfig(num_threads=num_cores() if self.threads is None else self.threads, **given)
+        return ClassifierConfig(num_threads=default_threads() if self.threads is None else self.threads, **given)
 
 
 def served_as(source: str) -> str:

@@ -93,7 +93,7 @@ class ClassifierThread:
     def load(self) -> "EngineLoad":
         from farthing.engine import EngineLoad
 
-        return EngineLoad(self._num_running, len(self._inbox), num_pages=1, num_used_pages=0)
+        return EngineLoad(self._num_running, len(self._inbox), num_pages=0, num_used_pages=0)
 
     def stats(self) -> "EngineStats":
         """Of all versions together."""
@@ -137,8 +137,9 @@ class ClassifierThread:
                 log.exception("classifier %s could not look for another version", self._name)
             if jobs:
                 self._num_running = len(jobs)
-                self._answer(jobs)
-                self._num_running = 0
+                found = self._answer(jobs)
+                self._num_running = 0  # before anybody is told: whoever has the last answer sees nothing under way
+                _send(found)
         with self._condition:
             left, self._inbox = self._inbox, []
         _send([(job, Found(Usage(), 0.0, error=closed())) for job in left])
@@ -160,7 +161,7 @@ class ClassifierThread:
             jobs, self._inbox = self._inbox[:num_jobs], self._inbox[num_jobs:]
             return jobs
 
-    def _answer(self, jobs: Sequence[ClassifierJob]) -> None:
+    def _answer(self, jobs: Sequence[ClassifierJob]) -> list[tuple[ClassifierJob, Found]]:
         classifier = self.classifier
         steps = classifier.stats().num_steps
         try:
@@ -172,7 +173,7 @@ class ClassifierThread:
         self._num_steps += classifier.stats().num_steps - steps
         self._num_tokens += sum(one.usage.input_tokens for _, one in found)
         self._num_texts += sum(one.usage.output_tokens for _, one in found)
-        _send(found)
+        return found
 
     def _look(self) -> None:
         """Begin to open another version, where one is there; one at a time."""

@@ -80,7 +80,7 @@ class LocalConfig:
         """The settings of one model's engine."""
         from farthing.engine import EngineConfig
         from farthing.kernels.codecs import parse_codecs
-        from farthing.kernels.cores import num_cores
+        from farthing.kernels.cores import default_threads
 
         k_codec, v_codec = (None, None) if self.kv is None else parse_codecs(self.kv)
         folder = None if self.cold_folder is None else Path(os.path.expanduser(self.cold_folder)) / _folder_name(model)
@@ -99,7 +99,7 @@ class LocalConfig:
             "experts_folder": None if self.experts_folder is None else Path(self.experts_folder).expanduser(),
         }
         given: dict[str, Any] = {name: value for name, value in more.items() if value is not None}
-        num_threads = num_cores() if self.threads is None else self.threads
+        num_threads = default_threads() if self.threads is None else self.threads
         return EngineConfig(num_threads=num_threads, speculation=self.speculation, **given)
 
 
