@@ -15,13 +15,15 @@ NUM_CUTS = 50
 
 @dataclass(frozen=True)
 class Stage:
-    """What one model would do with each row."""
+    """What one model would do with each row. is_heard: what it says is part of later stages' answers, so that it is
+    asked, and paid, even where it keeps nothing."""
 
     name: str
     right: NDArray[np.bool_]
     confidence: Vector
     usd: Vector
     seconds: Vector
+    is_heard: bool = False
 
     def take(self, rows: NDArray[np.int64]) -> "Stage":
         parts = {name: getattr(self, name)[rows] for name in ("right", "confidence", "usd", "seconds")}
@@ -34,22 +36,24 @@ class Outcome:
     usd: Vector
     seconds: Vector
     shares: tuple[float, ...]  # of the rows that each stage answers
+    asked: tuple[float, ...]  # of the rows that each stage is asked
 
 
 def serve(stages: Sequence[Stage], thresholds: Sequence[float]) -> Outcome:
     """A row is answered by the first stage whose confidence reaches its threshold; by the last one otherwise."""
     num = len(stages[0].right)
     right, usd, seconds = np.zeros(num, bool), np.zeros(num), np.zeros(num)
-    waiting, shares = np.ones(num, bool), []
+    waiting, shares, asked = np.ones(num, bool), [], []
     for stage, threshold in zip(stages, [*thresholds, -np.inf], strict=True):
-        if threshold < np.inf:  # a stage that keeps nothing is not asked
-            usd += waiting * stage.usd
-            seconds += waiting * stage.seconds
+        is_asked = waiting & (stage.is_heard or threshold < np.inf)  # who keeps nothing and is not heard is not asked
+        usd += is_asked * stage.usd
+        seconds += is_asked * stage.seconds
         kept = waiting & (stage.confidence >= threshold) & (threshold < np.inf)
         right |= kept & stage.right
         waiting &= ~kept
         shares.append(float(kept.mean()))
-    return Outcome(right, usd, seconds, tuple(shares))
+        asked.append(float(is_asked.mean()))
+    return Outcome(right, usd, seconds, tuple(shares), tuple(asked))
 
 
 def choose_thresholds(stages: Sequence[Stage], target: float) -> tuple[float, ...]:
