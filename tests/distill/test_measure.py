@@ -49,6 +49,19 @@ def test_the_cascade_is_as_good_as_the_teacher_and_cheaper() -> None:
     assert both.cost.seconds == pytest.approx(4.4e-4)
 
 
+def test_thresholds_hold_on_other_rows_too() -> None:
+    """The cheapest that were just as good on the rows that chose would be worse than the teacher about every second
+    time."""
+    worse = 0
+    for seed in range(10):
+        measured = rows(4000, 100 + seed)
+        chain = cascade(rows(400, seed), measured, COSTS, CHAIN)
+        teacher = next(result for result in results(measured, COSTS, "teacher") if result.name == "teacher")
+        worse += chain.quality.accuracy < teacher.quality.accuracy
+        assert chain.cost.seconds < COSTS["teacher"].seconds / 2
+    assert worse <= 1
+
+
 def test_thresholds_are_chosen_on_other_rows_than_the_measured() -> None:
     chosen_on, measured = rows(300, 0), rows(300, 1)
     thresholds = cascade(chosen_on, measured, COSTS, CHAIN).thresholds

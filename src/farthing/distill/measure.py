@@ -56,13 +56,13 @@ def results(rows: Rows, costs: Mapping[str, Cost], teacher: str) -> list[Result]
 def cascade(
     chosen_on: Rows, measured: Rows, costs: Mapping[str, Cost], names: Sequence[str], *, is_best: bool = False
 ) -> Result:
-    """Stages `names`, the cheapest first. Thresholds reach, at the least cost, the accuracy that the last stage alone
-    has on the rows that choose; is_best: the highest that any stage has there with the words of those before it."""
+    """Stages `names`, the cheapest first. Thresholds are the cheapest that are surely no worse on the rows that choose
+    than the last stage alone; is_best: that reach the highest accuracy that any stage has there with the words of those
+    before it."""
     weights = _weights(chosen_on, names)
     before, after = (_stages(rows, costs, names, weights) for rows in (chosen_on, measured))
-    alone = float((chosen_on.logs[names[-1]].argmax(axis=1) == chosen_on.labels).mean())
-    target = max(float(stage.right.mean()) for stage in before) if is_best else alone
-    thresholds = choose_thresholds(before, target)
+    alone = chosen_on.logs[names[-1]].argmax(axis=1) == chosen_on.labels
+    thresholds = choose_thresholds(before, max(float(stage.right.mean()) for stage in before) if is_best else alone)
     found = serve(after, thresholds)
     right = Quality(len(measured.labels), int(found.right.sum()))
     linear = measured.logs[names[0]].argmax(axis=1) == measured.labels
