@@ -6,9 +6,10 @@ model on n-grams, and all three stages as a cascade.
 SmolLM2-135M-Instruct gets a classification head and is tuned; a student of some of its layers learns from it and from
 the linear model. Folders that are there already (`<task>-teacher` and `<task>-student` in --cache) are taken as they
 are, so that a run can be stopped and measured again; else each is trained for at most --minutes. All are timed in our
-engine with weights of 8 bits and 8-bit products, in turn, round after round; the prompted model by the engine's own
-account of 16 requests at once with a shared prefix. The last line is one JSON document; all figures are in
-benchmarks/results/distill.json.
+engine, 256 texts at a time, in turn, round after round: teacher and student in weights of 8 bits ("student" alone as it
+was trained), the linear model in NumPy's float32; the prompted model, in the bits of its pulled file, by the engine's
+own account of one pass of 16 requests at once with a shared prefix. Ratios of costs are medians of the rounds' own. The
+last line is one JSON document; all figures are in benchmarks/results/distill.json.
 """
 
 import argparse
@@ -31,12 +32,14 @@ from farthing.distill.job import DistillJob
 from farthing.distill.labels_report import measure_labels
 from farthing.distill.progress import Point, Trained
 from farthing.distill.report_file import STUDENT, TEACHER, report_document
+from farthing.distill.result import times_cheaper
 from farthing.distill.run import make_labels_student
 from farthing.distill.stages import Made, Telling, quantized_student
 from farthing.distill.student import parse_student
 from farthing.economics.cost import HostCost
+from farthing.errors import InvalidRequest
 from farthing.kernels import instruction_sets
-from farthing.models import load_model
+from farthing.models import Model, load_model
 from farthing.models.hub import models_folder
 from farthing.report.machine import commit, this_machine
 
@@ -74,8 +77,23 @@ def made_of(job: DistillJob, data: Data, telling: Telling) -> Made:
     history = tuple(Point(**point) for point in notes["history"])
     best = next(point for point in history if point.step == notes["best_step"])
     trained = Trained(job.output, best, history, notes["num_steps"], notes["num_tokens"], notes["seconds"])
-    layers = job.student.layers if isinstance(job.student.layers, tuple) else ()  # else the folder alone knows
-    return Made(teacher, job.output, path, student.labels, layers, trained, None)
+    return Made(
+        teacher, job.output, path, student.labels, layers_of(job, student), trained, None, num_variants_of(job, data)
+    )
+
+
+def layers_of(job: DistillJob, student: Model) -> tuple[int, ...]:
+    """Which of the teacher's layers the student in the cache has. Raises InvalidRequest where --student is another."""
+    notes, named = job.work / "layers.json", job.student.layers
+    if notes.is_file():
+        return tuple(json.loads(notes.read_bytes()))
+    if not isinstance(named, tuple) or len(named) != student.config.num_layers:
+        raise InvalidRequest(f"{job.output} has {student.config.num_layers} layers; name them with --student")
+    return named
+
+
+def num_variants_of(job: DistillJob, data: Data) -> int:
+    return 2 * len(data.train) if job.num_variants is None else job.num_variants
 
 
 def measure(task: str, data: Data, options: argparse.Namespace, telling: Telling, host: HostCost) -> dict[str, Any]:
@@ -94,35 +112,39 @@ def measure(task: str, data: Data, options: argparse.Namespace, telling: Telling
     }
 
 
-def _summary(rows: Sequence[dict[str, Any]], student: str) -> dict[str, float | None]:
+def _summary(rows: Sequence[dict[str, Any]], student: str) -> dict[str, float | tuple[float, float] | None]:
     """The figures of the last line; a cost ratio says how many times cheaper than the tuned teacher (or the prompted
-    one) the student or the cascade is."""
+    one) the student or the cascade is: the median of the rounds, and between which they lie."""
     by_name = {row["name"]: row for row in rows}
     chain = next(row for name, row in by_name.items() if "→" in name)
-    cost = {name: row["seconds_per_request"] for name, row in by_name.items()}
-    prompted = cost.get("prompted")
+    prompted = by_name.get("prompted")
+    ratio, *ratio_range = times_cheaper(by_name[TEACHER], by_name[student])
+    chain_ratio, *chain_range = times_cheaper(by_name[TEACHER], chain)
     return {
         "teacher_accuracy": by_name[TEACHER]["accuracy"],
         "student_accuracy": by_name[student]["accuracy"],
         "linear_accuracy": by_name["linear"]["accuracy"],
-        "cost_ratio": cost[TEACHER] / cost[student],
-        "prompted_cost_ratio": None if prompted is None else prompted / cost[student],
+        "cost_ratio": ratio,
+        "cost_ratio_range": tuple(ratio_range),
+        "prompted_cost_ratio": None if prompted is None else times_cheaper(prompted, by_name[student])[0],
         "cascade_accuracy": chain["accuracy"],
-        "cascade_cost_ratio": cost[TEACHER] / chain["seconds_per_request"],
+        "cascade_cost_ratio": chain_ratio,
+        "cascade_cost_ratio_range": tuple(chain_range),
     }
 
 
 def show(found: dict[str, Any]) -> None:
-    base = next(row["seconds_per_request"] for row in found["rows"] if row["name"] == TEACHER)
+    base = next(row for row in found["rows"] if row["name"] == TEACHER)
     print(f"\n{found['task']}: {found['labels']} intents, {found['num_test']:,} test rows")
     for row in found["rows"]:
         seconds, against = row["seconds_per_request"], row.get("against_linear")
         beside = "" if against is None else f"  against linear: p {against['p']:.2g}"
         kl = "" if row["kl"] is None else f"  KL {row['kl']:.4f}"
+        ratio, low, high = times_cheaper(base, row)
         shares = "" if "shares" not in row else "  " + "/".join(f"{share:.1%}" for share in row["shares"])
         print(f"  {row['name']:44} {row['accuracy']:.2%} ({row['low']:.1%}–{row['high']:.1%})"
               f"  {seconds * 1000:8.4f} ms  ${float(row['usd_per_million_requests']):9.4f}/M"
-              f"  {base / seconds:6.2f} × cheaper{kl}{beside}{shares}")  # fmt: skip
+              f"  {ratio:6.2f} × cheaper ({low:.2f}–{high:.2f}){kl}{beside}{shares}")  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -130,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--minutes", type=float, default=90.0, help="of each training, at most")
     parser.add_argument("--student", default="layers=0+1+2+3+29,vocab=all")
-    parser.add_argument("--variants", type=int, help="made-up texts for the teacher to label; default: twice the rows")
+    parser.add_argument("--variants", type=int, default=20_000, help="made-up texts for the teacher to label")
     parser.add_argument("--prompted", type=int, default=200, help="test rows that the prompted model is asked")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--cache", type=Path, default=models_folder().parent / "distill")
@@ -154,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "usd_per_hour": str(host.usd_per_hour),
         "tasks": found,
     }
-    RESULTS.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    RESULTS.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     print(json.dumps({task: measured["summary"] for task, measured in found.items()}))
     return 0
 

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.distill import _summary, job_of
+from benchmarks.distill import _summary, job_of, layers_of
 from benchmarks.distill_tasks import load_task
+from farthing.errors import InvalidRequest
+from farthing.models import load_model
+from tests.distill.tiny import write_tiny
 
 
 @pytest.fixture
@@ -38,6 +41,15 @@ def test_rows_have_one_side(tasks: Path) -> None:
     assert len(clinc.held_out) == 99
 
 
+def test_what_the_test_rows_ask_teaches_and_chooses_nothing(tasks: Path) -> None:
+    with (tasks / "banking77" / "train.csv").open("a", newline="") as file:
+        csv.writer(file).writerows((f"TEST  question {i}?", "label 1") for i in range(20))
+    data = load_task(tasks, "banking77")
+    assert len(data.train) + len(data.validation) == 200
+    assert data.dropped == {"asked in the test rows too": 20}
+    assert len(data.held_out) == 20
+
+
 def test_the_last_line_says_how_many_times_cheaper() -> None:
     names = {"prompted": 0.02, "tuned teacher": 2e-3, "student": 5e-4, "student, q8_0": 4e-4, "linear": 4e-5}
     names |= {"linear → student, q8_0 → tuned teacher": 2e-4}
@@ -47,6 +59,27 @@ def test_the_last_line_says_how_many_times_cheaper() -> None:
     assert found["prompted_cost_ratio"] == pytest.approx(50)
     assert found["cascade_cost_ratio"] == pytest.approx(10)
     assert _summary(rows[1:], "student, q8_0")["prompted_cost_ratio"] is None
+    rows[1]["seconds_per_request_by_round"], rows[3]["seconds_per_request_by_round"] = (1, 4, 3), (1, 1, 1)
+    found = _summary(rows, "student, q8_0")
+    assert (found["cost_ratio"], found["cost_ratio_range"]) == (3, (1, 4))
+
+
+def test_layers_are_those_of_the_student_in_the_cache(tmp_path: Path) -> None:
+    write_tiny(tmp_path / "banking77-student", num_layers=2, labels=("a", "b"))
+    (tmp_path / "banking77-student" / "training.json").write_text("{}")
+    student = load_model(tmp_path / "banking77-student")
+
+    def of(spec: str) -> tuple[int, ...]:
+        options = argparse.Namespace(cache=tmp_path, minutes=1.0, threads=1, student=spec, variants=None, prompted=0)
+        return layers_of(job_of("banking77", options), student)
+
+    assert of("layers=0+4,vocab=all") == (0, 4)
+    for other in ("layers=0+1+4", "layers=2"):
+        with pytest.raises(InvalidRequest, match="has 2 layers"):
+            of(other)
+    (tmp_path / "banking77-student.work").mkdir()
+    (tmp_path / "banking77-student.work" / "layers.json").write_text("[0, 3]")
+    assert of("layers=0+1+4") == of("layers=2") == (0, 3)
 
 
 def test_a_tuned_teacher_in_the_cache_is_taken(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """farthing distill from the outside, without training: what it reads, of whom it asks answers, what it refuses."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from farthing.cli import main
 from farthing.cli._distill import read_data
 from farthing.distill.data import Example
+from farthing.distill.job import DistillJob
 from farthing.errors import InvalidRequest
 from farthing.ledger import LedgerConfig
 from farthing.ledger.opening import open_database
@@ -62,6 +64,39 @@ def test_an_upstream_teaches_with_its_texts_alone_and_is_asked_once(
     assert answers.stat().st_size == size
 
 
+def test_an_upstream_is_not_asked_what_teaches_nothing(
+    task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Personal data does not leave the house only to be thrown away, and test rows are not asked for nothing."""
+    lines = task.read_text().splitlines()
+    private = json.dumps({"prompt": "my mail is ann.lee@example.org", "answer": "rate", "choices": LABELS})
+    task.write_text("\n".join([*lines, private, lines[3]]))
+    (tmp_path / "test.jsonl").write_text("\n".join(lines[:5]))
+    asked = []
+
+    async def answers(_config: Path, _teacher: str, rows: list[Example], *_: Any) -> list[Example]:
+        asked.extend(row.text for row in rows)
+        return rows
+
+    monkeypatch.setattr("farthing.cli._distill.collect_answers", answers)
+    distilled(monkeypatch, "--teacher", "far/large", "--config", str(tmp_path / "farthing.toml"), "--data", str(task),
+              "-o", str(tmp_path / "student"), "--start", "base", "--test", str(tmp_path / "test.jsonl"))  # fmt: skip
+    assert asked == [json.loads(line)["prompt"] for line in lines[5:]]
+
+
+def test_a_recipes_defaults_stay_unless_they_are_given(
+    task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("--teacher", "base", "--data", str(task), "-o", str(tmp_path / "student"))
+    job, _ = distilled(monkeypatch, *arguments)
+    default = DistillJob("base", job.student, job.output)
+    assert job.student_recipe == replace(default.student_recipe, num_threads=job.num_threads)
+    assert (job.linear_share, job.num_prompted) == (default.linear_share, default.num_prompted)
+    job, _ = distilled(monkeypatch, *arguments, "--learning-rate", "2e-4", "--prompted", "0", "--linear-share", "0")
+    assert (job.student_recipe.learning_rate, job.student_recipe.head_learning_rate) == (2e-4, 2e-4)
+    assert (job.linear_share, job.num_prompted) == (0, 0)
+
+
 def test_stored_traffic_teaches(task: Path, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'ledger.db'}"
     database = open_database(LedgerConfig(url=url))
@@ -86,7 +121,14 @@ def test_stored_traffic_teaches(task: Path, tmp_path: Path) -> None:
         (("--data", "task.jsonl", "--student", "layers=two"), "layers=6,vocab=task"),
         (("--data", "task.jsonl", "--kl", "sideways"), "forward, reverse, jsd"),
         (("--data", "task.jsonl", "--minutes", "-1"), "minutes is -1"),
+        (("--data", "task.jsonl", "--teacher-minutes", "0"), "minutes is 0"),
+        (("--data", "task.jsonl", "--teacher-steps", "0", "--minutes", "1"), "num_steps is 0"),
+        (("--data", "task.jsonl", "--learning-rate", "0"), "learning_rate is 0"),
         (("--data", "task.jsonl", "--linear-share", "1"), "--linear-share"),
+        (("--data", "task.jsonl", "--task", "text", "--variants", "9"), "--variants is for tasks of labels"),
+        (("--data", "task.jsonl", "--task", "text", "--hidden-weight", "1"), "--hidden-weight is for tasks of labels"),
+        (("--data", "task.jsonl", "--task", "text", "--linear-share", "0.5"), "--linear-share is for tasks of labels"),
+        (("--data", "task.jsonl", "--task", "text", "--prompted", "9"), "--prompted is for tasks of labels"),
         (("--data", "task.jsonl", "--held-out", "0.9"), "held-out share"),
         (("--data", "task.jsonl", "--config", "farthing.toml", "--teacher", "nowhere"), "nowhere"),
         (("--data", "task.jsonl", "-o", "no/such/folder"), "does not exist"),
@@ -104,6 +146,22 @@ def test_errors_are_one_line(
     error = capsys.readouterr().err
     assert told in error
     assert "Traceback" not in error
+
+
+def test_no_threads_are_refused(task: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = [
+        "distill",
+        "--teacher",
+        "base",
+        "--student",
+        "layers=2",
+        "-o",
+        str(tmp_path / "student"),
+        "--data",
+        str(task),
+    ]
+    assert main([*given, "--threads", "0"]) == 2
+    assert "--threads" in capsys.readouterr().err
 
 
 def test_without_torch_it_says_what_to_install(

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from farthing.distill.data import Example, collected, examples_of_task, examples_of_traffic
-from farthing.distill.pii import personal_data, redacted
+from farthing.distill.data import Example, collected, examples_of_task, examples_of_traffic, to_ask
+from farthing.distill.pii import personal_data
 from farthing.distill.split import held_out, text_key
 from farthing.errors import InvalidRequest
 from farthing.ledger.traffic import Traffic
@@ -142,17 +142,49 @@ INNOCENT = (
 def test_personal_data_by_rule() -> None:
     for text, kind in PERSONAL.items():
         assert kind in personal_data(text), text
-        assert personal_data(redacted(text)) == (), redacted(text)
-        assert f"[{kind}]" in redacted(text)
     for text in INNOCENT:
         assert personal_data(text) == (), text
-        assert redacted(text) == text
+    assert personal_data(". ".join(PERSONAL)) == ("email", "secret", "iban", "card", "ssn", "ip", "phone")
 
 
-@settings(max_examples=100, deadline=None)
-@given(
-    st.text(max_size=60)
-    | st.lists(st.sampled_from([*PERSONAL, *INNOCENT, "0", "+", " ", "-"]), max_size=4).map("".join)
-)
-def test_what_is_redacted_stays_so(text: str) -> None:
-    assert personal_data(redacted(text)) == ()
+def said_after(system: str, text: str, label: str) -> Example:
+    messages = (
+        Message("system", system),
+        Message("user", "hello"),
+        Message("assistant", "yes?"),
+        Message("user", text),
+    )
+    return Example(system, messages, label, f"f:{system}")
+
+
+def test_in_a_task_of_labels_rows_that_end_alike_are_one() -> None:
+    """A classifier reads the last text alone: what was said before it does not make a row another one."""
+    again = [said_after("be kind", f"question {i}", "rate") for i in range(20)]
+    data = collected([*rows(60), *again], share=0.3)
+    sides = [[text_key(row.text) for row in part] for part in (data.train, data.validation, data.held_out)]
+    assert sorted(key for side in sides for key in side) == sorted(f"question {i}" for i in range(60))
+    assert data.dropped == {"said again": 20}
+    test = [said_after("be quick", f"Question {i}!", "card") for i in (3, 3, 7, 8)]
+    data = collected([*rows(60), *again], test=[*test, said_after("be slow", "question 3", "rate")], share=0.2)
+    assert [row.answer for row in data.held_out if text_key(row.text) == "question 3"] == ["rate"]
+    assert data.dropped == {"said again": 20, "asked in the test rows too": 3, "of --test said again": 2}
+    texts = [said_after(str(i), "go on", f"answer {i}") for i in range(60)]  # a model that writes reads all of it
+    data = collected(texts, kind="text", share=0.3)
+    assert len(data.train) + len(data.validation) + len(data.held_out) == 60
+
+
+def test_what_was_left_out_of_the_test_rows_is_told() -> None:
+    bad = [Example("a", (Message("user", "my mail is ann.lee@example.org"),), "card", "f:a"),
+           Example("b", (Message("user", "two"),), "neither", "f:b", ("card", "rate"))]  # fmt: skip
+    data = collected(rows(60), test=[*rows(70)[60:], *bad], share=0.2)
+    assert data.dropped == {"of --test with personal data": 1, "of --test whose answer names no label": 1}
+
+
+def test_nobody_is_asked_what_teaches_nothing() -> None:
+    own = Example("c", (Message("user", "three"),), "write to ann.lee@example.org", "f:c")  # its answer is set aside
+    bad = [Example("a", (Message("user", "my mail is ann.lee@example.org"),), "card", "f:a"), rows(3)[2], own]
+    asked, dropped = to_ask([*rows(20), *bad], rows(5))
+    assert [row.text for row in asked] == [*(f"question {i}" for i in range(5, 20)), "three"]
+    assert dropped == {"with personal data": 1, "said again": 1, "asked in the test rows too": 5}
+    data = collected(rows(60), share=0.3, dropped=dropped)
+    assert data.dropped == dropped

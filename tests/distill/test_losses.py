@@ -77,6 +77,17 @@ def test_the_tail_is_what_is_left():
     assert coarse(logs(P), torch.tensor([[2]])).exp()[0].tolist() == pytest.approx([0.2, 0.8])
 
 
+def test_what_the_student_has_no_token_for_takes_nothing_of_the_rest():
+    """Twice -1: not twice the probability of token 0, which is told once, in the rest."""
+    found = coarse(logs(P), torch.tensor([[1, -1, -1]]))
+    assert found.exp()[0].tolist() == pytest.approx([0.3, 0, 0, 0.7])
+    teacher = torch.tensor([[0.6, math.exp(-60), math.exp(-60), 0.4]], dtype=torch.float64).log()
+    expected = 0.6 * math.log(0.6 / 0.3) + 0.4 * math.log(0.4 / 0.7)
+    assert divergence(found, teacher, "forward").item() == pytest.approx(expected)
+    turned = 0.3 * math.log(0.3 / 0.6) + 0.7 * math.log(0.7 / 0.4)
+    assert divergence(found, teacher, "reverse").item() == pytest.approx(turned)
+
+
 def test_sampled_targets_estimate_without_bias():
     """Tokens drawn by another distribution and weighted by teacher / draws: the mean is the whole cross-entropy."""
     draw, (p, q, proposal) = np.random.default_rng(0), (np.array(v) for v in (P, Q, (0.4, 0.4, 0.2)))

@@ -1,14 +1,17 @@
 """The table's figures: paired tests, divergence, and a cascade that is never dearer than its last stage needs to be."""
 
+import json
 from collections.abc import Mapping
+from dataclasses import replace
 from decimal import Decimal
 
 import numpy as np
 import pytest
 
+from farthing.distill.cascade import Stage, serve
 from farthing.distill.measure import LINEAR, Rows, cascade, results, together
-from farthing.distill.result import Cost, Paired, divergence, quality, result_document
-from farthing.distill.timing import interleaved
+from farthing.distill.result import Cost, Paired, Result, divergence, quality, result_document, times_cheaper
+from farthing.distill.timing import interleaved, medians
 from farthing.economics.cost import HostCost
 from farthing.errors import InvalidRequest
 
@@ -44,6 +47,19 @@ def test_the_cascade_is_as_good_as_the_teacher_and_cheaper() -> None:
     both = together(chosen_on, measured, COSTS, CHAIN[:2])
     assert both.quality.accuracy > max(alone[name].quality.accuracy for name in CHAIN[:2])
     assert both.cost.seconds == pytest.approx(4.4e-4)
+
+
+def test_thresholds_hold_on_other_rows_too() -> None:
+    """The cheapest that were just as good on the rows that chose would be worse than the teacher about every second
+    time."""
+    worse = 0
+    for seed in range(10):
+        measured = rows(4000, 100 + seed)
+        chain = cascade(rows(400, seed), measured, COSTS, CHAIN)
+        teacher = next(result for result in results(measured, COSTS, "teacher") if result.name == "teacher")
+        worse += chain.quality.accuracy < teacher.quality.accuracy
+        assert chain.cost.seconds < COSTS["teacher"].seconds / 2
+    assert worse <= 1
 
 
 def test_thresholds_are_chosen_on_other_rows_than_the_measured() -> None:
@@ -95,6 +111,59 @@ def test_rounds_are_interleaved_and_the_median_is_taken() -> None:
         order.append(name)
         now += next(takes[name])
 
-    found = interleaved({"a": lambda: run("a"), "b": lambda: run("b")}, 3, clock=lambda: now)
+    rounds = interleaved({"a": lambda: run("a"), "b": lambda: run("b")}, 3, clock=lambda: now)
+    found = medians(rounds)
     assert order == ["a", "b"] * 4
     assert found == {"a": 2, "b": 30}  # the first round warms up
+    assert rounds["b"] == (30, 20, 90)
+
+
+def test_a_ratio_of_costs_is_the_median_of_the_rounds_own() -> None:
+    base = {"seconds_per_request": 2, "seconds_per_request_by_round": (2, 8, 1)}
+    row = {"seconds_per_request": 1, "seconds_per_request_by_round": (1, 2, 1)}
+    assert times_cheaper(base, row) == (2, 1, 4)
+    assert times_cheaper({"seconds_per_request": 6}, row) == (6, 3, 6)  # one pass alone
+
+
+def test_who_is_heard_is_paid_though_it_answers_nothing() -> None:
+    """With an infinite threshold the linear model keeps no row, but its words are in the student's answers."""
+    labels = np.zeros(2, np.int64)
+    logs = np.log(np.array([[[0.9, 0.1]] * 2, [[0.45, 0.55]] * 2]))
+    stages = [Stage("a", labels == 1, logs[0].max(axis=1), np.ones(2), np.ones(2), is_heard=True),
+              Stage("b", labels == 0, logs[1].max(axis=1), np.full(2, 10.0), np.full(2, 10.0))]  # fmt: skip
+    heard = serve(stages, [np.inf])
+    assert (heard.usd.tolist(), heard.shares, heard.asked) == ([11, 11], (0, 1), (1, 1))
+    unheard = serve([replace(stages[0], is_heard=False), stages[1]], [np.inf])
+    assert (unheard.usd.tolist(), unheard.asked) == ([10, 10], (0, 1))
+
+
+def test_a_linear_model_that_is_always_wrong_alone_still_costs() -> None:
+    """It says which two labels it may be, never the right one of them; the student knows which of the two."""
+    labels = np.arange(40) % 4
+    linear, student = np.full((40, 4), 0.01), np.full((40, 4), 0.01)
+    rows_ = np.arange(40)
+    linear[rows_, labels], linear[rows_, labels ^ 1] = 0.4, 0.5
+    student[rows_, labels], student[rows_, labels ^ 2] = 0.5, 0.6
+    logs = [np.log(x / x.sum(axis=1, keepdims=True)).astype(np.float32) for x in (linear, student)]
+    measured = Rows(labels, {LINEAR: logs[0], "student": logs[1]})
+    found = cascade(measured, measured, COSTS, (LINEAR, "student"), is_best=True)
+    assert found.quality.accuracy == 1
+    assert found.shares == (0, 1)
+    assert found.weights == ((), (0.5,))
+    assert found.cost.seconds == pytest.approx(COSTS[LINEAR].seconds + COSTS["student"].seconds)
+
+
+def test_what_is_written_is_json() -> None:
+    """A stage that keeps nothing has an infinite threshold, which JSON has no number for."""
+    found = Result("chain", quality(np.zeros((1, 2), np.float32), np.zeros(1, np.int64)), COSTS[LINEAR],
+                   shares=(0.0, 1.0), thresholds=(np.inf,), weights=((), (0.3,)))  # fmt: skip
+    document = json.loads(json.dumps(result_document(found, HostCost()), allow_nan=False))
+    assert (document["thresholds"], document["weights"]) == ([None], [[], [0.3]])
+
+
+def test_rounds_of_a_chain_are_sums_of_its_stages_rounds() -> None:
+    costs = {name: replace(cost, rounds=(cost.seconds, 3 * cost.seconds)) for name, cost in COSTS.items()}
+    both = together(rows(200, 0), rows(300, 1), costs, CHAIN[:2])
+    assert both.cost.rounds == pytest.approx((4.4e-4, 3 * 4.4e-4))
+    chain = cascade(rows(200, 0), rows(300, 1), costs, CHAIN)
+    assert chain.cost.rounds == pytest.approx((chain.cost.seconds, 3 * chain.cost.seconds))

@@ -71,6 +71,9 @@ def test_what_it_leaves_is_an_ordinary_folder_and_a_report(made: Path) -> None:
     assert report["results"][1]["kl"] >= 0
     assert report["student"]["layers"][0] == 0
     assert sum(report["results"][-1]["shares"]) == pytest.approx(1)
+    assert list(map(len, report["results"][-1]["weights"])) == [0, 1, 2]
+    assert report["variants"] == 40
+    assert {len(row["seconds_per_request_by_round"]) for row in report["results"]} == {5}
 
 
 def test_the_untrained_teacher_is_asked_with_a_prompt(given: Path, made: Path) -> None:
@@ -129,7 +132,35 @@ def test_a_damaged_stage_is_told(given: Path, made: Path, tmp_path: Path, capsys
     weights.write_bytes(weights.read_bytes()[:1000])
     assert distill(given, out) == 1
     assert "truncated or corrupt" in capsys.readouterr().err
+    layers = tmp_path / "student.work" / "layers.json"
+    for damaged in (b"[0, ", b"7", b'["0"]', b"\xff"):
+        layers.write_bytes(damaged)
+        assert distill(given, out) == 1
+        assert f"{layers} is damaged" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_damaged_hidden_states_are_told(given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, options = tmp_path / "student", ("--hidden-weight", "0.5", "--student", "layers=2,vocab=all")
+    assert distill(given, out, *options) == 0
+    shutil.rmtree(out)
+    states = tmp_path / "student.work" / "teacher-hidden.npy"
+    whole = states.read_bytes()
+    for damaged in (whole[:60], whole[:-4], b"", whole.replace(b"<f4", b"<i4")):
+        states.write_bytes(damaged)
+        assert distill(given, out, *options) == 1
+        assert f"{states} is damaged" in capsys.readouterr().err
+
+
+def test_long_texts_are_measured_as_they_were_taught(given: Path, tmp_path: Path) -> None:
+    """Cut to the 256 tokens that a student is taught, and to the 512 that this model holds."""
+    rows = [{"prompt": f"{TEXTS[i % 6]} {i} " + "and so on " * 400, "answer": LABELS[i % 6]} for i in range(6)]
+    (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert distill(given, tmp_path / "student", "--test", str(tmp_path / "test.jsonl")) == 0
+    results = {row["name"]: row for row in json.loads((tmp_path / "student" / "report.json").read_text())["results"]}
+    for name in ("tuned teacher", "student"):
+        row = results[name]
+        assert row["tokens_per_s"] * row["seconds_per_request"] == pytest.approx(256)
 
 
 def test_errors_are_told_in_a_line(given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

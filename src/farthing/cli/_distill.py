@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from farthing.distill.progress import Progress
     from farthing.distill.stages import Telling
 
-__all__ = ["collect_answers", "print_table", "read_data", "telling"]
+__all__ = ["collect_answers", "left_out_line", "print_table", "read_data", "telling"]
 
 TOLD_EVERY_S = 15.0  # where stderr is no terminal
 WIDTH = 200
@@ -130,7 +130,15 @@ def telling() -> "Iterator[Telling]":
                 last = time.monotonic()
                 note(f"{name}: {now.line()}")
 
-        yield Telling(stage, tick, step)
+        def left_out(why: str, count: int) -> None:
+            line = left_out_line(why, count)
+            bar.console.print(line, markup=False, highlight=False) if is_shown else note(line)
+
+        yield Telling(stage, tick, step, left_out)
+
+
+def left_out_line(why: str, count: int) -> str:
+    return f"left out: {count:,} rows {why}"
 
 
 def print_table(document: dict[str, Any], console: "Console") -> None:
@@ -141,7 +149,7 @@ def print_table(document: dict[str, Any], console: "Console") -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for place, name in enumerate(HEAD):
         table.add_column(name, justify="left" if place in (0, len(HEAD) - 1) else "right", no_wrap=True)
-    base = next((row["seconds_per_request"] for row in rows if row["name"] == document["compared_with"]), None)
+    base = next((row for row in rows if row["name"] == document["compared_with"]), None)
     for row in rows:
         table.add_row(*_cells(row, base))
     console.width = max(console.width, WIDTH)
@@ -150,8 +158,10 @@ def print_table(document: dict[str, Any], console: "Console") -> None:
     console.print(table)
 
 
-def _cells(row: dict[str, Any], base: float | None) -> list[str]:
-    seconds, kl, rate = row["seconds_per_request"], row["kl"], row["tokens_per_s"]
+def _cells(row: dict[str, Any], base: dict[str, Any] | None) -> list[str]:
+    from farthing.distill.result import times_cheaper
+
+    kl, rate = row["kl"], row["tokens_per_s"]
     remarks = [row["note"]] if row.get("note") else []
     if against := row.get("against_linear"):
         verdict = "better than" if against["is_better"] else "not better than"
@@ -166,7 +176,7 @@ def _cells(row: dict[str, Any], base: float | None) -> list[str]:
         f"{row['requests_per_s']:,.0f}" if row["requests_per_s"] else "",
         f"{rate:,.0f}" if rate else "",
         f"{float(row['usd_per_million_requests']):.4f}",
-        f"{base / seconds:.2f}" if base and seconds else "",
+        "" if base is None or not row["seconds_per_request"] else f"{times_cheaper(base, row)[0]:.2f}",
         f"{row['weight_bytes'] / 1e6:.1f}",
         "; ".join(remarks),
     ]

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -62,7 +63,8 @@ def distill(
         str | None, typer.Option("--task", metavar="KIND", help="labels or text, where it is not plain from the data.")
     ] = None,
     held_out: Annotated[
-        float, typer.Option("--held-out", metavar="SHARE", help="Share to measure on, and as much to choose by.")
+        float,
+        typer.Option("--held-out", metavar="SHARE", help="Share to measure on; of the rest, the same share chooses."),
     ] = 0.1,
     minutes: Annotated[float | None, typer.Option("--minutes", metavar="N", help="Of the student's training.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="Of the student's training.")] = None,
@@ -70,10 +72,11 @@ def distill(
         float | None, typer.Option("--teacher-minutes", metavar="N", help="Of tuning the teacher (default: --minutes).")
     ] = None,
     teacher_steps: Annotated[
-        int | None, typer.Option("--teacher-steps", metavar="N", help="Of tuning the teacher (default: 3 epochs).")
+        int | None, typer.Option("--teacher-steps", metavar="N", help="Of tuning the teacher (default: 4 epochs).")
     ] = None,
     rate: Annotated[
-        float | None, typer.Option("--learning-rate", metavar="X", help="Of the student's training (default 5e-4).")
+        float | None,
+        typer.Option("--learning-rate", metavar="X", help="Of the student's training (default 5e-4, its head 1e-3)."),
     ] = None,
     kl: Annotated[str, typer.Option("--kl", help="Divergence from the teacher: forward, reverse or jsd.")] = "forward",
     temperature: Annotated[float, typer.Option("--temperature", metavar="T", help="Softens both distributions.")] = 1.0,
@@ -88,12 +91,14 @@ def distill(
         ),
     ] = None,
     linear_share: Annotated[
-        float, typer.Option("--linear-share", metavar="X", help="How much the n-gram model's word on these counts.")
-    ] = 0.5,
+        float | None,
+        typer.Option("--linear-share", metavar="X", help="How much the n-gram model's word on these counts (0.5)."),
+    ] = None,
     format: Annotated[str, typer.Option("--format", help="Of the quantized student beside OUT.")] = "q8_0",
     num_prompted: Annotated[
-        int, typer.Option("--prompted", metavar="N", help="Rows to ask the untrained teacher, with a prompt.")
-    ] = 64,
+        int | None,
+        typer.Option("--prompted", metavar="N", help="Rows to ask the untrained teacher, with a prompt (64)."),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N")] = 0,
     usd_per_hour: UsdPerHourOption = DEFAULT_USD_PER_HOUR,
     threads: ThreadsOption = None,
@@ -109,7 +114,7 @@ def distill(
 
     from farthing.cli._distill import collect_answers, print_table, read_data
     from farthing.cli._engine import usable_threads
-    from farthing.distill.data import TaskKind
+    from farthing.distill.data import TaskKind, to_ask
     from farthing.distill.job import DistillJob
     from farthing.distill.recipe import STUDENT, TEACHER, KlKind
     from farthing.distill.student import parse_student
@@ -122,21 +127,26 @@ def distill(
     recipe = replace(
         STUDENT, **_end(minutes, steps), kl=_choice("--kl", kl, get_args(KlKind)), temperature=temperature,
         hidden_weight=hidden, lora_rank=lora, seed=seed, num_threads=num_threads,
-        learning_rate=rate or STUDENT.learning_rate, head_learning_rate=rate or STUDENT.learning_rate,
+        **_given(learning_rate=rate, head_learning_rate=rate),
     )  # fmt: skip
-    tuning = _end(teacher_minutes or (None if teacher_steps else minutes), teacher_steps)
+    tuning = _end(minutes if teacher_minutes is None and teacher_steps is None else teacher_minutes, teacher_steps)
     teacher_recipe = replace(TEACHER, **tuning, seed=seed, num_threads=num_threads)
     job = DistillJob(
         teacher if config is None else start, parse_student(student), output, teacher_recipe, recipe, num_variants,
-        linear_share, format, num_threads, num_prompted,
+        format=format, num_threads=num_threads, **_given(linear_share=linear_share, num_prompted=num_prompted),
     )  # fmt: skip
+    of_labels = {"--hidden-weight": hidden, "--variants": num_variants, "--linear-share": linear_share,
+                 "--prompted": num_prompted}  # fmt: skip
+    kind = _choice("--task", task, get_args(TaskKind))
     rows = read_data(data or [], ledger, served)
     tested = [] if test is None else read_data([test], None, None)
+    left_out: Mapping[str, int] = {}
     if config is not None:
+        rows, left_out = to_ask(rows, tested)
         answers = output.with_name(output.name + ".answers.jsonl")
         rows = asyncio.run(collect_answers(config, teacher, rows, answers, threads))
     try:
-        document = _run(job, rows, tested, _choice("--task", task, get_args(TaskKind)), held_out, host)
+        document = _run(job, rows, tested, kind, held_out, host, left_out, [name for name, x in of_labels.items() if x])
     except KeyboardInterrupt:
         note(f"stopped; the same command goes on from {job.work}")
         raise
@@ -146,16 +156,21 @@ def distill(
 
 def _end(minutes: float | None, steps: int | None) -> dict[str, Any]:
     """What a recipe says of when it is over: the number of epochs is the default alone."""
-    given = {"minutes": minutes, "num_steps": steps}
-    ends: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    ends = _given(minutes=minutes, num_steps=steps)
     return ends | ({"epochs": None} if ends else {})
+
+
+def _given(**values: float | int | None) -> dict[str, Any]:
+    """Of options those that were given: the defaults of the others live in the recipe and the job."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _run(
     job: "DistillJob", rows: "list[Example]", tested: "list[Example]", task: "TaskKind | None", share: float,
-    host: "HostCost",
+    host: "HostCost", left_out: Mapping[str, int], of_labels: Sequence[str],
 ) -> dict[str, Any]:  # fmt: skip
-    from farthing.cli._distill import telling
+    """left_out: rows that went before. of_labels: options given that mean nothing where answers are texts."""
+    from farthing.cli._distill import left_out_line, telling
     from farthing.distill.data import collected
     from farthing.distill.labels_report import measure_labels
     from farthing.distill.report_file import report_document, write_report
@@ -163,9 +178,12 @@ def _run(
     from farthing.distill.text_report import measure_text
     from farthing.distill.text_run import make_text_student
 
-    data = collected(rows, test=tested, kind=task, share=share)
+    data = collected(rows, test=tested, kind=task, share=share, dropped=left_out)
+    if data.labels is None and of_labels:
+        raise InvalidRequest(f"{of_labels[0]} is for tasks of labels, and these answers are texts; leave it out, or "
+                             "give --task labels")  # fmt: skip
     for why, count in data.dropped.items():
-        note(f"left out: {count:,} rows {why}")
+        note(left_out_line(why, count))
     kind = "free text" if data.labels is None else f"{len(data.labels)} labels"
     note(f"{kind}; rows: {len(data.train):,} to teach, {len(data.validation):,} to choose by, "
          f"{len(data.held_out):,} to measure on")  # fmt: skip

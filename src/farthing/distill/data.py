@@ -1,12 +1,13 @@
 """What a student is taught and measured on: rows of task files, or stored traffic of a ledger.
 
-Twice the same prompt counts once (its last answer), prompts with personal data in them or in the answer are left out,
+Twice the same prompt counts once (its last answer; in a task of labels, where the last text of the user alone is read,
+twice the same text does), prompts with personal data in them or in the answer are left out,
 each row says where it is from, and which rows are held out is told by their content (split.py).
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +24,7 @@ from farthing.report.compare_task import TaskRow, read_task
 from farthing.request import Message
 from farthing.router.label import user_text
 
-__all__ = ["Data", "Example", "TaskKind", "collected", "examples_of_task", "examples_of_traffic"]
+__all__ = ["Data", "Example", "TaskKind", "collected", "examples_of_task", "examples_of_traffic", "to_ask"]
 
 TaskKind = Literal["labels", "text"]
 
@@ -49,9 +50,12 @@ class Example:
         return next(message.content for message in reversed(self.messages) if message.role == "user")
 
 
+Key = Callable[[Example], str]  # the same of rows that are one
+
+
 @dataclass(frozen=True)
 class Data:
-    """train teaches, validation chooses (the best point, thresholds), held_out is measured on, once. labels: of a
+    """train teaches, validation chooses (the best point, thresholds), held_out is measured on. labels: of a
     classification task; None where answers are free text. dropped: why rows were left out, and how many."""
 
     train: tuple[Example, ...]
@@ -101,42 +105,55 @@ def examples_of_traffic(rows: Iterable[Traffic], model: str | None = None) -> li
     ]
 
 
+def to_ask(examples: Sequence[Example], test: Sequence[Example] = ()) -> tuple[list[Example], Counter[str]]:
+    """The rows whose prompts somebody else may be asked, their own answers set aside: none that teach nothing, for what
+    is in them or for being test rows. And why the others are not, with how many."""
+    kept, dropped = _cleaned(examples, is_answered=False)
+    return _others(kept, _cleaned(test, is_answered=False)[0], _conversation, dropped), +dropped
+
+
 def collected(
     examples: Sequence[Example],
     *,
     test: Sequence[Example] = (),
     kind: TaskKind | None = None,
     share: float = HELD_OUT_SHARE,
+    dropped: Mapping[str, int] | None = None,
 ) -> Data:
     """Cleaned and split. test: rows to measure on, instead of a share of the others; what they ask teaches nothing.
-    kind None: labels where the answers are few, short and often the same, or choices are given.
+    kind None: labels where the answers are few, short and often the same, or choices are given. dropped: before.
 
     Raises InvalidRequest where too little is left to teach, to choose and to measure.
     """
-    kept, dropped = _cleaned(examples)
-    measured, _ = _cleaned(test)
-    asked = {_key(example) for example in measured}
-    dropped["asked in the test rows too"] += sum(_key(example) in asked for example in kept)
-    kept = [example for example in kept if _key(example) not in asked]
+    key: Key = _conversation
+    kept, left_out = _cleaned(examples)
+    measured, of_test = _cleaned(test)
+    kept = _others(kept, measured, key, left_out)
     labels = _labels([*kept, *measured], kind)
     if labels is not None:
-        kept, measured = (_labelled(part, labels, dropped) for part in (kept, measured))
+        key = _read
+        kept = _last(_labelled(kept, labels, left_out), key, left_out)
+        measured = _last(_labelled(measured, labels, of_test), key, of_test)
+        kept = _others(kept, measured, key, left_out)
+    left_out.update(dropped or {})
+    left_out.update({f"of --test {why}": count for why, count in of_test.items()})
     if not test:
-        is_measured = held_out([_key(example) for example in kept], share)
+        is_measured = held_out([key(example) for example in kept], share)
         measured, kept = _parted(kept, is_measured)
-    validation, train = _parted(kept, chosen_on([_key(example) for example in kept], share))
+    validation, train = _parted(kept, chosen_on([key(example) for example in kept], share))
     if len(train) < LEAST_ROWS or not measured or not validation:
-        told = ", ".join(f"{count} {why}" for why, count in (+dropped).items()) or "none"
+        told = ", ".join(f"{count} {why}" for why, count in (+left_out).items()) or "none"
         raise InvalidRequest(
             f"{len(train)} rows to teach, {len(validation)} to choose by and {len(measured)} to measure on are too "
             f"few; give more of them (at least {LEAST_ROWS}, 1 and 1; left out: {told})"
         )
-    return Data(_ordered(train), _ordered(validation), _ordered(measured), labels, dict(+dropped))
+    train, validation, measured = (_ordered(part, key) for part in (train, validation, measured))
+    return Data(tuple(train), tuple(validation), tuple(measured), labels, dict(+left_out))
 
 
-def _ordered(examples: Sequence[Example]) -> tuple[Example, ...]:
+def _ordered(examples: Sequence[Example], key: Key) -> list[Example]:
     """In an order that is the rows' own and otherwise random: the same rows are the same lesson, however they came."""
-    return tuple(sorted(examples, key=lambda example: sha256(_key(example).encode("utf-8", "replace")).digest()))
+    return sorted(examples, key=lambda example: sha256(key(example).encode("utf-8", "replace")).digest())
 
 
 def _parted(examples: Sequence[Example], is_first: NDArray[np.bool_]) -> tuple[list[Example], list[Example]]:
@@ -144,27 +161,49 @@ def _parted(examples: Sequence[Example], is_first: NDArray[np.bool_]) -> tuple[l
     return [example for example, first in rows if first], [example for example, first in rows if not first]
 
 
-def _key(example: Example) -> str:
-    """All that was said, of which a classifier reads the last: rows with other messages before it are other rows."""
+def _conversation(example: Example) -> str:
+    """All that was said: what a model that writes reads."""
     return text_key("\n".join(message.content for message in example.messages))
 
 
-def _cleaned(examples: Sequence[Example]) -> tuple[list[Example], Counter[str]]:
-    """Without empty rows, personal data, and all but the last of the same prompt, in order."""
+def _read(example: Example) -> str:
+    """What a classifier reads."""
+    return text_key(example.text)
+
+
+def _cleaned(examples: Sequence[Example], *, is_answered: bool = True) -> tuple[list[Example], Counter[str]]:
+    """Without empty rows, personal data, and all but the last of the same prompt, in order. Not is_answered: whatever
+    the answers are."""
     dropped: Counter[str] = Counter()
-    last: dict[str, Example] = {}
+    found = []
     for example in examples:
         answer = without_thoughts(example.answer).strip()
-        if not answer or not example.text.strip():
+        if not example.text.strip() or (is_answered and not answer):
             dropped["without text"] += 1
-        elif any(personal_data(message.content) for message in example.messages) or personal_data(answer):
+        elif any(personal_data(message.content) for message in example.messages) or (
+            is_answered and personal_data(answer)
+        ):
             dropped["with personal data"] += 1
         else:
-            key = _key(example)
-            dropped["said again"] += key in last
-            last.pop(key, None)
-            last[key] = Example(example.id, example.messages, answer, example.source, example.choices)
-    return list(last.values()), dropped
+            found.append(replace(example, answer=answer))
+    return _last(found, _conversation, dropped), dropped
+
+
+def _last(examples: Sequence[Example], key: Key, dropped: Counter[str]) -> list[Example]:
+    """Of rows that are one the last."""
+    last: dict[str, Example] = {}
+    for example in examples:
+        dropped["said again"] += last.pop(key(example), None) is not None
+        last[key(example)] = example
+    return list(last.values())
+
+
+def _others(examples: Sequence[Example], measured: Sequence[Example], key: Key, dropped: Counter[str]) -> list[Example]:
+    """Those that the measured rows do not ask."""
+    asked = {key(example) for example in measured}
+    kept = [example for example in examples if key(example) not in asked]
+    dropped["asked in the test rows too"] += len(examples) - len(kept)
+    return kept
 
 
 def _labels(examples: Sequence[Example], kind: TaskKind | None) -> tuple[str, ...] | None:
@@ -191,5 +230,5 @@ def _labelled(examples: Sequence[Example], labels: tuple[str, ...], dropped: Cou
         if label is None:
             dropped["whose answer names no label"] += 1
         else:
-            kept.append(Example(example.id, example.messages, label, example.source, example.choices))
+            kept.append(replace(example, answer=label))
     return kept

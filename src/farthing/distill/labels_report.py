@@ -13,8 +13,9 @@ from farthing.distill.measure import LINEAR, Rows, cascade, classifier_logs, lin
 from farthing.distill.prompted import ask_prompted, prompted_rows
 from farthing.distill.report_file import STUDENT, TEACHER
 from farthing.distill.result import Cost, Quality, Result
+from farthing.distill.samples import cut
 from farthing.distill.stages import Made, Telling
-from farthing.distill.timing import interleaved
+from farthing.distill.timing import interleaved, medians
 from farthing.economics.cost import HostCost
 from farthing.engine.classifier import Classifier, ClassifierConfig
 from farthing.models import load_model
@@ -30,7 +31,8 @@ def measure_labels(
     job: DistillJob, data: Data, made: Made, host: HostCost, telling: Telling, prompted: str | None = None
 ) -> list[Result]:
     """The prompted teacher (of that name; else the given one, where it had to be tuned), the tuned one, the student as
-    it was trained and quantized, the linear model, and the cascade. All in 8-bit products, which cost least."""
+    it was trained and quantized, the linear model, and the cascade. The teacher is timed in the student's few bits;
+    long texts are cut as they were in training."""
     telling.stage("measuring")
     quantized = f"{STUDENT}, {job.format}"
     models = {
@@ -47,22 +49,28 @@ def measure_labels(
     texts = [row.text for row in data.train]
     linear = train_linear(texts, labels_of(data.train), len(made.labels), job.student_recipe.seed)
 
+    def ids_of(classifier: Classifier, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        longest = job.student_recipe.longest(classifier.model.config.max_position_embeddings)
+        return [cut(ids, longest) for ids in classifier.encode_all(texts)]
+
     def rows_of(rows: Sequence[Example]) -> Rows:
         texts = [row.text for row in rows]
-        said = {name: classifier_logs(classifier, texts) for name, classifier in classifiers.items()}
+        said = {name: classifier_logs(each, ids_of(each, texts)) for name, each in classifiers.items()}
         return Rows(labels_of(rows), said | {LINEAR: linear_logs(linear, texts)})
 
     timed = [row.text for row in _spread(data.held_out, TIMED_TEXTS)]
-    seconds = interleaved(
-        {name: lambda c=classifier: c.classify(c.encode_all(timed)) for name, classifier in classifiers.items()}
+    rounds = interleaved(
+        {name: lambda c=classifier: c.classify(ids_of(c, timed)) for name, classifier in classifiers.items()}
         | {LINEAR: lambda: linear.probabilities(timed)},
         NUM_ROUNDS,
     )
-    lengths = {name: np.mean([*map(len, c.encode_all(timed))]) for name, c in classifiers.items()}
+    rounds = {name: tuple(seconds / len(timed) for seconds in values) for name, values in rounds.items()}
+    seconds, lengths = medians(rounds), {name: map(len, ids_of(c, timed)) for name, c in classifiers.items()}
     costs = {
-        name: Cost(seconds[name] / len(timed), float(lengths[name]), c.weight_bytes) for name, c in classifiers.items()
+        name: Cost(seconds[name], float(np.mean([*lengths[name]])), c.weight_bytes, rounds[name])
+        for name, c in classifiers.items()
     }
-    costs[LINEAR] = Cost(seconds[LINEAR] / len(timed), 0, linear.weights.nbytes)
+    costs[LINEAR] = Cost(seconds[LINEAR], 0, linear.weights.nbytes, rounds[LINEAR])
     validation, measured = rows_of(data.validation), rows_of(data.held_out)
     found = results(measured, costs, TEACHER)
     found.append(together(validation, measured, costs, (LINEAR, quantized)))

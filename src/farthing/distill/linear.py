@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from farthing.distill.log_softmax import log_softmax
 from farthing.errors import InvalidRequest
 from farthing.router.grams import KINDS, NUM_BUCKETS, grams
 
@@ -45,7 +46,7 @@ class Linear:
     def log_chances(self, text: str) -> Matrix:
         """Log-probability of each label."""
         vector = self.vector(text)
-        return _log_softmax(vector.values @ self.weights[vector.columns] + self.offsets)
+        return log_softmax(vector.values @ self.weights[vector.columns] + self.offsets)
 
     def probabilities(self, texts: Sequence[str]) -> Matrix:
         """[n, num_labels]"""
@@ -70,7 +71,7 @@ def train_linear(texts: Sequence[str], labels: NDArray[np.int64], num_labels: in
         for start in range(0, len(order), BATCH):
             rows = order[start : start + BATCH]
             used, dense = _dense([vectors[i] for i in rows])
-            error = np.exp(_log_softmax(dense @ weights[used] + offsets))
+            error = np.exp(log_softmax(dense @ weights[used] + offsets))
             error[np.arange(len(rows)), labels[rows]] -= 1
             slope = dense.T @ error + L2 * weights[used]
             squares[used] += (slope**2).mean(axis=1, keepdims=True)
@@ -96,8 +97,3 @@ def _columns(text: str) -> NDArray[np.int64]:
 def _weighted(columns: NDArray[np.int64], idf: Matrix) -> Vector:
     values = idf[columns]
     return Vector(columns, values / max(float(np.sqrt((values**2).sum())), 1e-6))
-
-
-def _log_softmax(scores: Matrix) -> Matrix:
-    shifted = scores - scores.max(axis=-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)), np.float32)

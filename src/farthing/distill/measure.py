@@ -2,7 +2,7 @@
 
 In the cascade a stage knows what those before it said, for that was paid already: its distribution is mixed with
 theirs (log-probabilities, weighed), and where it is sure enough it answers. Weights and thresholds are chosen on
-validation rows; the held-out ones are looked at once.
+validation rows, nothing on the held-out ones.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from farthing.distill.cascade import Stage, choose_thresholds, serve
 from farthing.distill.linear import Linear
+from farthing.distill.log_softmax import log_softmax
 from farthing.distill.result import Cost, Quality, Result, paired, quality
 from farthing.engine.classifier import Classifier
 
@@ -32,11 +33,9 @@ class Rows:
     logs: Mapping[str, F32]
 
 
-def classifier_logs(classifier: Classifier, texts: Sequence[str]) -> F32:
+def classifier_logs(classifier: Classifier, token_ids: Sequence[Sequence[int]]) -> F32:
     """Log-probabilities [n, k]."""
-    logits = classifier.classify(classifier.encode_all(texts)).astype(np.float64)
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)), np.float32)
+    return log_softmax(classifier.classify(token_ids).astype(np.float64)).astype(np.float32)
 
 
 def linear_logs(linear: Linear, texts: Sequence[str]) -> F32:
@@ -57,19 +56,19 @@ def results(rows: Rows, costs: Mapping[str, Cost], teacher: str) -> list[Result]
 def cascade(
     chosen_on: Rows, measured: Rows, costs: Mapping[str, Cost], names: Sequence[str], *, is_best: bool = False
 ) -> Result:
-    """Stages `names`, the cheapest first. Thresholds reach, at the least cost, the accuracy that the last stage alone
-    has on the rows that choose; is_best: the highest that any stage has there with the words of those before it."""
+    """Stages `names`, the cheapest first. Thresholds are the cheapest that are surely no worse on the rows that choose
+    than the last stage alone; is_best: that reach the highest accuracy that any stage has there with the words of those
+    before it."""
     weights = _weights(chosen_on, names)
     before, after = (_stages(rows, costs, names, weights) for rows in (chosen_on, measured))
-    alone = float((chosen_on.logs[names[-1]].argmax(axis=1) == chosen_on.labels).mean())
-    target = max(float(stage.right.mean()) for stage in before) if is_best else alone
-    thresholds = choose_thresholds(before, target)
+    alone = chosen_on.logs[names[-1]].argmax(axis=1) == chosen_on.labels
+    thresholds = choose_thresholds(before, max(float(stage.right.mean()) for stage in before) if is_best else alone)
     found = serve(after, thresholds)
     right = Quality(len(measured.labels), int(found.right.sum()))
     linear = measured.logs[names[0]].argmax(axis=1) == measured.labels
-    cost = Cost(float(found.seconds.mean()), 0, sum(costs[name].weight_bytes for name in names))
+    cost = _sum(costs, dict(zip(names, found.asked, strict=True)), 0)
     name = " → ".join(names) + (", at its best" if is_best else "")
-    return Result(name, right, cost, paired(found.right, linear), found.shares, thresholds)
+    return Result(name, right, cost, paired(found.right, linear), found.shares, thresholds, tuple(weights))
 
 
 def together(chosen_on: Rows, measured: Rows, costs: Mapping[str, Cost], names: Sequence[str]) -> Result:
@@ -77,12 +76,21 @@ def together(chosen_on: Rows, measured: Rows, costs: Mapping[str, Cost], names: 
     weights = _weights(chosen_on, names)[-1]
     right = _mixed(measured, names, weights).argmax(axis=1) == measured.labels
     linear = measured.logs[names[0]].argmax(axis=1) == measured.labels
-    cost = Cost(
-        sum(costs[name].seconds for name in names),
-        max(costs[name].num_tokens for name in names),
-        sum(costs[name].weight_bytes for name in names),
+    cost = _sum(costs, dict.fromkeys(names, 1.0), max(costs[name].num_tokens for name in names))
+    found = Quality(len(right), int(right.sum()))
+    return Result(" + ".join(names), found, cost, paired(right, linear), weights=(weights,))
+
+
+def _sum(costs: Mapping[str, Cost], asked: Mapping[str, float], num_tokens: float) -> Cost:
+    """Of several models, each asked about a share of the rows; round by round, for they were timed side by side."""
+    parts = [(costs[name], share) for name, share in asked.items()]
+    rounds = zip(*(cost.rounds for cost, _ in parts), strict=True)
+    return Cost(
+        sum(share * cost.seconds for cost, share in parts),
+        num_tokens,
+        sum(cost.weight_bytes for cost, _ in parts),
+        tuple(sum(share * s for s, (_, share) in zip(seconds, parts, strict=True)) for seconds in rounds),
     )
-    return Result(" + ".join(names), Quality(len(right), int(right.sum())), cost, paired(right, linear))
 
 
 def _weights(rows: Rows, names: Sequence[str]) -> list[tuple[float, ...]]:
@@ -98,8 +106,7 @@ def _weights(rows: Rows, names: Sequence[str]) -> list[tuple[float, ...]]:
 def _mixed(rows: Rows, names: Sequence[str], weights: Sequence[float]) -> NDArray[np.float64]:
     """Log-probabilities of the last of `names`, mixed with those of the others."""
     total = sum(w * rows.logs[name].astype(np.float64) for w, name in zip((*weights, 1.0), names, strict=True))
-    shifted = np.asarray(total) - np.max(total, axis=1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+    return log_softmax(np.asarray(total))
 
 
 def _stages(
@@ -110,5 +117,6 @@ def _stages(
         logs = _mixed(rows, names[: place + 1], weights[place])
         seconds = np.full(len(rows.labels), costs[name].seconds)
         right = logs.argmax(axis=1) == rows.labels
-        stages.append(Stage(name, right, np.exp(logs.max(axis=1)), seconds, seconds))
+        is_heard = any(later[place] > 0 for later in weights[place + 1 :])
+        stages.append(Stage(name, right, np.exp(logs.max(axis=1)), seconds, seconds, is_heard))
     return stages

@@ -69,6 +69,10 @@ class Recipe:
         if self.epochs is None and self.num_steps is None and self.minutes is None:
             raise InvalidRequest("the recipe has no end; give epochs, num_steps or minutes")
 
+    def longest(self, max_position_embeddings: int) -> int:
+        """Tokens of a text that a model of so many positions is taught, and measured on."""
+        return min(self.max_length, max_position_embeddings)
+
 
 def _need(ok: bool, name: str, value: object, allowed: str) -> None:
     if not ok:

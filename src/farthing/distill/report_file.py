@@ -7,7 +7,7 @@ from typing import Any
 
 from farthing.distill.data import Data
 from farthing.distill.job import DistillJob
-from farthing.distill.result import Result, result_document
+from farthing.distill.result import Result, finite, result_document
 from farthing.distill.stages import Made
 from farthing.economics.cost import HostCost
 from farthing.report.whole_file import whole_file
@@ -26,12 +26,13 @@ def report_document(
         "student": asdict(job.student) | {"layers": list(made.layers)},
         "rows": {"train": len(data.train), "validation": len(data.validation), "held_out": len(data.held_out)},
         "labels": len(made.labels) or None,
-        "left_out": dict(data.dropped),
+        "variants": made.num_variants,
+        "left_out": {**data.dropped, **made.left_out},
         "trained": {
             "steps": trained.num_steps,
             "tokens": trained.num_tokens,
             "seconds": trained.seconds,
-            "best": asdict(trained.best),
+            "best": {name: finite(value) for name, value in asdict(trained.best).items()},
         },
         "compared_with": TEACHER,
         "usd_per_hour": str(host.usd_per_hour),
@@ -43,4 +44,4 @@ def report_document(
 def write_report(job: DistillJob, document: Mapping[str, Any]) -> None:
     """Into the student's folder, whole."""
     with whole_file(job.output / "report.json", "-o") as file:
-        file.write(json.dumps(document, indent=1) + "\n")
+        file.write(json.dumps(document, indent=1, allow_nan=False) + "\n")

@@ -7,6 +7,8 @@ row (McNemar's exact test), because both are right on most of them.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from statistics import median
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +17,23 @@ from farthing.economics.cost import HostCost
 from farthing.errors import InvalidRequest
 from farthing.report.compare_stats import mcnemar, wilson
 
-__all__ = ["Cost", "Paired", "Quality", "Result", "divergence", "paired", "quality", "result_document"]
+__all__ = [
+    "Cost",
+    "Paired",
+    "Quality",
+    "Result",
+    "divergence",
+    "finite",
+    "paired",
+    "quality",
+    "result_document",
+    "times_cheaper",
+]
 
 F32 = NDArray[np.float32]
 Rows = NDArray[np.bool_]
 MILLION = 1_000_000
+BY_ROUND = "seconds_per_request_by_round"
 
 
 @dataclass(frozen=True)
@@ -42,11 +56,12 @@ class Quality:
 @dataclass(frozen=True)
 class Cost:
     """seconds: of this machine, a request; in the median of the rounds. num_tokens: of a request, in the mean; 0 of
-    a model that reads no tokens."""
+    a model that reads no tokens. rounds: seconds a request in each; none where it was one pass alone."""
 
     seconds: float
     num_tokens: float
     weight_bytes: int
+    rounds: tuple[float, ...] = ()
 
     def usd_per_million(self, host: HostCost) -> Decimal:
         return host.usd(self.seconds * MILLION)
@@ -71,7 +86,8 @@ class Paired:
 
 @dataclass(frozen=True)
 class Result:
-    """A row of the table. against_linear: this model first. shares: of a cascade, the rows that each stage answers."""
+    """A row of the table. against_linear: this model first. shares: of a cascade, the rows that each stage answers.
+    weights: of each stage, how much the words of those before it count."""
 
     name: str
     quality: Quality
@@ -79,6 +95,7 @@ class Result:
     against_linear: Paired | None = None
     shares: tuple[float, ...] = ()
     thresholds: tuple[float, ...] = ()
+    weights: tuple[tuple[float, ...], ...] = ()
     note: str = ""
 
 
@@ -101,6 +118,21 @@ def paired(first: Rows, second: Rows) -> Paired:
     return Paired(int((first & ~second).sum()), int((second & ~first).sum()))
 
 
+def finite(value: float | None) -> float | None:
+    """None, too, for what JSON has no number for: of a stage that keeps nothing, the threshold is infinite."""
+    return value if value is not None and np.isfinite(value) else None
+
+
+def times_cheaper(base: Mapping[str, Any], row: Mapping[str, Any]) -> tuple[float, float, float]:
+    """How many times cheaper a row of the table is than another: the median of the rounds' own ratios, the least and
+    the highest. A model that was timed in one pass alone is compared in that with every round of the other."""
+    ours, theirs = (each.get(BY_ROUND, (each["seconds_per_request"],)) for each in (row, base))
+    num = max(len(ours), len(theirs))
+    ours, theirs = ([*values] * (num if len(values) == 1 else 1) for values in (ours, theirs))
+    ratios = [their / max(own, 1e-12) for own, their in zip(ours, theirs, strict=True)]
+    return median(ratios), min(ratios), max(ratios)
+
+
 def result_document(result: Result, host: HostCost) -> dict[str, object]:
     """As report.json and benchmarks/results/distill.json have it; `farthing waterfall` reads it too."""
     low, high = result.quality.interval
@@ -111,8 +143,9 @@ def result_document(result: Result, host: HostCost) -> dict[str, object]:
         "low": low,
         "high": high,
         "num_rows": result.quality.num_rows,
-        "kl": result.quality.kl,
+        "kl": finite(result.quality.kl),
         "seconds_per_request": seconds,
+        BY_ROUND: result.cost.rounds or (seconds,),
         "requests_per_s": 1 / seconds if seconds else None,
         "tokens_per_s": result.cost.num_tokens / seconds if seconds and result.cost.num_tokens else None,
         "usd_per_million_requests": str(result.cost.usd_per_million(host)),
@@ -129,7 +162,8 @@ def result_document(result: Result, host: HostCost) -> dict[str, object]:
     more: Mapping[str, object] = {
         "quality": _words(result),
         "shares": result.shares,
-        "thresholds": result.thresholds,
+        "thresholds": tuple(map(finite, result.thresholds)),
+        "weights": result.weights,
         "note": result.note,
     }
     return document | {name: value for name, value in more.items() if value}

@@ -16,12 +16,12 @@ from farthing.distill.job import DistillJob, claim
 from farthing.distill.linear import train_linear
 from farthing.distill.progress import Trained
 from farthing.distill.recipe import Recipe
-from farthing.distill.samples import Sample, with_second_teacher
+from farthing.distill.samples import Sample, cut, with_second_teacher
 from farthing.distill.stages import Made, Telling, quantized_student, start_of, steps_of
 from farthing.distill.teacher import TeacherSettings, collect
 from farthing.distill.torch_teacher import taught
 from farthing.distill.torch_train import train
-from farthing.errors import InvalidRequest
+from farthing.errors import CorruptModel, InvalidRequest
 from farthing.models import Model, load_model
 
 __all__ = ["make_labels_student"]
@@ -40,7 +40,8 @@ def make_labels_student(job: DistillJob, data: Data, telling: Telling) -> Made:
     samples = _taught(job, teacher, data, labels, telling)
     start, layers = _start(job, teacher_folder, teacher, data, telling)
     trained = _train(job, load_model(start), start, samples, data, labels, telling)
-    return Made(teacher_folder, job.output, quantized_student(job, telling), labels, layers, trained, teacher_trained)
+    few_bits, num_variants = quantized_student(job, telling), len(samples) - len(data.train)
+    return Made(teacher_folder, job.output, few_bits, labels, layers, trained, teacher_trained, num_variants)
 
 
 def _teacher(job: DistillJob, given: Model, data: Data, telling: Telling) -> tuple[Path, Trained | None]:
@@ -74,9 +75,8 @@ def _encoded(model: Model, rows: Sequence[Example], labels: Sequence[str], recip
 
 def _ids(model: Model, texts: Sequence[str], recipe: Recipe) -> list[tuple[int, ...]]:
     """With what the tokenizer puts around a text; of a long one the beginning, and the end token."""
-    longest = min(recipe.max_length, model.config.max_position_embeddings)
-    found = model.tokenizer.encode_alone(texts)
-    return [tuple(ids) if len(ids) <= longest else (*ids[: longest - 1], ids[-1]) for ids in found]
+    longest = recipe.longest(model.config.max_position_embeddings)
+    return [cut(ids, longest) for ids in model.tokenizer.encode_alone(texts)]
 
 
 def _texts(job: DistillJob, data: Data) -> list[str]:
@@ -123,7 +123,7 @@ def _with_hidden(job: DistillJob, teacher: Model, samples: list[Sample], tick: C
     """With the teacher's last hidden states, kept in a file too: the same bits in every run of the job."""
     path = job.work / "teacher-hidden.npy"
     if path.is_file():
-        states: NDArray[np.float32] = np.load(path, allow_pickle=False)
+        states = _kept(path)
     else:
         found = taught(teacher.path, samples, job.student_recipe, on_step=tick)
         states = np.stack([_known(sample.hidden) for sample in found])
@@ -133,6 +133,16 @@ def _with_hidden(job: DistillJob, teacher: Model, samples: list[Sample], tick: C
     if states.shape != (len(samples), teacher.config.hidden_size):
         raise InvalidRequest(f"{path} is of other texts or another teacher; remove it")
     return [replace(sample, hidden=state) for sample, state in zip(samples, states, strict=True)]
+
+
+def _kept(path: Path) -> NDArray[np.float32]:
+    try:
+        found = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError):
+        found = None
+    if not isinstance(found, np.ndarray) or found.dtype != np.float32:
+        raise CorruptModel(f"{path} is damaged; remove it to ask the teacher again")
+    return found
 
 
 def _known(state: NDArray[np.float32] | None) -> NDArray[np.float32]:

@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 from farthing.errors import InvalidRequest
 
-__all__ = ["Sample", "SparseTargets", "check_samples", "with_second_teacher"]
+__all__ = ["LEAST_LOG", "Sample", "SparseTargets", "check_samples", "cut", "with_second_teacher"]
 
 F32 = NDArray[np.float32]
+LEAST_LOG = -60.0  # of a probability that is none
 _LEAST = 1e-9  # of a probability whose logarithm is taken
 
 
@@ -18,8 +19,9 @@ _LEAST = 1e-9  # of a probability whose logarithm is taken
 class SparseTargets:
     """What the teacher would say next at each of n places, of a vocabulary too large to keep whole.
 
-    Its k likeliest tokens with the mass of all others (tail_log_mass [n]); or, where that is None, k tokens drawn
-    without bias, log_probs then being the logarithms of their weights.
+    Its k likeliest tokens with the mass of all others (tail_log_mass [n]), an id of -1 where the student has no such
+    token; or, where that is None, k tokens drawn without bias, log_probs then being the logarithms of their weights.
+    From drawn ones the cross-entropy alone can be told: a recipe's `kl` and `temperature` mean nothing to them.
     """
 
     ids: NDArray[np.int32]  # [n, k]
@@ -43,6 +45,11 @@ class Sample:
     num_prompt_tokens: int = 0
     teacher: F32 | SparseTargets | None = field(default=None, repr=False)  # [num_labels], or of each answer token
     hidden: F32 | None = field(default=None, repr=False)  # [hidden_size] the teacher's, normed, of the last token
+
+
+def cut(token_ids: Sequence[int], longest: int) -> tuple[int, ...]:
+    """Of a long text the beginning, and the token that ends it."""
+    return tuple(token_ids) if len(token_ids) <= longest else (*token_ids[: longest - 1], token_ids[-1])
 
 
 def with_second_teacher(samples: Sequence[Sample], probabilities: F32, share: float = 0.5) -> list[Sample]:
@@ -87,6 +94,7 @@ def _problem(sample: Sample, num_labels: int | None, vocab_size: int) -> str | N
         return None
     if not isinstance(teacher, SparseTargets) or len(teacher.ids) != size - sample.num_prompt_tokens:
         return f"has not one row of the teacher for each of {size - sample.num_prompt_tokens} answer tokens"
-    if teacher.ids.size and not 0 <= teacher.ids.min() <= teacher.ids.max() < vocab_size:
+    least = 0 if teacher.tail_log_mass is None else -1
+    if teacher.ids.size and not least <= teacher.ids.min() <= teacher.ids.max() < vocab_size:
         return f"has a teacher with ids that the model has not; allowed: 0 to {vocab_size - 1}"
     return None

@@ -2,14 +2,15 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from farthing.distill.job import DistillJob
 from farthing.distill.layers import choose_layers
 from farthing.distill.progress import Progress, Trained
 from farthing.distill.student import make_student
+from farthing.errors import CorruptModel
 from farthing.kernels.formats import format_of
 from farthing.models import Model
 from farthing.models.vocabulary_trim import read_tokenizer, task_token_ids
@@ -21,16 +22,18 @@ __all__ = ["Made", "Telling", "quantized_student", "start_of", "steps_of"]
 
 @dataclass(frozen=True)
 class Telling:
-    """Where progress goes: a stage that begins, how far it is, and each step of a training."""
+    """Where progress goes: a stage that begins, how far it is, each step of a training, and rows that do not fit."""
 
     stage: Callable[[str], None] = lambda _: None
     tick: Callable[[str, int, int], None] = lambda _stage, _done, _total: None
     step: Callable[[str, Progress], None] = lambda _stage, _progress: None
+    left_out: Callable[[str, int], None] = lambda _why, _count: None
 
 
 @dataclass(frozen=True)
 class Made:
-    """What lies there when all is trained. teacher_trained: None where the given teacher had its labels already."""
+    """What lies there when all is trained. teacher_trained: None where the given teacher had its labels already.
+    num_variants: made-up texts among what was taught. left_out: rows that models cannot read, and why."""
 
     teacher: Path
     student: Path
@@ -39,6 +42,8 @@ class Made:
     layers: tuple[int, ...]
     trained: Trained
     teacher_trained: Trained | None
+    num_variants: int = 0
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def steps_of(telling: Telling, stage: str) -> Callable[[Progress], None]:
@@ -48,11 +53,12 @@ def steps_of(telling: Telling, stage: str) -> Callable[[Progress], None]:
 def start_of(
     job: DistillJob, folder: Path, teacher: Model, token_ids: Sequence[Sequence[int]], telling: Telling
 ) -> tuple[Path, tuple[int, ...]]:
-    """The student before it learns, and which layers of the teacher it has. token_ids: of all texts that are taught."""
+    """The student before it learns, and which layers of the teacher it has. token_ids: of all texts that are taught.
+    Raises CorruptModel for damaged notes."""
     stage, start, notes = "choosing layers", job.work / "start", job.work / "layers.json"
     spec = job.student
     if notes.is_file():
-        layers = tuple(json.loads(notes.read_text(encoding="utf-8")))
+        layers = _noted(notes)
     elif isinstance(spec.layers, tuple):
         layers = spec.layers
     else:
@@ -71,6 +77,16 @@ def start_of(
             kept = task_token_ids(read_tokenizer(folder), seen, size)
         make_student(folder, start, layers, kept)
     return start, layers
+
+
+def _noted(notes: Path) -> tuple[int, ...]:
+    try:
+        found = json.loads(notes.read_bytes())
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, list) or not all(type(layer) is int for layer in found):
+        raise CorruptModel(f"{notes} is damaged; remove it to choose the layers anew")
+    return tuple(found)
 
 
 def quantized_student(job: DistillJob, telling: Telling) -> Path:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farthing import kernels
+from farthing.distill.log_softmax import log_softmax
 from farthing.distill.samples import Sample, SparseTargets, check_samples
 from farthing.distill.teacher_file import TargetKind, TargetsFile, TargetsHeader
 from farthing.engine.classifier import Classifier, ClassifierConfig
@@ -106,7 +107,7 @@ def _labels(model: Model, samples: Sequence[Sample], settings: TeacherSettings) 
     classifier = Classifier(model, ClassifierConfig(settings.num_threads, product=settings.product))
     for first in range(0, len(samples), FLUSH_EVERY):
         logits = classifier.classify([sample.token_ids for sample in samples[first : first + FLUSH_EVERY]])
-        yield from _log_softmax(logits)
+        yield from _said(logits)
 
 
 def _texts(
@@ -118,7 +119,7 @@ def _texts(
     runner = _Runner(model, max(len(sample.token_ids) for sample in samples), settings)
     rows = runner.rows(samples)
     for number, parts in groupby(rows, lambda row: row[0]):
-        logits = (_log_softmax(part) for _, part in parts)
+        logits = (_said(part) for _, part in parts)
         if header.kind == "drawn":
             draw = np.random.default_rng([settings.seed, first + number])
             yield _joined([_drawn(part, header.width, draw) for part in logits])
@@ -205,8 +206,6 @@ def _joined(parts: Sequence[SparseTargets]) -> SparseTargets:
     return SparseTargets(ids, logs, np.concatenate(tails) if tails else None)
 
 
-def _log_softmax(logits: F32) -> F32:
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    logs = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    result: F32 = np.maximum(logs, LEAST_LOG).astype(np.float32)
-    return result
+def _said(logits: F32) -> F32:
+    """Such that half precision holds it."""
+    return np.maximum(log_softmax(logits.astype(np.float64)), LEAST_LOG).astype(np.float32)

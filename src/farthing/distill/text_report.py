@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from farthing.distill.data import Data, Example
 from farthing.distill.job import DistillJob
+from farthing.distill.log_softmax import log_softmax
 from farthing.distill.report_file import STUDENT, TEACHER
 from farthing.distill.result import Cost, Quality, Result
 from farthing.distill.samples import Sample
@@ -86,6 +87,4 @@ def _divergence(job: DistillJob, teacher: Model, student: Model, rows: Sequence[
 def _logs(scorer: Scorer, sample: Sample, ids: NDArray[np.int64]) -> NDArray[np.float64]:
     """Log-probabilities [n, len(ids)] before each token of the answer, over these tokens alone."""
     parts = [part[:, ids] for _, part in scorer.logits(sample.token_ids[:-1], sample.num_prompt_tokens - 1)]
-    logits = np.concatenate(parts).astype(np.float64)
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+    return log_softmax(np.concatenate(parts).astype(np.float64))

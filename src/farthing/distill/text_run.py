@@ -12,7 +12,7 @@ from farthing.distill.folder import write_folder
 from farthing.distill.job import DistillJob, claim
 from farthing.distill.progress import Trained
 from farthing.distill.recipe import Recipe
-from farthing.distill.samples import Sample, SparseTargets
+from farthing.distill.samples import LEAST_LOG, Sample, SparseTargets
 from farthing.distill.stages import Made, Telling, quantized_student, start_of, steps_of
 from farthing.distill.teacher import TeacherSettings, collect
 from farthing.distill.torch_train import train
@@ -21,8 +21,6 @@ from farthing.models import Model, load_model
 from farthing.models.tokenizer import Tokenizer
 
 __all__ = ["in_own_ids", "make_text_student", "text_samples"]
-
-LEAST_LOG = np.float32(-60)  # of what the teacher says and the student cannot
 
 
 def make_text_student(job: DistillJob, data: Data, telling: Telling) -> Made:
@@ -38,6 +36,7 @@ def make_text_student(job: DistillJob, data: Data, telling: Telling) -> Made:
     stage = "asking the teacher"
     telling.stage(stage)
     samples = text_samples(teacher, data.train, recipe)
+    too_long = len(data.train) - len(samples)
     settings = TeacherSettings(num_threads=job.num_threads)
 
     def tick(done: int) -> None:
@@ -51,10 +50,15 @@ def make_text_student(job: DistillJob, data: Data, telling: Telling) -> Made:
     taught = in_own_ids(samples, teacher.tokenizer, student.tokenizer)
     # Without the teacher: what is chosen by is the right answer.
     chosen_on = text_samples(student, data.validation, recipe)
+    too_long += len(data.validation) - len(chosen_on)
+    left_out = {f"of more than {recipe.max_length} tokens": too_long} if too_long else {}
+    for why, count in left_out.items():
+        telling.left_out(why, count)
     recipe_work = job.work / "training"
     told = steps_of(telling, stage)
     trained = train(start, job.output, taught, chosen_on, recipe, work=recipe_work, on_progress=told)
-    return Made(folder, job.output, quantized_student(job, telling), (), layers, trained, teacher_trained)
+    few_bits = quantized_student(job, telling)
+    return Made(folder, job.output, few_bits, (), layers, trained, teacher_trained, left_out=left_out)
 
 
 def _teacher(job: DistillJob, given: Model, data: Data, telling: Telling) -> tuple[Path, Trained | None]:
@@ -75,7 +79,7 @@ def text_samples(model: Model, rows: Sequence[Example], recipe: Recipe) -> list[
     """Conversations in the model's chat template, the answer and the token that ends it. Longer ones than the recipe
     allows are left out. Raises InvalidRequest where none is left."""
     end = model.tokenizer.token_id(model.tokenizer.eos_token)
-    longest = min(recipe.max_length, model.config.max_position_embeddings)
+    longest = recipe.longest(model.config.max_position_embeddings)
     found = []
     for row in rows:
         prompt = model.encode_chat(row.messages)
@@ -89,7 +93,7 @@ def text_samples(model: Model, rows: Sequence[Example], recipe: Recipe) -> list[
 
 def in_own_ids(samples: Sequence[Sample], teacher: Tokenizer, student: Tokenizer) -> list[Sample]:
     """The samples in the ids of a student's trimmed vocabulary. What the teacher says and the student cannot say at
-    all is taken out of the teacher's distribution, and the rest made one again."""
+    all is taken out of the teacher's distribution (id -1), and the rest made one again."""
     texts = [teacher.token_text(id) for id in range(teacher.vocab_size)]
     own = [None if text is None else student.token_id(text) for text in texts]
     new_ids: NDArray[np.int32] = np.array([-1 if id is None else id for id in own], np.int32)
@@ -104,7 +108,7 @@ def in_own_ids(samples: Sequence[Sample], teacher: Tokenizer, student: Tokenizer
         left = np.log1p(-missing)
         log_probs = np.where(is_known, targets.log_probs - left[:, None], LEAST_LOG).astype(np.float32)
         tail = np.minimum(targets.tail_log_mass - left, 0).astype(np.float32)
-        kept = SparseTargets(np.maximum(ids, 0), log_probs, tail)
+        kept = SparseTargets(ids, log_probs, tail)
         token_ids = tuple(new_ids[list(sample.token_ids)].tolist())
         found.append(replace(sample, token_ids=token_ids, teacher=kept))
     return found

@@ -2,10 +2,10 @@
 a while is slower for all of them."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
-__all__ = ["interleaved"]
+__all__ = ["interleaved", "medians"]
 
 
 def interleaved(
@@ -13,8 +13,8 @@ def interleaved(
     num_rounds: int = 5,
     *,
     clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, float]:
-    """The median seconds of each run over the rounds; one round before them is not counted."""
+) -> dict[str, tuple[float, ...]]:
+    """The seconds of each run in each round; one round before them is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(num_rounds + 1):
         for name, run in runs.items():
@@ -22,4 +22,9 @@ def interleaved(
             run()
             if number > 0:
                 seconds[name].append(clock() - started)
+    return {name: tuple(values) for name, values in seconds.items()}
+
+
+def medians(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Of the rounds of each run."""
     return {name: median(values) for name, values in seconds.items()}

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from farthing.distill.recipe import KlKind
+from farthing.distill.samples import LEAST_LOG
 
 __all__ = ["coarse", "divergence", "hidden_distance", "sampled_cross_entropy", "soften"]
 
@@ -41,14 +42,16 @@ def _kl(p: Tensor, q: Tensor) -> Tensor:
 
 
 def coarse(log_probs: Tensor, ids: Tensor) -> Tensor:
-    """[n, k + 1]: of distributions [n, vocabulary] the outcomes ids [n, k], and all others as one."""
-    picked = log_probs.gather(-1, ids)
+    """[n, k + 1]: of distributions [n, vocabulary] the outcomes ids [n, k], and all others as one. An id of -1 is an
+    outcome that cannot be."""
+    picked = log_probs.gather(-1, ids.clamp_min(0)).masked_fill(ids < 0, LEAST_LOG)
     rest = (1 - picked.exp().sum(dim=-1, keepdim=True)).clamp_min(_LEAST_TAIL)
     return torch.cat([picked, rest.log()], dim=-1)
 
 
 def sampled_cross_entropy(log_probs: Tensor, ids: Tensor, log_weights: Tensor) -> Tensor:
-    """[n]: an estimate without bias of the cross-entropy with the teacher, from ids [n, k] drawn with weights."""
+    """[n]: an estimate without bias of the cross-entropy with the teacher, from ids [n, k] drawn with weights.
+    The recipe's `kl` and `temperature` do not come into it."""
     return -(log_weights.exp() * log_probs.gather(-1, ids)).sum(dim=-1)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from farthing.distill.batches import epoch_batches, length_batches, steps_per_epoch
 from farthing.distill.progress import Point, Progress, Trained
 from farthing.distill.recipe import Recipe
-from farthing.distill.samples import Sample, check_samples
+from farthing.distill.samples import Sample, check_samples, cut
 from farthing.distill.torch_optimizer import learning_share, make_optimizer, set_learning_rates
 from farthing.distill.torch_state import Checkpoints, run_digest
 from farthing.distill.torch_student import Student, open_student
@@ -73,10 +73,7 @@ def _of_length(samples: Sequence[Sample], student: Student, recipe: Recipe) -> l
     longest = recipe.max_length
     if student.num_labels is None:
         return [sample for sample in samples if len(sample.token_ids) <= longest]
-    return [
-        s if len(s.token_ids) <= longest else replace(s, token_ids=(*s.token_ids[: longest - 1], s.token_ids[-1]))
-        for s in samples
-    ]
+    return [replace(sample, token_ids=cut(sample.token_ids, longest)) for sample in samples]
 
 
 def _already(out: Path, digest: str) -> Trained | None:
