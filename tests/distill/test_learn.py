@@ -144,6 +144,64 @@ def test_trusted_rows_teach_and_are_not_collected_again(tmp_path: Path) -> None:
     assert event_of(world).kind == "refused", "trusted rows find the poison of the very first batch"
 
 
+def test_checked_answers_are_read_as_the_labels_that_they_name(taught: World, tmp_path: Path) -> None:
+    world = taught.copy(tmp_path)
+    world.trusted = [Answered(text, f"{intent.title()}.", "given") for text, intent in texts_of(400, seed=7)]
+    world.serve(NUM, seed=101)
+    assert event_of(world).num_taught > NUM
+    assert set(world.tools.lessons[0].labels) == set(INTENTS)
+    assert {row.answer for row in world.tools.lessons[0].rows} == set(INTENTS)
+
+
+def test_a_checked_answer_that_names_no_label_is_told_before_a_run_begins(tmp_path: Path) -> None:
+    world = World(tmp_path, labels=INTENTS)
+    world.trusted = [Answered("where is it", "balance", "given"), Answered("what is it", "refund", "given")]
+    world.serve(200, seed=1)
+    with pytest.raises(InvalidRequest, match="'refund' to 'what is it' names none of the labels"):
+        world.learn()
+    assert not (world.config.slot / "runs").exists()
+
+
+def test_after_a_run_that_was_kept_only_new_rows_begin_another(tmp_path: Path) -> None:
+    world = World(tmp_path, bound=0.001)
+    world.serve(300, seed=1)
+    assert event_of(world).kind == "kept"
+    outcome = world.learn()
+    assert outcome.event is None
+    assert any(line.startswith("0 new rows; a run begins with 100") for line in outcome.told)
+    world.serve(50, seed=2)
+    assert world.learn().event is None
+    world.serve(60, seed=3)
+    assert event_of(world).run == 2
+
+
+def test_requests_of_kept_runs_are_priced_again(taught: World, tmp_path: Path) -> None:
+    """Or a run of few requests would never be told whether a version is cheaper."""
+    state = Memory(taught.config.slot).state()
+    assert state.priced_since_us == state.until_us > 0, "a version that serves is priced on what comes from then on"
+    world = World(tmp_path, bound=0.001)
+    for seed, num_prompts in ((1, 300), (2, 600)):
+        world.serve(300, seed=seed)
+        outcome = world.learn()
+        assert outcome.event is not None
+        assert outcome.event.kind == "kept"
+        assert (len(outcome.batch.prompts), outcome.batch.spent.num_requests) == (num_prompts, 300)
+    assert Memory(world.config.slot).state().priced_since_us == 0
+
+
+def test_no_request_to_price_is_a_reason_to_wait(
+    taught: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from farthing.distill import learn
+
+    monkeypatch.setattr(learn, "priced", lambda _: [])
+    world = taught.copy(tmp_path)
+    world.serve(NUM, seed=101)
+    event = event_of(world)
+    assert event.kind == "kept"
+    assert "0 requests say nothing of the cost" in " ".join(event.reasons)
+
+
 def promoting(folder: Path) -> World:
     world = World(folder, bound=0.3)
     world.serve(600, seed=1)
@@ -264,3 +322,5 @@ def test_forget_deletes_every_text(taught: World, tmp_path: Path) -> None:
     assert Memory(world.config.slot).forget() > 1000
     assert Memory(world.config.slot).rows() == []
     assert world.version() is not None
+    world.serve(NUM, seed=101)
+    assert event_of(world).run == 2, "what comes after it teaches as ever"

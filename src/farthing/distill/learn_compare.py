@@ -16,21 +16,21 @@ from farthing.distill.promotion import version_name
 from farthing.distill.split import held_out
 from farthing.report.learn_history import Event, Figures
 
-__all__ = ["both", "priced", "with_verdict"]
+__all__ = ["MAX_PRICED", "both", "priced", "with_verdict"]
 
 CostsOf = Callable[[float], Costs]
 MAX_PRICED = 2000  # requests of the time on which costs are compared, drawn by content
 
 
-def priced(batch: Batch, share: float) -> list[str]:
+def priced(batch: Batch) -> list[str]:
     """Requests of the time that taught neither the small model nor the router's check, which would look too sure of
-    them. share: of rows that are held out. Of many a part, drawn by content."""
+    them. Of many a part, drawn by content."""
 
     def drawn(prompt: str) -> bytes:
         return sha256(prompt.encode("utf-8", "replace")).digest()
 
     prompts = list(batch.prompts)
-    is_unseen = held_out(prompts, share) & ~teaching_router(prompts)
+    is_unseen = held_out(prompts, batch.held_out) & ~teaching_router(prompts)
     return sorted((prompts[i] for i in np.flatnonzero(is_unseen)), key=drawn)[:MAX_PRICED]
 
 
@@ -70,6 +70,8 @@ def _served(
 
 
 def _labels(present: Version, new: Version, rows: Sequence[Answered]) -> LabelCounts:
+    if not rows:
+        return {}
     texts = [row.prompt for row in rows]
     return by_label(
         [row.answer for row in rows], present.student.answer(texts).labels, new.student.answer(texts).labels

@@ -81,6 +81,8 @@ class Served:
 
 
 def served(version: Version, texts: Sequence[str]) -> Served:
+    if not texts:
+        return Served(Answers((), np.zeros(0), np.zeros(0), 0.0), np.zeros(0, np.bool_))
     answers = version.student.answer(texts)
     p_right = version.router.p_right(texts, answers.labels, None, answers.signals)
     return Served(answers, ~version.router.escalates(p_right))

@@ -30,6 +30,8 @@ class State:
     until_us: int = 0  # traffic before that was collected
     labels: tuple[str, ...] = ()
     large_pico: int | None = None  # of an answer of the large model, when it was last seen
+    priced_since_us: int = 0  # requests from then on say what a version would cost
+    held_out: float | None = None  # the least share that a version which was promoted was not taught; None: none was
 
 
 class Memory:
