@@ -10,14 +10,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from farthing.distill.learn_collect import Batch, collect
-from farthing.distill.learn_compare import MAX_PRICED, both, priced, with_verdict
+from farthing.distill.learn_compare import both, priced, with_verdict
 from farthing.distill.learn_config import LearnConfig
 from farthing.distill.learn_doubt import Doubt, doubted
 from farthing.distill.learn_gate import decide
 from farthing.distill.learn_judge import Costs, Version, recalibrated, served
 from farthing.distill.learn_labels import LabelFinder, with_answers
 from farthing.distill.learn_rows import Answered, merged
-from farthing.distill.learn_state import Memory, Run, State
+from farthing.distill.learn_settle import event_found, set_aside_what_taught, settle
+from farthing.distill.learn_state import Memory, Run
 from farthing.distill.learn_tools import Lesson, Names, Tools
 from farthing.distill.promotion import Slot
 from farthing.distill.split import held_out
@@ -64,9 +65,11 @@ class Loop:
         """One run over what came until now, or what an earlier run left to do. Raises FarthingError."""
         with self._slot.locked():
             run = self._memory.open_run()
+            set_aside_what_taught(self._slot, self._memory)
             if run is not None:
                 self._tell(f"run {run.number} goes on where it was")
                 return self._finished(run, run.batch())
+            self._check_held_out()
             batch = self._collected(reader, self._clock_us() - SETTLE_US)
             if batch.num_new < self._config.min_rows:
                 few = f"{batch.num_new:,} new rows; a run begins with {self._config.min_rows:,} (min_rows)"
@@ -76,9 +79,25 @@ class Loop:
             return self._finished(self._memory.new_run(batch), batch)
 
     def rollback(self) -> Event:
-        """The version before serves again. Raises InvalidRequest where there is none."""
+        """The version before serves again, and what taught the present one is set aside. Raises InvalidRequest where
+        there is none."""
         with self._slot.locked():
-            return self._slot.rollback(self._memory.state().run, self._clock_us())
+            run = self._memory.open_run()
+            event = None if run is None else run.event()
+            if event is not None and event.kind == "promoted" and event.version == self._slot.current:
+                add_event(self._slot.folder, event)  # its run was killed before it had
+            back = self._slot.rollback(self._memory.state().run, self._clock_us())
+            set_aside_what_taught(self._slot, self._memory)
+            return back
+
+    def _check_held_out(self) -> None:
+        """Rows that taught a version would judge the next one, were more held out than before."""
+        least, share = self._memory.state().held_out, self._config.held_out
+        if least is not None and share > least:
+            raise InvalidRequest(
+                f"learn held_out is {share}; versions in {self._slot.folder} were taught rows that would judge; give"
+                f" {least} or less, or a slot of its own"
+            )
 
     def _collected(self, reader: Reader, until_us: int) -> Batch:
         state, memory = self._memory.state(), self._memory
@@ -92,7 +111,7 @@ class Loop:
     def _older(self, batch: Batch) -> list[Answered]:
         """What batches before have taught, and what was checked, each with a label of this run. Raises InvalidRequest
         for a checked answer that names none of them."""
-        labels = self._labels(batch)
+        labels = self._memory.labels(batch)
         finder, trusted = LabelFinder(labels), []
         for row in self._trusted:
             label = finder.find(row.answer)
@@ -104,18 +123,12 @@ class Loop:
             trusted.append(replace(row, answer=label))
         return merged(trusted, self._memory.rows())
 
-    def _labels(self, batch: Batch) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((*self._memory.state().labels, *batch.labels)))
-
     def _finished(self, run: Run, batch: Batch) -> Outcome:
-        event = run.event()
-        if event is not None and self._slot.current not in (event.replaced, event.version):
-            event = None  # somebody rolled back between a kill and now
-            run.write_event(None)
+        event = event_found(self._slot, run, self._clock_us())
         if event is None:
             event = replace(self._event(run, batch), at_us=self._clock_us())
             run.write_event(event)
-        self._settle(run, batch, event)
+        settle(self._slot, self._memory, run, batch, event, self._config.kept_versions)
         doubt = run.doubt()
         run.delete()
         told = [*batch.told, *event.reasons]
@@ -152,7 +165,7 @@ class Loop:
         rows = _split(merged(old, new), batch.held_out)[0]
         rows = sorted(rows, key=lambda row: (row.source == "given", row.at_us))[-self._config.max_rows :]
         present = self._slot.current
-        return Lesson(self._labels(batch), tuple(rows), None if present is None else self._slot.version(present))
+        return Lesson(self._memory.labels(batch), tuple(rows), None if present is None else self._slot.version(present))
 
     def _judged(self, run: Run, batch: Batch, old: Sequence[Answered], new: Sequence[Answered], base: Event) -> Event:
         """Both versions on the same rows and requests."""
@@ -199,26 +212,6 @@ class Loop:
                 " give one in the price file ([economics] prices)"
             )
         return float(found)
-
-    def _settle(self, run: Run, batch: Batch, event: Event) -> None:
-        """What a run's end changes. Each step does nothing when done again, so a kill between two is made good."""
-        memory, state = self._memory, self._memory.state()
-        doubt = run.doubt() or Doubt(0, ())
-        disputed = [batch.rows[number] for number in doubt.disputed]
-        if event.kind == "promoted":
-            self._slot.promote(run.candidate, event, self._config.kept_versions)
-            memory.write_rows(merged(memory.rows(), _without(batch.rows, doubt.disputed)))
-            state = replace(state, labels=self._labels(batch))
-        else:
-            add_event(self._slot.folder, event)
-        memory.write_waiting(_without(batch.rows, doubt.disputed) if event.kind == "kept" else ())
-        aside = batch.rows if event.kind == "refused" else disputed
-        if aside:
-            memory.set_aside(run.number, aside)
-        large_pico = batch.spent.large_pico or state.large_pico
-        is_carried = event.kind == "kept" and len(priced(batch)) < MAX_PRICED
-        priced_since_us = batch.priced_since_us if is_carried else batch.until_us
-        memory.write_state(State(run.number, batch.until_us, state.labels, large_pico, priced_since_us))
 
 
 def _texts(rows: Sequence[Answered]) -> list[str]:

@@ -66,7 +66,8 @@ def collect(
     known_labels: Sequence[str] = (),
 ) -> Batch:
     """small: the upstream that serves the slot. times_us: from when on requests are priced, rows teach, and until when.
-    older: rows that taught before; waiting: rows of runs that came to nothing. Raises InvalidRequest where no prompt of that model was ever stored."""
+    older: rows that taught before; waiting: rows of runs that came to nothing. Raises InvalidRequest where no prompt of
+    that model was ever stored."""
     priced_since_us, since_us, until_us = times_us
     asked = list(_asked(reader, config.model, (since_us, until_us)))
     if not asked and not waiting and not older:
