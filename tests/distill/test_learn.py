@@ -443,6 +443,15 @@ def test_what_was_measured_of_models_of_one_size_is_no_difference(
     assert any("not shown to be cheaper" in reason for reason in decide(judged, 0.06).reasons)
 
 
+def test_labels_of_the_start_that_answers_cannot_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(tmp_path)
+    monkeypatch.setattr(world.tools, "start_labels", lambda: ("+", "-"))
+    world.serve(200, seed=1)
+    with pytest.raises(InvalidRequest, match="labels of start 'nothing'"):
+        world.learn()
+    assert not (world.config.slot / "runs").exists()
+
+
 def test_a_large_model_without_a_price_is_told_before_the_training(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.serve(200, seed=1, large_pico=None)

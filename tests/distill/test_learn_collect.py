@@ -166,9 +166,10 @@ def test_rows_in_a_file(tmp_path: Path) -> None:
 
 
 BAD = ({"bound": 0}, {"delta": 1}, {"held_out": 0.01}, {"labels": ("a",)}, {"labels": ("a", "a")}, {"minutes": 0})
+NOT_TOLD_APART = ({"labels": ("+", "-")}, {"labels": ("yes", "?")}, {"labels": ("Card lost", "card_lost")})
 
 
-@pytest.mark.parametrize("change", [*BAD, {"model": ""}])
+@pytest.mark.parametrize("change", [*BAD, *NOT_TOLD_APART, {"model": ""}])
 def test_settings_outside_their_range(tmp_path: Path, change: dict[str, Any]) -> None:
     name = next(iter(change))
     with pytest.raises(InvalidRequest, match=f"learn {name} is"):

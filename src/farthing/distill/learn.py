@@ -15,7 +15,7 @@ from farthing.distill.learn_config import LearnConfig
 from farthing.distill.learn_doubt import Doubt, doubted
 from farthing.distill.learn_gate import decide
 from farthing.distill.learn_judge import Costs, Version, recalibrated, served
-from farthing.distill.learn_labels import LabelFinder, with_answers
+from farthing.distill.learn_labels import LabelFinder, are_names, with_answers
 from farthing.distill.learn_rows import Answered, merged
 from farthing.distill.learn_settle import event_found, set_aside_what_taught, settle
 from farthing.distill.learn_state import Memory, Run
@@ -102,11 +102,21 @@ class Loop:
     def _collected(self, reader: Reader, until_us: int) -> Batch:
         state, memory = self._memory.state(), self._memory
         older = merged(self._trusted, memory.rows())
-        known = state.labels or self._tools.start_labels()
+        known = state.labels or self._start_labels()
         known = with_answers(known, (row.answer for row in self._trusted))
         since_us = state.until_us
         times_us = (min(state.priced_since_us, since_us), since_us, max(since_us, until_us))
         return collect(reader, self._config, self._names.small_upstream, times_us, older, memory.waiting(), known)
+
+    def _start_labels(self) -> tuple[str, ...]:
+        labels = self._tools.start_labels()
+        if not self._config.labels and not are_names(labels):
+            raise InvalidRequest(
+                f"the labels of start {self._config.start!r} cannot be told apart in answers:"
+                f" {', '.join(map(repr, labels))[:200]}; each needs letters or digits, no two may be alike but for case"
+                " and punctuation; give [learn] labels that are"
+            )
+        return labels
 
     def _older(self, batch: Batch) -> list[Answered]:
         """What batches before have taught, and what was checked, each with a label of this run. Raises InvalidRequest

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from farthing.report.compare_match import find_choice, normalized
 
-__all__ = ["LabelFinder", "seen_labels", "with_answers"]
+__all__ = ["LabelFinder", "are_names", "seen_labels", "with_answers"]
 
 MAX_LABEL_CHARS = 80
 
@@ -21,6 +21,12 @@ class LabelFinder:
         if text not in self._found:
             self._found[text] = find_choice(text, self._labels)
         return self._found[text]
+
+
+def are_names(labels: Sequence[str]) -> bool:
+    """Whether answers can name each: letters or digits in all, and no two that differ in case or punctuation alone."""
+    names = {normalized(label) for label in labels}
+    return "" not in names and len(names) == len(labels)
 
 
 def with_answers(known: Sequence[str], answers: Iterable[str]) -> tuple[str, ...]:
