@@ -25,7 +25,7 @@ from farthing.router.reloading import ROUTER_FILE
 from farthing.router.trained import Trained
 from tests.report.ledger_rows import row
 
-__all__ = ["INTENTS", "LARGE_PICO", "SMALL_PICO", "Killed", "LinearTools", "World", "texts_of"]
+__all__ = ["INTENTS", "LARGE_PICO", "SMALL_PICO", "Killed", "LinearStudent", "LinearTools", "World", "texts_of"]
 
 LARGE_PICO, SMALL_PICO = 90_000_000, 1_000_000
 INTENTS = ("balance", "card lost", "exchange rate", "pin change", "top up", "transfer")
@@ -53,6 +53,7 @@ class LinearStudent:
         self.labels = tuple(json.loads((folder / "labels.json").read_text()))
         with np.load(folder / "linear.npz") as arrays:
             self._linear = Linear(arrays["idf"], arrays["weights"], arrays["offsets"])
+        self.folder, self.size = folder, len(self.labels)
 
     def answer(self, texts: Sequence[str]) -> Answers:
         chances = np.maximum(self._linear.probabilities(texts).astype(np.float64), 1e-12)

@@ -1,18 +1,25 @@
 """The loop with linear students: it gets cheaper at held quality, poison is not promoted, a kill loses nothing."""
 
 import random
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from farthing.distill import learn, promotion
+from farthing.distill.learn_compare import both
+from farthing.distill.learn_doubt import Doubt
+from farthing.distill.learn_gate import decide
+from farthing.distill.learn_judge import Answers, Costs
 from farthing.distill.learn_rows import Answered, read_rows
 from farthing.distill.learn_state import Memory, Run
 from farthing.distill.promotion import Slot
 from farthing.errors import CorruptModel, InvalidRequest
 from farthing.report.learn_history import Event
-from tests.distill.learn_world import INTENTS, LARGE_PICO, Killed, World, texts_of
+from tests.distill.learn_world import INTENTS, LARGE_PICO, Killed, LinearStudent, World, texts_of
 
 NUM = 1500
 Lie = Callable[[str, str], str]
@@ -96,9 +103,6 @@ def test_a_poisoned_student_would_be_caught_by_the_gate(
     taught: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second door, where the first is left open."""
-    from farthing.distill import learn
-    from farthing.distill.learn_doubt import Doubt
-
     monkeypatch.setattr(learn, "doubted", lambda *_: Doubt(0, ()))
     world = taught.copy(tmp_path)
     world.serve(NUM, seed=101, lie=flipped(0.6))
@@ -142,6 +146,62 @@ def test_trusted_rows_teach_and_are_not_collected_again(tmp_path: Path) -> None:
     assert outcome.batch.rows == ()
     world.serve(500, seed=8, lie=turned)
     assert event_of(world).kind == "refused", "trusted rows find the poison of the very first batch"
+
+
+def test_checked_answers_are_read_as_the_labels_that_they_name(taught: World, tmp_path: Path) -> None:
+    world = taught.copy(tmp_path)
+    world.trusted = [Answered(text, f"{intent.title()}.", "given") for text, intent in texts_of(400, seed=7)]
+    world.serve(NUM, seed=101)
+    assert event_of(world).num_taught > NUM
+    assert set(world.tools.lessons[0].labels) == set(INTENTS)
+    assert {row.answer for row in world.tools.lessons[0].rows} == set(INTENTS)
+
+
+def test_a_checked_answer_that_names_no_label_is_told_before_a_run_begins(tmp_path: Path) -> None:
+    world = World(tmp_path, labels=INTENTS)
+    world.trusted = [Answered("where is it", "balance", "given"), Answered("what is it", "refund", "given")]
+    world.serve(200, seed=1)
+    with pytest.raises(InvalidRequest, match="'refund' to 'what is it' names none of the labels"):
+        world.learn()
+    assert not (world.config.slot / "runs").exists()
+
+
+def test_after_a_run_that_was_kept_only_new_rows_begin_another(tmp_path: Path) -> None:
+    world = World(tmp_path, bound=0.001)
+    world.serve(300, seed=1)
+    assert event_of(world).kind == "kept"
+    outcome = world.learn()
+    assert outcome.event is None
+    assert any(line.startswith("0 new rows; a run begins with 100") for line in outcome.told)
+    world.serve(50, seed=2)
+    assert world.learn().event is None
+    world.serve(60, seed=3)
+    assert event_of(world).run == 2
+
+
+def test_requests_of_kept_runs_are_priced_again(taught: World, tmp_path: Path) -> None:
+    """Or a run of few requests would never be told whether a version is cheaper."""
+    state = Memory(taught.config.slot).state()
+    assert state.priced_since_us == state.until_us > 0, "a version that serves is priced on what comes from then on"
+    world = World(tmp_path, bound=0.001)
+    for seed, num_prompts in ((1, 300), (2, 600)):
+        world.serve(300, seed=seed)
+        outcome = world.learn()
+        assert outcome.event is not None
+        assert outcome.event.kind == "kept"
+        assert (len(outcome.batch.prompts), outcome.batch.spent.num_requests) == (num_prompts, 300)
+    assert Memory(world.config.slot).state().priced_since_us == 0
+
+
+def test_no_request_to_price_is_a_reason_to_wait(
+    taught: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learn, "priced", lambda _: [])
+    world = taught.copy(tmp_path)
+    world.serve(NUM, seed=101)
+    event = event_of(world)
+    assert event.kind == "kept"
+    assert "0 requests say nothing of the cost" in " ".join(event.reasons)
 
 
 def promoting(folder: Path) -> World:
@@ -236,6 +296,162 @@ def test_a_rollback_between_a_kill_and_the_second_run(taught: World, tmp_path: P
     assert world.slot.current == "0001"
 
 
+def killed_at(world: World, monkeypatch: pytest.MonkeyPatch, kind: Any, name: str) -> None:
+    """A run that ends where it calls that."""
+
+    def kill(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, name, kill)
+        with pytest.raises(Killed):
+            world.learn()
+
+
+@pytest.fixture
+def second(taught: World, tmp_path: Path) -> World:
+    """A world in which a second version is about to be promoted."""
+    world = taught.copy(tmp_path)
+    world.serve(NUM, seed=101)
+    return world
+
+
+@pytest.mark.parametrize("name", ["write_rows", "write_waiting", "write_state"])
+def test_a_run_that_goes_on_does_not_undo_a_rollback(second: World, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    before = Memory(second.config.slot).rows()
+    killed_at(second, monkeypatch, Memory, name)
+    assert second.slot.current == "0002"
+    second.loop.rollback()
+    event = event_of(second)
+    assert (event.kind, event.version, second.slot.current) == ("refused", "0001", "0001")
+    assert event.reasons == ("version 0002 was rolled back before its run had ended",)
+    assert Memory(second.config.slot).rows() == before
+    assert Memory(second.config.slot).waiting() == []
+    assert len(read_rows(second.config.slot / "refused" / "0002.jsonl")) > 500
+    assert second.learn().event is None, "its traffic is done with"
+    assert Memory(second.config.slot).state().run == 2
+
+
+def test_a_rollback_where_the_run_was_killed_before_it_told_of_the_promotion(
+    second: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_at(second, monkeypatch, promotion, "add_event")
+    assert second.slot.current == "0002"
+    assert (second.loop.rollback().replaced, second.slot.current) == ("0002", "0001")
+    assert event_of(second).kind == "refused"
+
+
+def test_a_version_that_no_run_told_of_has_nothing_before_it(second: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed_at(second, monkeypatch, promotion, "add_event")
+    shutil.rmtree(second.config.slot / "runs")
+    with pytest.raises(InvalidRequest, match=r"history\.jsonl does not say what it replaced"):
+        second.loop.rollback()
+
+
+@pytest.mark.parametrize(("kind", "name"), [(Slot, "_serve"), (promotion, "add_event"), (Memory, "write_state")])
+def test_a_run_whose_folder_is_deleted_begins_anew(
+    second: World, monkeypatch: pytest.MonkeyPatch, kind: Any, name: str
+) -> None:
+    """Wherever it was killed: what it left in versions/ is in nobody's way."""
+    killed_at(second, monkeypatch, kind, name)
+    present = second.slot.current
+    shutil.rmtree(second.config.slot / "runs")
+    second.serve(NUM, seed=102)
+    event = event_of(second)
+    assert (event.run, event.replaced) == (3, present)
+    assert second.version() is not None
+
+
+def test_a_run_that_is_judged_again_after_a_rollback(second: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its candidate is in versions/ already, and never served."""
+    assert event_of(second).kind == "promoted"
+    second.serve(NUM, seed=102)
+    second.serve(NUM, seed=103)
+    killed_at(second, monkeypatch, Slot, "_serve")
+    second.loop.rollback()
+    event = event_of(second)
+    assert (event.run, event.replaced) == (3, "0001")
+    assert event.kind != "promoted" or second.slot.current == "0003"
+
+
+def test_what_taught_a_version_that_was_rolled_back_teaches_no_other(second: World) -> None:
+    before = Memory(second.config.slot).rows()
+    assert event_of(second).kind == "promoted"
+    assert len(Memory(second.config.slot).rows()) > len(before) + 500
+    second.loop.rollback()
+    assert Memory(second.config.slot).rows() == before
+    assert len(read_rows(second.config.slot / "refused" / "0002.jsonl")) > 500
+
+
+def test_a_refused_batch_leaves_what_waited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(tmp_path, bound=0.001)
+    world.serve(300, seed=1)
+    assert event_of(world).kind == "kept"
+    waiting = Memory(world.config.slot).waiting()
+    monkeypatch.setattr(learn, "doubted", lambda *_: Doubt(0, (), "it contradicts"))
+    world.serve(300, seed=2, lie=flipped(0.5))
+    assert event_of(world).kind == "refused"
+    assert Memory(world.config.slot).waiting() == waiting
+    assert len(read_rows(world.config.slot / "refused" / "0002.jsonl")) > 250
+    world.serve(300, seed=3)
+    assert event_of(world).kind == "refused"
+    assert Memory(world.config.slot).waiting() == [], "a second time it may be what waits that does the harm"
+
+
+def test_no_more_rows_may_be_held_out_than_were_from_a_version_that_serves(taught: World, tmp_path: Path) -> None:
+    world = taught.copy(tmp_path)
+    world.serve(NUM, seed=101)
+    world.config = replace(world.config, held_out=0.4)
+    with pytest.raises(InvalidRequest, match=r"held_out is 0\.4; .* give 0\.3 or less"):
+        world.learn()
+    world.config = replace(world.config, held_out=0.25)
+    assert event_of(world).kind == "promoted"
+    assert Memory(world.config.slot).state().held_out == 0.25
+
+
+def test_a_run_keeps_the_share_that_it_began_with(second: World) -> None:
+    def kill(name: str) -> None:
+        if name == "after training":
+            raise Killed
+
+    second.tools.kill = kill
+    with pytest.raises(Killed):
+        second.learn()
+    second.config = replace(second.config, held_out=0.1)
+    event_of(second)
+    assert Memory(second.config.slot).state().held_out == 0.3
+
+
+def test_what_was_measured_of_models_of_one_size_is_no_difference(
+    second: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same student and router, a little faster by chance: not shown to be cheaper."""
+    seconds = iter([0.9e-6] * 50)
+
+    def answer(self: LinearStudent, texts: Sequence[str]) -> Answers:
+        return replace(real(self, texts), seconds=next(seconds) if "candidate" in str(self.folder) else 1e-6)
+
+    real = LinearStudent.answer
+    monkeypatch.setattr(LinearStudent, "answer", answer)
+    present = second.version()
+    assert present is not None
+    new = replace(present, student=LinearStudent(present.folder))
+    new.student.folder = Path("candidate")  # type: ignore[attr-defined]
+    rows = [Answered(text, intent, "given") for text, intent in texts_of(400, seed=5)]
+    judged, _, _ = both(present, new, rows, set(), [row.prompt for row in rows], lambda s: Costs(s * 1e12, LARGE_PICO))
+    assert (judged.cost_after == judged.cost_before).all()
+    assert any("not shown to be cheaper" in reason for reason in decide(judged, 0.06).reasons)
+
+
+def test_labels_of_the_start_that_answers_cannot_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(tmp_path)
+    monkeypatch.setattr(world.tools, "start_labels", lambda: ("+", "-"))
+    world.serve(200, seed=1)
+    with pytest.raises(InvalidRequest, match="labels of start 'nothing'"):
+        world.learn()
+    assert not (world.config.slot / "runs").exists()
+
+
 def test_a_large_model_without_a_price_is_told_before_the_training(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.serve(200, seed=1, large_pico=None)
@@ -261,6 +477,23 @@ def test_a_slot_that_others_have_written_in(tmp_path: Path) -> None:
 
 def test_forget_deletes_every_text(taught: World, tmp_path: Path) -> None:
     world = taught.copy(tmp_path)
+    for name in (".rows.jsonl.x1", ".waiting.jsonl.x2"):  # what a kill in the middle of a file leaves
+        (world.config.slot / name).write_text("a text")
     assert Memory(world.config.slot).forget() > 1000
     assert Memory(world.config.slot).rows() == []
+    assert not list(world.config.slot.glob(".*"))
     assert world.version() is not None
+    world.serve(NUM, seed=101)
+    assert event_of(world).run == 2, "what comes after it teaches as ever"
+
+
+def test_forget_says_what_it_could_not_delete(taught: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = taught.copy(tmp_path)
+    (world.config.slot / "refused").mkdir()
+
+    def refuse(path: Path, **_: Any) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    with pytest.raises(InvalidRequest, match="refused: cannot be deleted"):
+        Memory(world.config.slot).forget()

@@ -7,7 +7,7 @@ import pytest
 
 from farthing.distill.learn_collect import Batch, collect
 from farthing.distill.learn_config import LearnConfig
-from farthing.distill.learn_labels import LabelFinder, seen_labels
+from farthing.distill.learn_labels import LabelFinder, seen_labels, with_answers
 from farthing.distill.learn_rows import Answered, merged, read_rows, write_rows
 from farthing.errors import InvalidRequest
 from farthing.ledger.config import LedgerConfig
@@ -38,10 +38,18 @@ class Ledger:
             if feedback is not None:
                 insert_feedback(self._database, name, None, feedback)
 
-    def collected(self, *, older: tuple[Answered, ...] = (), since_us: int = 0, **settings: Any) -> Batch:
+    def collected(
+        self,
+        *,
+        older: tuple[Answered, ...] = (),
+        waiting: tuple[Answered, ...] = (),
+        since_us: int = 0,
+        priced_since_us: int = 0,
+        **settings: Any,
+    ) -> Batch:
         config = LearnConfig("intents", self._folder, "x", **{"min_label_rows": 1, **settings})
         with open_reader(self.url) as reader:
-            return collect(reader, config, "small", (since_us, 1000), older)
+            return collect(reader, config, "small", (priced_since_us, since_us, 1000), older, waiting)
 
 
 @pytest.fixture
@@ -98,6 +106,32 @@ def test_older_rows_and_time(ledger: Ledger) -> None:
     assert [one.prompt for one in ledger.collected(older=(Answered("B!", "x", "given"),)).rows] == ["a", "c"]
 
 
+def test_what_waits_keeps_its_label_where_no_new_answer_names_it(ledger: Ledger) -> None:
+    waiting = (Answered("a", "refund", "escalated", "q0", 1), Answered("b", "Card", "escalated", "q0", 1))
+    for name in ("c", "d", "e"):
+        ledger.said(name, "card")
+    batch = ledger.collected(waiting=waiting, since_us=2, min_label_rows=3)
+    assert batch.labels == ("refund", "Card")
+    assert pairs(batch)[-2:] == [("a", "refund", "escalated"), ("b", "Card", "escalated")]
+    assert (len(batch.rows), batch.num_new) == (4, 2)
+
+
+def test_what_waits_is_left_out_where_its_label_does_not_count_any_more(ledger: Ledger) -> None:
+    waiting = (Answered("a", "refund", "escalated", "q0", 1), Answered("b", "Card", "escalated", "q0", 1))
+    batch = ledger.collected(waiting=waiting, labels=("card", "balance"))
+    assert pairs(batch) == [("b", "card", "escalated")]
+    assert any("1 rows left out: they name none of the labels" in line for line in batch.told)
+
+
+def test_requests_are_priced_from_an_earlier_time_on(ledger: Ledger) -> None:
+    for name in ("a", "b", "c", "write to me@example.com"):
+        ledger.said(name, "card")
+    batch = ledger.collected(priced_since_us=2, since_us=3)
+    assert batch.prompts == ("b", "c")
+    assert pairs(batch) == [("c", "card", "escalated")]
+    assert (batch.since_us, batch.priced_since_us, batch.spent.num_requests) == (3, 2, 2)
+
+
 def test_answers_name_labels(ledger: Ledger) -> None:
     for at, answer in enumerate(
         ('{"intent": "card_lost"}', "Card lost.", "I'd say card lost", "card lost or balance", "?")
@@ -113,6 +147,10 @@ def test_labels_are_what_was_seen_often_enough() -> None:
     assert seen_labels(answers, ("refund",), 2) == ("refund", "Card lost", "top up")
     assert seen_labels(answers, ("card lost",), 2) == ("card lost", "top up")
     assert LabelFinder(("a", "b")).find("c") is None
+    assert with_answers(("card lost",), ["Card_Lost", "it is: card lost", "Top Up", "top up", "?", "x" * 99]) == (
+        "card lost",
+        "Top Up",
+    )
 
 
 def test_no_stored_prompt_says_how_to_store(ledger: Ledger) -> None:
@@ -128,9 +166,10 @@ def test_rows_in_a_file(tmp_path: Path) -> None:
 
 
 BAD = ({"bound": 0}, {"delta": 1}, {"held_out": 0.01}, {"labels": ("a",)}, {"labels": ("a", "a")}, {"minutes": 0})
+NOT_TOLD_APART = ({"labels": ("+", "-")}, {"labels": ("yes", "?")}, {"labels": ("Card lost", "card_lost")})
 
 
-@pytest.mark.parametrize("change", [*BAD, {"model": ""}])
+@pytest.mark.parametrize("change", [*BAD, *NOT_TOLD_APART, {"model": ""}])
 def test_settings_outside_their_range(tmp_path: Path, change: dict[str, Any]) -> None:
     name = next(iter(change))
     with pytest.raises(InvalidRequest, match=f"learn {name} is"):

@@ -77,5 +77,5 @@ def test_a_killed_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert event["run"] == 1
     assert event["num_taught"] > 250
     assert [one.run for one in world.slot.history()] == [1]
-    if event["kind"] == "promoted":
-        assert set(load_model(tmp_path / "slot").labels or ()) == set(INTENTS)
+    assert event["kind"] == "promoted", event["reasons"]
+    assert set(load_model(tmp_path / "slot").labels or ()) == set(INTENTS)

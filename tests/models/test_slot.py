@@ -74,6 +74,12 @@ def test_a_version_that_is_not_there(tmp_path: Path) -> None:
         look(tmp_path / "none")
 
 
+def test_a_version_whose_name_no_file_can_have(tmp_path: Path) -> None:
+    (tmp_path / "current").write_text("x" * 300)
+    with pytest.raises(ModelNotFound, match="xxx"):
+        version_of(tmp_path)
+
+
 def test_an_empty_slot(tmp_path: Path) -> None:
     (tmp_path / "versions").mkdir()
     with pytest.raises(NoVersion, match="no version yet"):

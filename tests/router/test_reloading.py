@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from farthing.errors import FarthingError
+from farthing.errors import FarthingError, ModelNotFound
 from farthing.router.config import RouterConfig
 from farthing.router.deciding import Decider, make_decider
 from farthing.router.question import Question
-from farthing.router.reloading import ReloadingDecider, router_path
+from farthing.router.reloading import RETRY_S, ReloadingDecider, router_path
+from farthing.router.router import RoutedMember, Router
 from farthing.router.train import train
 from tests.router.rows import labelled
+from tests.router.test_router import Scripted
 
 PROMPT = Question("Say what the judge and the plea have to do with 3 and 4?", 1, False)
 
@@ -84,10 +86,65 @@ def test_a_broken_version_is_told_and_the_old_one_goes_on(
         version(tmp_path, 2, file[:1000])
         assert later(decider, clock) == before
         assert later(decider, clock) == before
-    assert len(caplog.records) == decider.num_failed == 1, "told once"
+    assert len(caplog.records) == decider.num_refused == 1, "told once"
     assert "versions/0002" in caplog.text
     (tmp_path / "current").unlink()
     assert later(decider, clock) == before
+
+
+class Failing:
+    """A decider's maker that fails while `error` is there."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.num_tried = 0
+
+    def __call__(self, path: Path) -> Decider:
+        self.num_tried += 1
+        if self.error is not None:
+            raise self.error
+        return make_decider(RouterConfig(file=path, price=1e9), (True, False))
+
+
+@pytest.mark.parametrize("error", [ModelNotFound("too many open files"), MemoryError("no room")])
+def test_what_could_not_be_opened_is_tried_again(
+    tmp_path: Path, file: bytes, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    version(tmp_path, 1, file)
+    clock, failing = Clock(), Failing()
+    decider = ReloadingDecider(tmp_path, failing, 2, clock)
+    first = decider._decider
+    failing.error = error
+    with caplog.at_level(logging.WARNING, "farthing.router"):
+        version(tmp_path, 2, file)
+        for _ in range(3):
+            later(decider, clock)
+        assert failing.num_tried == 2, "not once a second"
+        clock.now_s += RETRY_S
+        later(decider, clock)
+        assert failing.num_tried == 3
+    assert len(caplog.records) == decider.num_refused == 1, "the same trouble is told once"
+    assert decider._decider is first
+    failing.error = None
+    clock.now_s += RETRY_S
+    later(decider, clock)
+    assert decider._decider is not first
+    clock.now_s += RETRY_S
+    later(decider, clock)
+    assert failing.num_tried == 4, "what is there is not opened again"
+
+
+def test_a_router_counts_what_it_could_not_open(tmp_path: Path, file: bytes) -> None:
+    version(tmp_path, 1, file)
+    clock = Clock()
+    members = [
+        RoutedMember(Scripted(name), name, is_local=name == "small", price=lambda _: 1) for name in ("small", "large")
+    ]
+    router = Router("auto", members, RouterConfig(file=tmp_path, price=1e9), clock)
+    version(tmp_path, 2, file[:1000])
+    assert isinstance(router._decider, ReloadingDecider)
+    later(router._decider, clock)
+    assert router.router_stats().num_refused == 1
 
 
 def test_a_plain_file_is_watched_too(tmp_path: Path, file: bytes) -> None:

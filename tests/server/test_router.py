@@ -133,6 +133,7 @@ def test_a_trained_file_sends_each_prompt_where_it_belongs(server):
         if sample.name.startswith("farthing_router")
     }
     assert metrics["farthing_router_requests_total", "auto", "gpt-5-nano", "router"] == 51
+    assert metrics["farthing_router_files_refused_total", "auto"] == 0
     assert metrics["farthing_router_drift_alarm", "auto", "expected gap"] == 1
     assert metrics["farthing_router_drift_psi", "auto", "expected gap"] > 0.05
     assert metrics["farthing_router_escalations_total", "escalated"] >= 1

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from farthing.distill.learn_config import LearnConfig
-from farthing.distill.learn_labels import LabelFinder, seen_labels
+from farthing.distill.learn_labels import LabelFinder, seen_labels, with_answers
 from farthing.distill.learn_rows import Answered, Source, merged
 from farthing.distill.pii import personal_data
 from farthing.distill.split import text_key
@@ -37,7 +37,8 @@ class Spent:
 
 @dataclass(frozen=True)
 class Batch:
-    """rows: new ones that can teach. prompts: of every request, whoever answered it: what a version would cost."""
+    """rows: new ones that can teach, and those that waited. prompts: of every request since `priced_since_us`, whoever
+    answered it: what a version would cost. held_out: the share of rows that this run never teaches."""
 
     since_us: int
     until_us: int
@@ -46,34 +47,48 @@ class Batch:
     prompts: tuple[str, ...]
     spent: Spent
     told: tuple[str, ...]  # what was left out, for people
+    priced_since_us: int
+    held_out: float
+
+    @property
+    def num_new(self) -> int:
+        """Rows that no run has seen."""
+        return sum(row.at_us >= self.since_us for row in self.rows)
 
 
 def collect(
     reader: Reader,
     config: LearnConfig,
     small: str,
-    times_us: tuple[int, int],
+    times_us: tuple[int, int, int],
     older: Sequence[Answered],
     waiting: Sequence[Answered] = (),
     known_labels: Sequence[str] = (),
 ) -> Batch:
-    """small: the upstream that serves the slot. times_us: from, until. older: rows that taught before; waiting: rows of
-    runs that came to nothing. Raises InvalidRequest where no prompt of that model was ever stored."""
-    asked = list(_asked(reader, config.model, times_us))
+    """small: the upstream that serves the slot. times_us: from when on requests are priced, rows teach, and until when.
+    older: rows that taught before; waiting: rows of runs that came to nothing. Raises InvalidRequest where no prompt of
+    that model was ever stored."""
+    priced_since_us, since_us, until_us = times_us
+    asked = list(_asked(reader, config.model, (since_us, until_us)))
     if not asked and not waiting and not older:
         raise InvalidRequest(f"the ledger has no stored prompt of model {config.model!r}; {HOW_TO_STORE}")
     dropped: Counter[str] = Counter()
     clean = [(said, row) for said, row in asked if not personal_data(said.prompt)]
     dropped["hold personal data"] = len(asked) - len(clean)
     found = list(_answers(clean, {one.request_id: one for one in reader.feedback()}, small, dropped))
-    labels = config.labels or seen_labels((row.answer for row in found), known_labels, config.min_label_rows)
-    rows = _agreed(_labelled(found, labels, dropped), dropped)
+    known = with_answers(known_labels, (row.answer for row in waiting))
+    labels = config.labels or seen_labels((row.answer for row in found), known, config.min_label_rows)
+    rows = merged(_agreed(_labelled(found, labels, dropped), dropped), list(_labelled(waiting, labels, dropped)))
     taught = {text_key(row.prompt) for row in older}
-    new = [row for row in merged(rows, waiting) if text_key(row.prompt) not in taught]
-    dropped["taught before"] = len(merged(rows, waiting)) - len(new)
+    teaching = tuple(row for row in rows if text_key(row.prompt) not in taught)
+    dropped["taught before"] = len(rows) - len(teaching)
     told = tuple(f"{count:,} rows left out: they {why}" for why, count in dropped.items() if count)
-    prompts = tuple(said.prompt for said, _ in clean)
-    return Batch(*times_us, tuple(labels), tuple(new), prompts, spent(reader, config.model, small, times_us), told)
+    earlier = [said.prompt for said, _ in _asked(reader, config.model, (priced_since_us, since_us))]
+    prompts = (*(text for text in earlier if not personal_data(text)), *(said.prompt for said, _ in clean))
+    paid = spent(reader, config.model, small, (since_us, until_us))
+    return Batch(
+        since_us, until_us, tuple(labels), teaching, prompts, paid, told, priced_since_us, held_out=config.held_out
+    )
 
 
 def spent(reader: Reader, model: str, small: str, times_us: tuple[int, int]) -> Spent:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from farthing.distill.learn_labels import are_names
 from farthing.errors import InvalidRequest
 
 __all__ = ["LearnConfig"]
@@ -35,7 +36,8 @@ class LearnConfig:
 
         need(bool(self.model), "model", "the name of a [[model]]")
         need(bool(self.start), "start", "a model's folder, file or name")
-        need(len(self.labels) != 1 and len(set(self.labels)) == len(self.labels), "labels", "two or more, each once")
+        allowed = "two or more, with letters or digits, no two alike but for case and punctuation"
+        need(len(self.labels) != 1 and are_names(self.labels), "labels", allowed)
         need(0 < self.bound <= 0.5, "bound", "above 0, at most 0.5")
         need(0 < self.delta <= 0.5, "delta", "above 0, at most 0.5")
         need(0.1 <= self.held_out <= 0.5, "held_out", "0.1 to 0.5")

@@ -18,13 +18,14 @@ Source = Literal["escalated", "confirmed", "given"]
 @dataclass(frozen=True)
 class Answered:
     """source: escalated: the large model answered. confirmed: the small one, and who asked said that it was right.
-    given: in the file of trusted rows."""
+    given: in the file of trusted rows. run: that it taught."""
 
     prompt: str
     answer: str  # a label
     source: Source
     request_id: str = ""
     at_us: int = 0
+    run: int = 0
 
 
 def read_rows(path: Path) -> list[Answered]:
@@ -56,4 +57,6 @@ def _row(found: dict[str, Any]) -> Answered:
     row = Answered(**found)
     if not isinstance(row.prompt, str) or not isinstance(row.answer, str):
         raise TypeError("a prompt and an answer are texts")
+    if not isinstance(row.at_us, int) or not isinstance(row.run, int):
+        raise TypeError("at_us and run are numbers")
     return row

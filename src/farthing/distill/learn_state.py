@@ -3,7 +3,7 @@
 SLOT/state.json           until when traffic was collected, labels, the large model's price
 SLOT/rows.jsonl           rows that taught versions which were promoted
 SLOT/waiting.jsonl        rows of runs that came to nothing: they are collected again
-SLOT/refused/0004.jsonl   rows that a run set aside; nothing reads them
+SLOT/refused/0004.jsonl   rows of a run that teach nothing any more
 SLOT/runs/0004/           a run that has not ended: batch.json, doubt.json, training/, candidate/, event.json
 """
 
@@ -16,9 +16,9 @@ from typing import Any
 
 from farthing.distill.learn_collect import Batch, Spent
 from farthing.distill.learn_doubt import Doubt
-from farthing.distill.learn_rows import Answered, read_rows, write_rows
-from farthing.errors import CorruptModel
-from farthing.report.learn_history import Event, event_from
+from farthing.distill.learn_rows import Answered, merged, read_rows, write_rows
+from farthing.errors import CorruptModel, InvalidRequest
+from farthing.report.learn_history import Event, event_from, read_history
 from farthing.report.whole_file import whole_file
 
 __all__ = ["Memory", "Run", "State"]
@@ -30,6 +30,8 @@ class State:
     until_us: int = 0  # traffic before that was collected
     labels: tuple[str, ...] = ()
     large_pico: int | None = None  # of an answer of the large model, when it was last seen
+    priced_since_us: int = 0  # requests from then on say what a version would cost
+    held_out: float | None = None  # the least share that a version which was promoted was not taught; None: none was
 
 
 class Memory:
@@ -48,6 +50,10 @@ class Memory:
     def waiting(self) -> list[Answered]:
         return read_rows(self.folder / "waiting.jsonl")
 
+    def labels(self, batch: Batch) -> tuple[str, ...]:
+        """That versions have had, and those of a batch."""
+        return tuple(dict.fromkeys((*self.state().labels, *batch.labels)))
+
     def write_state(self, state: State) -> None:
         _write(self.folder / "state.json", asdict(state))
 
@@ -58,16 +64,24 @@ class Memory:
         write_rows(self.folder / "waiting.jsonl", rows)
 
     def set_aside(self, run: int, rows: Sequence[Answered]) -> None:
-        (self.folder / "refused").mkdir(exist_ok=True)
-        write_rows(self.folder / "refused" / f"{run:04}.jsonl", rows)
+        """Beside what that run has set aside before."""
+        if rows:
+            path = self.folder / "refused" / f"{run:04}.jsonl"
+            path.parent.mkdir(exist_ok=True)
+            write_rows(path, merged(read_rows(path), rows))
 
     def forget(self) -> int:
-        """Deletes every text; how many there were. Versions stay."""
+        """Deletes every text; how many there were. Versions stay. Raises InvalidRequest where one cannot be deleted."""
         num_rows = len(self.rows()) + len(self.waiting())
-        for path in ("rows.jsonl", "waiting.jsonl"):
-            (self.folder / path).unlink(missing_ok=True)
-        for path in ("refused", "runs"):
-            shutil.rmtree(self.folder / path, ignore_errors=True)
+        try:
+            for name in ("rows.jsonl", "waiting.jsonl"):
+                for path in (self.folder / name, *self.folder.glob(f".{name}.*")):  # a killed run leaves such
+                    path.unlink(missing_ok=True)
+            for name in ("refused", "runs"):
+                if (self.folder / name).exists():
+                    shutil.rmtree(self.folder / name)
+        except OSError as error:
+            raise InvalidRequest(f"{error.filename}: cannot be deleted ({error.strerror}); its texts stay") from None
         return num_rows
 
     def open_run(self) -> "Run | None":
@@ -80,7 +94,11 @@ class Memory:
         return None
 
     def new_run(self, batch: Batch) -> "Run":
-        path = self.folder / "runs" / f"{self.state().run + 1:04}"
+        """Its number is a new one also where runs, or their folders, were deleted before they had ended."""
+        versions = self.folder / "versions"
+        there = [int(path.name) for path in versions.iterdir() if path.name.isdecimal()] if versions.is_dir() else []
+        number = 1 + max([self.state().run, *there, *(event.run for event in read_history(self.folder))])
+        path = self.folder / "runs" / f"{number:04}"
         path.mkdir(parents=True, exist_ok=True)
         _write(path / "batch.json", asdict(batch))
         return Run(path)
@@ -117,12 +135,8 @@ class Run:
         except (ValueError, TypeError, KeyError):
             raise CorruptModel(f"{path}: not written by this farthing; delete {self.folder}") from None
 
-    def write_event(self, event: Event | None) -> None:
-        """None: judge again."""
-        if event is None:
-            (self.folder / "event.json").unlink(missing_ok=True)
-        else:
-            _write(self.folder / "event.json", asdict(event))
+    def write_event(self, event: Event) -> None:
+        _write(self.folder / "event.json", asdict(event))
 
     def delete(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -36,6 +36,10 @@ class EngineStudent:
     def labels(self) -> tuple[str, ...]:
         return self._classifier.labels
 
+    @property
+    def size(self) -> int:
+        return self._classifier.model.num_active_parameters
+
     def answer(self, texts: Sequence[str]) -> Answers:
         classifier = self._classifier
         ids = [found[: classifier.max_len] for found in classifier.encode_all(texts)]

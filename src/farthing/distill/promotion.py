@@ -13,7 +13,7 @@ from pathlib import Path
 
 from farthing.errors import InvalidRequest
 from farthing.models.slot import CURRENT, version_of
-from farthing.report.learn_history import Event, add_event, read_history
+from farthing.report.learn_history import HISTORY, Event, add_event, read_history
 from farthing.report.whole_file import whole_file
 
 __all__ = ["Slot", "version_name"]
@@ -61,6 +61,10 @@ class Slot:
     def history(self) -> list[Event]:
         return read_history(self.folder)
 
+    def rolled_back(self) -> set[str]:
+        """Versions that served once and were taken back."""
+        return {event.replaced for event in self.history() if event.kind == "rolled back" and event.replaced}
+
     def promote(self, candidate: Path, event: Event, num_kept: int) -> None:
         """`candidate`, a folder on the same file system, becomes `event.version` and serves from now on. `num_kept`
         versions stay beside it, the newest and the one that it replaces."""
@@ -69,6 +73,8 @@ class Slot:
         target = self.version(event.version)
         if candidate.exists():
             _synced(candidate)
+            if event.version != self.current:
+                shutil.rmtree(target, ignore_errors=True)  # of a kill before it served, when its run was judged again
             os.replace(candidate, target)
         assert target.is_dir(), "a candidate is there until it is a version"
         self._serve(event.version)
@@ -83,7 +89,9 @@ class Slot:
         event = next((e for e in reversed(self.history()) if e.kind == "promoted" and e.version == present), None)
         older = None if event is None else event.replaced
         if event is None or older is None or not self.version(older).is_dir():
-            why = "it is the first one" if older is None else f"{older} is not kept any more"
+            why = f"{older} is not kept any more" if older is not None else "it is the first one"
+            if event is None:
+                why = f"{HISTORY} does not say what it replaced"
             raise InvalidRequest(
                 f"slot {self.folder}: nothing to roll back to from version {present}: {why}; to do without it, take its"
                 " upstream out of the [[model]]"

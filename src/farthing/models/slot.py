@@ -59,7 +59,7 @@ def version_of(folder: Path) -> Path | None:
             f"{folder / CURRENT} holds {name[:60]!r}; allowed: one line, the name of a version in {folder}"
         )
     for path in (folder / name, folder / _VERSIONS / name):
-        if path.exists():
+        if os.path.exists(path):  # not Path.exists, which raises for a name that is too long
             return path
     raise ModelNotFound(f"{folder / CURRENT} names the version {name[:60]!r}, which is not in {folder}")
 

@@ -60,9 +60,7 @@ def _rows(found: Learned) -> list[tuple[str, ...]]:
                 "" if event is None else _moment(event.at_us),
                 _began(found, number, event),
                 f"{part.num_requests:,}",
-                "–"
-                if mean is None
-                else money(mean) + (f" +{part.num_unpriced:,} unpriced" if part.num_unpriced else ""),
+                _cost(part),
                 change,
                 "" if event is None or event.difference is None else quality_words(event),
             )

@@ -19,6 +19,7 @@ class RouterStats:
     num_drafts: int  # first answers of a cascade
     drift: Drift | None
     num_sessions: int
+    num_refused: int  # files that could not be opened (reloading.py)
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
 """A router's file that changes while the server runs: looked at now and then, opened beside, put in its place whole.
 
 The file may be a slot (models/slot.py): then it is the `router.safetensors` of the version that is served. One that
-cannot be opened is told once and the decider before it goes on.
+cannot be opened is told once and tried again now and then; the decider before it goes on meanwhile.
 """
 
 import logging
@@ -23,6 +23,7 @@ __all__ = ["ROUTER_FILE", "ReloadingDecider", "router_path", "watched_decider"]
 
 ROUTER_FILE = "router.safetensors"
 EVERY_S = 1.0
+RETRY_S = 30.0
 log = logging.getLogger("farthing.router")
 
 
@@ -73,8 +74,10 @@ class ReloadingDecider:
         self._stamp = _stamp(path)
         self._looked_s = clock_s()
         self._opening: Thread | None = None
+        self._retry_s: float | None = None  # when what could not be opened is tried again; None: all is well
+        self._trouble = ""  # that was told
         self._decider = self._open()
-        self.num_failed = 0  # versions that could not be opened
+        self.num_refused = 0  # what could not be opened: once for each file and trouble
 
     def choose(self, question: Question) -> Choice:
         self._look()
@@ -103,18 +106,24 @@ class ReloadingDecider:
             return
         self._looked_s = now_s
         found = _stamp(self._path)
-        if found != self._stamp:
-            self._stamp = found
+        is_new = found != self._stamp
+        if is_new:
+            self._stamp, self._trouble = found, ""
+        if is_new or (self._retry_s is not None and now_s >= self._retry_s):
+            self._retry_s = now_s + RETRY_S
             self._opening = Thread(target=self._replace, name="router-file", daemon=True)
             self._opening.start()
 
     def _replace(self) -> None:
         try:
             found = self._open()
-        except FarthingError as error:
-            self.num_failed += 1
-            log.warning("the router stays as it was: %s", error)
+        except Exception as error:  # no memory, no more open files: whatever it is, the next try may do
+            what = str(error) if isinstance(error, FarthingError) else f"{type(error).__name__}: {error}"
+            if what != self._trouble:
+                self._trouble, self.num_refused = what, self.num_refused + 1
+                log.warning("the router stays as it was: %s", what)
             return
+        self._retry_s = None
         if found is not None:  # a slot that lost its `current` goes on with what it had
             self._decider = found
             log.info("router: %s", router_path(self._path))

@@ -21,7 +21,7 @@ from farthing.router.counts import Counts, RouterStats
 from farthing.router.deciding import Choice, Decider, Verdict
 from farthing.router.drafting import Draft, draft_call, sample_call, shown
 from farthing.router.question import Question, read_question
-from farthing.router.reloading import watched_decider
+from farthing.router.reloading import ReloadingDecider, watched_decider
 from farthing.router.sessions import Seat, Sessions, moving_ratio
 from farthing.upstreams.breaker import Breaker
 from farthing.upstreams.call import Call, Chunk, Tally, Upstream
@@ -261,8 +261,11 @@ class Router:
 
     def router_stats(self) -> RouterStats:
         counts = self._counts
-        drifted = self._decider.drift()
-        return RouterStats(dict(counts.requests), counts.num_escalated, counts.num_drafts, drifted, len(self._sessions))
+        drifted, num_sessions = self._decider.drift(), len(self._sessions)
+        num_refused = self._decider.num_refused if isinstance(self._decider, ReloadingDecider) else 0
+        return RouterStats(
+            dict(counts.requests), counts.num_escalated, counts.num_drafts, drifted, num_sessions, num_refused
+        )
 
     def max_usage(self, call: Call) -> Usage:
         """The most of any member, class by class. Raises UpstreamError where all refuse."""

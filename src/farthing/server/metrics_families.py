@@ -114,6 +114,8 @@ class RouterStats(Protocol):
     def drift(self) -> DriftFound | None: ...
     @property
     def num_sessions(self) -> int: ...
+    @property
+    def num_refused(self) -> int: ...
 
 
 RouterSource = Callable[[], RouterStats]
@@ -201,6 +203,7 @@ def router_families(sources: Mapping[str, RouterSource]) -> Iterator[Metric]:
     for metric, text, attribute in (
         ("farthing_router_drafts", "First answers of a cascade", "num_drafts"),
         ("farthing_router_escalations", "Those of them that were not kept", "num_escalated"),
+        ("farthing_router_files_refused", "Files that could not be opened, or versions of a slot", "num_refused"),
     ):
         counter = CounterMetricFamily(metric, text, labels=["router"])
         for name, stats in found.items():
