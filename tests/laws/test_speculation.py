@@ -290,7 +290,7 @@ def test_a_draft_model_on_real_arithmetic(family, weights, product, draft):
         codec=st.sampled_from(["f16", "q8"]),
         num_pages=st.integers(5, 12),
     )
-    @example(script=crowd, codec="f16", num_pages=7)
+    @example(script=crowd, codec="f16", num_pages=5)
     def examples(script, codec, num_pages):
         config = EngineConfig(product=product, num_threads=2, num_pages=num_pages, k_codec=codec, v_codec=codec)
         plain = play(Engine(model, config), script)
