@@ -199,7 +199,7 @@ def _run(
             measured = measure_labels(job, data, made, host, told)
             results = measured.results
             told.stage("writing the cascade")
-            write_cascade(job, made, measured.linear, measured.points)
+            write_cascade(job, made.labels, measured.cascade)
     document = report_document(job, data, made, results, host)
     write_report(job, document)
     return document

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from farthing.distill.cascade_folder import kept_seconds
+from farthing.distill.cascade_folder import MeasuredCascade, kept_seconds
 from farthing.distill.data import Data, Example
 from farthing.distill.job import DistillJob
 from farthing.distill.linear import train_linear
@@ -15,7 +15,7 @@ from farthing.distill.measure import LINEAR, Chosen, Rows, choose_point, measure
 from farthing.distill.prompted import ask_prompted, prompted_rows
 from farthing.distill.report_file import STUDENT, TEACHER
 from farthing.distill.result import Cost, Quality, Result
-from farthing.distill.stages import Made, Telling
+from farthing.distill.stages import Made, Telling, quantized_teacher
 from farthing.distill.timing import interleaved, medians
 from farthing.economics.cost import HostCost
 from farthing.engine.cascade_classifier import classifier_logs
@@ -23,7 +23,6 @@ from farthing.engine.classifier import Classifier, ClassifierConfig
 from farthing.engine.labelling import cut
 from farthing.models import Model, load_model
 from farthing.models.cascade_file import PointName
-from farthing.models.linear import Linear
 
 __all__ = ["PROMPTED", "LabelsMeasured", "measure_labels"]
 
@@ -34,11 +33,10 @@ NUM_ROUNDS = 5
 
 @dataclass(frozen=True)
 class LabelsMeasured:
-    """The rows of the table; and of the cascade the linear model and the points that its two rows are of."""
+    """The rows of the table, the last two of which are the cascade's."""
 
     results: list[Result]
-    linear: Linear
-    points: Mapping[PointName, Chosen]
+    cascade: MeasuredCascade
 
 
 def measure_labels(
@@ -48,9 +46,9 @@ def measure_labels(
     it was trained and quantized, the linear model, and the cascade. The teacher is timed in the student's few bits;
     long texts are cut as they were in training."""
     telling.stage("measuring")
-    quantized = f"{STUDENT}, {job.format}"
+    quantized, teacher = f"{STUDENT}, {job.format}", quantized_teacher(job, made.teacher)
     models = _Models(job, data, made, {
-        TEACHER: load_model(made.teacher, weights=job.format),
+        TEACHER: load_model(teacher),
         STUDENT: load_model(made.student),
         quantized: load_model(made.quantized),
     })  # fmt: skip
@@ -65,7 +63,8 @@ def measure_labels(
     found.append(measured_cascade(best, measured, costs, stages, is_best=True))
     asked = prompted or (job.teacher if made.teacher_trained is not None else None)
     first = [] if asked is None else _prompted(asked, job, data, made, host, telling)
-    return LabelsMeasured([*first, *found], models.linear, {"best": best, "cheapest": cheapest})
+    points: Mapping[PointName, Chosen] = {"best": best, "cheapest": cheapest}
+    return LabelsMeasured([*first, *found], MeasuredCascade(models.linear, made.quantized, teacher, points))
 
 
 class _Models:

@@ -17,7 +17,7 @@ from farthing.models.vocabulary_trim import read_tokenizer, task_token_ids
 from farthing.tuning.job import QuantizeJob
 from farthing.tuning.run import quantize_model
 
-__all__ = ["Made", "Telling", "file_suffix", "quantized_student", "start_of", "steps_of"]
+__all__ = ["Made", "Telling", "file_suffix", "quantized_student", "quantized_teacher", "start_of", "steps_of"]
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,15 @@ def _noted(notes: Path) -> tuple[int, ...]:
     if not isinstance(found, list) or not all(type(layer) is int for layer in found):
         raise CorruptModel(f"{notes} is damaged; remove it to choose the layers anew")
     return tuple(found)
+
+
+def quantized_teacher(job: DistillJob, teacher: Path) -> Path:
+    """The tuned teacher in the student's few bits: what is measured, and served as the last stage of a cascade. Written
+    in every run: it takes seconds, and who measures ready folders may have another teacher than the last time."""
+    path = job.work / f"teacher-{job.format}{file_suffix(job.format)}"
+    job.work.mkdir(exist_ok=True)
+    quantize_model(teacher, path, QuantizeJob(job.format, method="rtn"), is_overwrite=True)
+    return path
 
 
 def file_suffix(format: str) -> str:
