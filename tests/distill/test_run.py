@@ -1,5 +1,6 @@
 """`farthing distill` from end to end on tiny models: what it leaves behind, and that a stopped run goes on."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -130,6 +131,19 @@ def test_the_teacher_in_the_cascade_says_what_was_measured(made: Path, tmp_path:
     expected = classifier_logs(measured, measured.encode_all([*TEXTS]))
     np.testing.assert_allclose(served.label(prompts).logs, expected, atol=1e-6)
     assert served.label(prompts).stages.tolist() == [2] * 6
+
+
+def test_no_room_is_told_and_what_was_there_stays(given: Path, made: Path, monkeypatch: Any, capsys: Any) -> None:
+    folder = made.with_name("student-cascade")
+    before = contents(folder)
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    assert distill(given, made) == 1
+    assert "student-cascade: cannot be written (No space left" in capsys.readouterr().err
+    assert contents(folder) == before
 
 
 def test_a_foreign_folder_in_the_cascades_place_is_not_touched(tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from farthing.distill.job import DistillJob
 from farthing.distill.measure import Chosen
-from farthing.errors import CorruptModel
+from farthing.errors import CorruptModel, InvalidRequest
 from farthing.models.cascade_file import CascadeFile, PointName, StageFile
 from farthing.models.hub import CASCADE_FILE
 from farthing.models.linear import Linear
@@ -24,7 +26,7 @@ STAGES = ("linear", "student", "teacher")
 
 @dataclass(frozen=True)
 class MeasuredCascade:
-    """teacher: its file, in few bits."""
+    """What was measured: the linear model, both others' files in few bits, and where the stages work together."""
 
     linear: Linear
     student: Path
@@ -47,11 +49,14 @@ def write_cascade(job: DistillJob, labels: tuple[str, ...], cascade: MeasuredCas
         {name: chosen.point for name, chosen in points.items()},
         {name: {"accuracy": chosen.accuracy, "seconds_per_request": chosen.seconds} for name, chosen in points.items()},
     )
-    with new_folder(job.cascade, is_replaced=True) as part:
-        write_linear(part / paths[0], cascade.linear)
-        for stage, model in zip(stages[1:], models, strict=False):
-            shutil.copyfile(model, part / stage.path)
-        (part / CASCADE_FILE).write_text(file.json(), encoding="utf-8")
+    try:
+        with new_folder(job.cascade, is_replaced=True) as part:
+            write_linear(part / paths[0], cascade.linear)
+            for stage, model in zip(stages[1:], models, strict=False):
+                shutil.copyfile(model, part / stage.path)
+            (part / CASCADE_FILE).write_text(file.json(), encoding="utf-8")
+    except OSError as error:
+        raise InvalidRequest(f"{job.cascade}: cannot be written ({error.strerror}); make room, and run again") from None
     return job.cascade
 
 
@@ -64,11 +69,8 @@ def kept_seconds(job: DistillJob, seconds: Mapping[str, float]) -> dict[str, flo
     key = f"{job.format}, {job.num_threads} threads"
     notes = read_json(path) if path.is_file() else {}
     found = notes.setdefault(key, dict(seconds))
-    if (
-        not isinstance(found, dict)
-        or found.keys() != seconds.keys()
-        or not all(type(value) is float and value > 0 for value in found.values())
-    ):
+    is_sound = isinstance(found, dict) and found.keys() == seconds.keys()
+    if not is_sound or not all(type(value) is float and 0 < value < np.inf for value in found.values()):
         raise CorruptModel(f"{path} is damaged; remove it to time the stages anew")
     path.with_suffix(".part").write_text(json.dumps(notes) + "\n", encoding="utf-8")
     os.replace(path.with_suffix(".part"), path)
