@@ -74,4 +74,5 @@ def kept_seconds(job: DistillJob, seconds: Mapping[str, float]) -> dict[str, flo
         raise CorruptModel(f"{path} is damaged; remove it to time the stages anew")
     path.with_suffix(".part").write_text(json.dumps(notes) + "\n", encoding="utf-8")
     os.replace(path.with_suffix(".part"), path)
-    return found
+    kept: dict[str, float] = found
+    return kept
