@@ -100,7 +100,7 @@ def measure(task: str, data: Data, options: argparse.Namespace, telling: Telling
     begun = perf_counter()
     job = job_of(task, options)
     made = made_of(job, data, telling)
-    found = measure_labels(job, data, made, host, telling, prompted=MODEL)
+    found = measure_labels(job, data, made, host, telling, prompted=MODEL).results
     document = report_document(job, data, made, found, host)
     return {
         "task": task,

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from benchmarks.intents_data import Intents, Split, load_intents
 from farthing.engine import Engine
 from farthing.models import Model, load_model
+from farthing.models.grams import grams, sparse
 from farthing.request import Done, Message, Request, SamplingParams, Token
 from farthing.router.blocks import text_block
-from farthing.router.grams import grams, sparse
 from farthing.router.hidden import Hidden
 from farthing.router.labelled import Labelled
 from farthing.router.signals import signals

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from farthing.distill.linear import NUM_COLUMNS, Linear, train_linear
+from farthing.distill.linear import train_linear
+from farthing.models.linear import NUM_COLUMNS, Linear
 
 __all__ = ["Linear", "Nearest", "train_linear"]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from farthing.cli import main
+from tests.engine.cascades import KNOWN, write_folder
 from tests.models.small import GOLDEN
 
 MODEL = str(GOLDEN / "classifier_llama")
@@ -143,3 +144,49 @@ def test_compare_asks_a_classifier_by_its_path(tmp_path: Path, capsys: pytest.Ca
     assert all(line["logprob_mean"] == line["logprob_least"] <= 0 for line in lines)
     assert all(line["cost_pico"] > 0 for line in lines)
     assert "models" in document
+
+
+@pytest.fixture(scope="module")
+def cascade(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_folder(tmp_path_factory.mktemp("cascade") / "intents"))
+
+
+@pytest.fixture
+def known(tmp_path: Path) -> Path:
+    rows = [{"text": text, "answer": label} for text, label in zip(KNOWN, LABELS, strict=True)]
+    path = tmp_path / "known.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"text": "x" * 30}]))
+    return path
+
+
+def test_a_cascade_tells_who_answered(cascade: str, known: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["classify", cascade, str(known), "--json", "--batch", "4"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["model"], document["point"], document["accuracy"]) == ("intents", "best", 1)
+    assert list(document["stages"]) == ["linear", "student", "teacher"]
+    assert document["stages"]["linear"] == 5
+    assert sum(document["stages"].values()) == document["num_rows"] == 6
+    assert [row["stage"] for row in document["rows"][:5]] == ["linear"] * 5
+    assert main(["classify", cascade, str(known), "--point", "cheapest"]) == 0
+    assert "answered by: linear 5, student 1" in capsys.readouterr().out
+
+
+def test_what_a_cascade_does_not_take(cascade: str, known: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for options, said in (
+        ((cascade, str(known), "--point", "dearest"), "allowed: best, cheapest"),
+        ((cascade, str(known), "--weights", "q8_0"), "leave weights out"),
+        ((MODEL, str(known), "--point", "best"), "is a single model"),
+    ):
+        assert main(["classify", *options]) == 1
+        assert said in capsys.readouterr().err
+
+
+def test_compare_asks_a_cascade_by_its_path(cascade: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task = tmp_path / "task.jsonl"
+    rows = [{"prompt": text, "answer": LABELS[i], "match": "exact"} for i, text in enumerate(KNOWN)]
+    task.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "answers.jsonl"
+    assert main(["compare", str(task), "--models", cascade, "--out", str(out), "--json"]) == 0
+    assert "models" in json.loads(capsys.readouterr().out)
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line["answer"] for line in lines] == [*LABELS]

@@ -13,7 +13,7 @@ from farthing.distill.learn_config import LearnConfig
 from farthing.distill.learn_judge import Answers, Version, served
 from farthing.distill.learn_rows import Answered
 from farthing.distill.learn_tools import Lesson, Names
-from farthing.distill.linear import Linear, train_linear
+from farthing.distill.linear import train_linear
 from farthing.distill.promotion import Slot
 from farthing.ledger.config import LedgerConfig
 from farthing.ledger.entries import insert_row
@@ -21,6 +21,7 @@ from farthing.ledger.feedback import Feedback, insert_feedback
 from farthing.ledger.opening import open_database, transaction
 from farthing.ledger.reader import open_reader
 from farthing.ledger.traffic import Traffic, insert_traffic
+from farthing.models.linear import Linear
 from farthing.router.reloading import ROUTER_FILE
 from farthing.router.trained import Trained
 from tests.report.ledger_rows import row

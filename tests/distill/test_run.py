@@ -1,5 +1,6 @@
 """`farthing distill` from end to end on tiny models: what it leaves behind, and that a stopped run goes on."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -12,8 +13,20 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from farthing.cli import main
+from farthing.distill.cascade_folder import MeasuredCascade, write_cascade
+from farthing.distill.data import collected, examples_of_task
+from farthing.distill.job import DistillJob
+from farthing.distill.linear import train_linear
+from farthing.distill.measure import Chosen
+from farthing.distill.student import parse_student
+from farthing.engine.cascade_classifier import classifier_logs, open_cascade
 from farthing.engine.classifier import Classifier, ClassifierConfig
+from farthing.engine.labelling import Prompt
+from farthing.engine.open_labeller import open_labeller
+from farthing.errors import InvalidRequest
 from farthing.models import load_model
+from farthing.models.cascade_file import Point, read_cascade
+from farthing.report.classify import classify_rows, read_rows
 from tests.distill.tiny import TEXTS, write_tiny
 
 LABELS = ("arrival", "order", "rate", "top_up", "twice", "login")
@@ -46,6 +59,10 @@ def distill(given: Path, out: Path, *more: str, teacher: str = "base") -> int:
     ])  # fmt: skip
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 @pytest.fixture(scope="module")
 def made(given: Path) -> Path:
     assert distill(given, given / "student") == 0
@@ -76,6 +93,75 @@ def test_what_it_leaves_is_an_ordinary_folder_and_a_report(made: Path) -> None:
     assert {len(row["seconds_per_request_by_round"]) for row in report["results"]} == {5}
 
 
+def test_the_cascade_beside_it_is_served_as_it_was_measured(made: Path, tmp_path: Path) -> None:
+    folder, report = made.with_name("student-cascade"), json.loads((made / "report.json").read_text())
+    file = read_cascade(folder)
+    assert file.labels == tuple(sorted(LABELS))
+    assert file.max_tokens == 256
+    asked = max(point.num_stages for point in file.points.values())
+    names = ["cascade.json", "linear.npz", "student-q8_0.gguf", *(["teacher-q8_0.gguf"] if asked > 2 else [])]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    assert (folder / "student-q8_0.gguf").read_bytes() == made.with_name("student-q8_0.gguf").read_bytes()
+    task = made.with_name("task.jsonl").read_text().splitlines()
+    data = collected(examples_of_task(made.with_name("task.jsonl")), share=0.2)
+    held_out = {row.text for row in data.held_out}
+    rows = [line for line in task if json.loads(line)["prompt"] in held_out]
+    (tmp_path / "held_out.jsonl").write_text("\n".join(rows))
+    measured = {"cheapest": report["results"][-2], "best": report["results"][-1]}
+    for name, row in measured.items():
+        found, _, _ = classify_rows(
+            open_labeller(folder, ClassifierConfig(1), point=name), read_rows(tmp_path / "held_out.jsonl"), batch=7
+        )
+        assert sum(one.is_right is True for one in found) / len(found) == row["accuracy"]
+        shares = [sum(one.stage == stage for one in found) / len(found) for stage in ("linear", "student", "teacher")]
+        assert shares == pytest.approx(row["shares"])
+
+
+def test_the_teacher_in_the_cascade_says_what_was_measured(made: Path, tmp_path: Path) -> None:
+    """Both points ask it: their thresholds keep nothing."""
+    job = DistillJob("base", parse_student("layers=2,vocab=task"), tmp_path / "student")
+    student, teacher = made.with_name("student-q8_0.gguf"), made.with_name("student.work") / "teacher-q8_0.gguf"
+    chosen = Chosen(Point(((), (0.0,), (0.0, 0.0)), (None, None)), 1.0, 1e-3, ((), (0.0,), (0.0, 0.0)))
+    linear = train_linear([*TEXTS], np.arange(6), 6)
+    cascade = MeasuredCascade(linear, student, teacher, {"best": chosen, "cheapest": chosen})
+    folder = write_cascade(job, tuple(sorted(LABELS)), cascade)
+    assert (folder / "teacher-q8_0.gguf").read_bytes() == teacher.read_bytes()
+    served, measured = open_cascade(folder, ClassifierConfig(1)), Classifier(load_model(teacher), ClassifierConfig(1))
+    prompts = [Prompt(served.encode(text), text) for text in TEXTS]
+    expected = classifier_logs(measured, measured.encode_all([*TEXTS]))
+    np.testing.assert_allclose(served.label(prompts).logs, expected, atol=1e-6)
+    assert served.label(prompts).stages.tolist() == [2] * 6
+
+
+def test_no_room_is_told_and_what_was_there_stays(given: Path, made: Path, monkeypatch: Any, capsys: Any) -> None:
+    folder = made.with_name("student-cascade")
+    before = contents(folder)
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    assert distill(given, made) == 1
+    assert "student-cascade: cannot be written (No space left" in capsys.readouterr().err
+    assert contents(folder) == before
+
+
+def test_a_foreign_folder_in_the_cascades_place_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "student-cascade").mkdir()
+    with pytest.raises(InvalidRequest, match="is no cascade"):
+        DistillJob("base", parse_student("layers=2,vocab=task"), tmp_path / "student")
+
+
+def test_damaged_timings_are_told(given: Path, made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = given / "student.work" / "cascade-seconds.json"
+    whole = path.read_bytes()
+    for damaged in (b"{", whole.replace(b"linear", b"square"), whole.replace(b": {", b': 7, "x": {')):
+        path.write_bytes(damaged)
+        assert distill(given, made) == 1
+        assert str(path) in capsys.readouterr().err
+    path.write_bytes(whole)
+
+
 def test_the_untrained_teacher_is_asked_with_a_prompt(given: Path, made: Path) -> None:
     assert distill(given, made, "--prompted", "4") == 0
     first = json.loads((made / "report.json").read_text())["results"][0]
@@ -85,8 +171,10 @@ def test_the_untrained_teacher_is_asked_with_a_prompt(given: Path, made: Path) -
 
 def test_a_second_run_finds_all_done(given: Path, made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (made / "model.safetensors").read_bytes()
+    cascade = contents(made.with_name("student-cascade"))
     assert distill(given, made, "--json") == 0
     assert (made / "model.safetensors").read_bytes() == before
+    assert contents(made.with_name("student-cascade")) == cascade
     assert json.loads(capsys.readouterr().out)["labels"] == 6
 
 

@@ -6,9 +6,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from farthing.models.grams import grams
 from farthing.router.arithmetic import evaluate
 from farthing.router.checks import CHECK_NAMES, checks
-from farthing.router.grams import grams
 from farthing.router.metrics import Pair, apgr, cpt
 from farthing.router.policy import choose, spent
 from farthing.router.probability import fit_isotonic

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from farthing.models.grams import grams, sparse
 from farthing.router.blocks import form_block, text_block
-from farthing.router.grams import grams, sparse
 from farthing.router.ridge import best_fit, fit
 
 

@@ -14,6 +14,7 @@ from openai import OpenAI
 
 from farthing.router.config import RouterConfig
 from farthing.server.config import ModelEntry, RouteEntry, UpstreamEntry
+from tests.engine.cascades import KNOWN, write_folder
 from tests.server.serving import GOLDEN, serving
 from tests.upstreams.slots import add_version, promote
 
@@ -161,6 +162,18 @@ def test_the_bill_and_the_metrics_have_it(local, client):
     assert f'farthing_engine_steps_total{{model_name="{MODEL}"}}' in page
     assert f'farthing_model_version{{model_name="{MODEL}",version="{MODEL}"}} 1.0' in page
     assert client.models.list().data[0].id == MODEL
+
+
+def test_a_cascade_is_billed_and_counted_by_stage(tmp_path):
+    folder = write_folder(tmp_path / "intents")
+    entry = UpstreamEntry("small", "classifier", {"models": [str(folder)], "threads": 1, "point": "cheapest"})
+    with serving(tmp_path, entry) as server, OpenAI(base_url=server.url + "/v1", api_key="none") as client:
+        answers = [ask(client, text, model="intents") for text in KNOWN]
+        assert [answer.choices[0].message.content for answer in answers] == [*LABELS]
+        assert all(answer.usage.cost_usd > 0 for answer in answers)
+        page = httpx2.get(server.url + "/metrics").text
+        assert 'farthing_cascade_answers_total{model_name="intents",stage="linear"} 5.0' in page
+        assert {row.cost_pico > 0 for row in server.rows()} == {True}
 
 
 def test_promotion_and_rollback_under_load_without_a_failed_request(tmp_path):

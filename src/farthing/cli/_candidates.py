@@ -66,7 +66,7 @@ class Candidates:
         return (listed[0], name) if listed else None
 
     def _local(self, name: str) -> "tuple[UpstreamEntry, str]":
-        from farthing.models.hub import find_model
+        from farthing.models.hub import find_model, is_cascade
         from farthing.models.opening import open_checkpoint
         from farthing.server.config import UpstreamEntry
         from farthing.upstreams.classifier_config import served_as
@@ -80,7 +80,8 @@ class Candidates:
                 raise InvalidRequest(f"--models {name}: {name.rpartition('@')[2]!r} is no format of weights; "
                                      f"allowed after @: {', '.join(FORMATS)}")  # fmt: skip
         try:
-            kind = "classifier" if open_checkpoint(find_model(source)).config.labels else "local"
+            path = find_model(source)
+            kind = "classifier" if is_cascade(path) or open_checkpoint(path).config.labels else "local"
         except FarthingError as error:
             there = ", ".join(f"{entry.name}/MODEL" for entry in self._config.upstreams)
             hint = f"; of {self._config.source} there are {there}" if there else ""

@@ -20,9 +20,10 @@ from farthing.cli._output import (
     visible,
     warn,
 )
+from farthing.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from farthing.engine.classifier import Classifier
+    from farthing.engine.labelling import Labeller
     from farthing.report.classify import Classified, Summary
 
 EXAMPLE = "farthing classify models/intents questions.jsonl --out labels.jsonl"
@@ -30,7 +31,9 @@ SHOWN_TEXT = 70  # letters of a text in the terminal
 
 ModelArgument = Annotated[
     str,
-    typer.Argument(metavar="MODEL", help="A folder, .gguf or .safetensors file with a classification head; or a slot."),
+    typer.Argument(
+        metavar="MODEL", help="A folder, .gguf or .safetensors file with a classification head; a cascade; a slot."
+    ),
 ]
 DataArgument = Annotated[
     Path,
@@ -49,6 +52,9 @@ def classify(
     batch: Annotated[
         int, typer.Option("--batch", min=1, metavar="N", help="Rows that are given to the model together.")
     ] = 256,
+    point: Annotated[
+        str | None, typer.Option("--point", metavar="POINT", help="Of a cascade: best (the default) or cheapest.")
+    ] = None,
     weights: WeightsOption = None,
     product: ProductOption = None,
     threads: ThreadsOption = None,
@@ -56,24 +62,26 @@ def classify(
     json_mode: JsonOption = False,
 ) -> None:
     """Label texts with a classifier: a model with a classification head, as `farthing distill` makes them or
-    transformers saves them (...ForSequenceClassification)."""
+    transformers saves them (...ForSequenceClassification), or with a cascade."""
     from contextlib import nullcontext
 
     from farthing.economics.cost import HostCost
-    from farthing.engine.classifier import Classifier, ClassifierConfig
-    from farthing.models import load_model
+    from farthing.engine.cascade_classifier import BEST
+    from farthing.engine.classifier import ClassifierConfig
+    from farthing.engine.open_labeller import open_labeller
     from farthing.report.classify import classify_rows, read_rows, row_json, summary_of
     from farthing.report.whole_file import whole_file
 
     rows = read_rows(data, limit)
     more: dict[str, Any] = {} if product is None else {"product": product}
-    classifier = Classifier(
-        load_model(model, weights=weights), ClassifierConfig(num_threads=usable_threads(threads), **more)
-    )
+    config = ClassifierConfig(num_threads=usable_threads(threads), **more)
+    classifier = open_labeller(model, config, weights=weights, point=point or BEST)
+    if point is not None and not classifier.stages:
+        raise InvalidRequest(f"--point is {point!r}, and {classifier.name} is a single model; leave it out")
     unknown = sorted({answer for row in rows for answer in row.answers} - set(classifier.labels))
     if unknown:
         warn(f"{len(unknown)} answers are no label of this model and count as wrong: {', '.join(unknown[:5])}")
-    classifier.classify([[0]] * classifier.config.max_num_batched_tokens)  # so that making room is in no figure
+    classifier.warm_up()  # so that making room is in no figure
     with nullcontext() if out is None else whole_file(out, "--out") as file:
         with progress() as bar:
             task = bar.add_task("classify", total=len(rows))
@@ -84,6 +92,8 @@ def classify(
             file.writelines(json.dumps(row_json(one), ensure_ascii=False) + "\n" for one in found)
     summary = summary_of(found, seconds, num_tokens, HostCost(usd_per_hour))
     document = _document(classifier, summary, weights)
+    if classifier.stages:
+        document |= {"point": point or BEST, "stages": _by_stage(classifier, summary)}
     if out is None:
         document["rows"] = [row_json(one) for one in found]
 
@@ -97,9 +107,9 @@ def classify(
     emit(json_mode, document, show)
 
 
-def _document(classifier: "Classifier", summary: "Summary", weights: str | None) -> dict[str, Any]:
+def _document(classifier: "Labeller", summary: "Summary", weights: str | None) -> dict[str, Any]:
     return {
-        "model": classifier.model.name,
+        "model": classifier.name,
         "weights": weights or "file",
         "weight_bytes": classifier.weight_bytes,
         "labels": len(classifier.labels),
@@ -118,6 +128,10 @@ def _document(classifier: "Classifier", summary: "Summary", weights: str | None)
     }
 
 
+def _by_stage(classifier: "Labeller", summary: "Summary") -> dict[str, int]:
+    return {stage: summary.num_by_stage.get(stage, 0) for stage in classifier.stages}
+
+
 def _show_rows(found: "list[Classified]") -> None:
     out = console()
     for one in found:
@@ -127,7 +141,7 @@ def _show_rows(found: "list[Classified]") -> None:
         out.print(f"{mark}{shown}\t{text if len(text) <= SHOWN_TEXT else text[: SHOWN_TEXT - 1] + '…'}")
 
 
-def _show(summary: "Summary", classifier: "Classifier", usd_per_hour: Decimal) -> None:
+def _show(summary: "Summary", classifier: "Labeller", usd_per_hour: Decimal) -> None:
     if summary.accuracy is not None and summary.interval is not None:
         low, high = summary.interval
         print(
@@ -139,8 +153,11 @@ def _show(summary: "Summary", classifier: "Classifier", usd_per_hour: Decimal) -
         f"{summary.requests_per_s:,.0f} rows/s, {summary.tokens_per_s:,.0f} tok/s, "
         f"{summary.usd_per_million:.4f} USD for a million rows at {usd_per_hour} USD an hour"
     )
+    if classifier.stages:
+        parts = (f"{visible(stage)} {num:,}" for stage, num in _by_stage(classifier, summary).items())
+        print(f"answered by: {', '.join(parts)}")
     config, size = classifier.config, classifier.weight_bytes / 1e6
     print(
-        f"{classifier.model.name}, {len(classifier.labels)} labels, {size:,.1f} MB of weights, {config.product} "
+        f"{classifier.name}, {len(classifier.labels)} labels, {size:,.1f} MB of weights, {config.product} "
         f"products, {config.num_threads} threads"
     )

@@ -152,6 +152,8 @@ def distill(
         raise
     emit(json, document, lambda: print_table(document, console()))
     note(f"student: {output}; in few bits: {output.with_name(document['quantized'])}; report: {output / 'report.json'}")
+    if document["labels"]:
+        note(f"cascade, for farthing classify and serve: {job.cascade}")
 
 
 def _end(minutes: float | None, steps: int | None) -> dict[str, Any]:
@@ -171,6 +173,7 @@ def _run(
 ) -> dict[str, Any]:  # fmt: skip
     """left_out: rows that went before. of_labels: options given that mean nothing where answers are texts."""
     from farthing.cli._distill import left_out_line, telling
+    from farthing.distill.cascade_folder import write_cascade
     from farthing.distill.data import collected
     from farthing.distill.labels_report import measure_labels
     from farthing.distill.report_file import report_document, write_report
@@ -193,7 +196,10 @@ def _run(
             results = measure_text(job, data, made, told)
         else:
             made = make_labels_student(job, data, told)
-            results = measure_labels(job, data, made, host, told)
+            measured = measure_labels(job, data, made, host, told)
+            results = measured.results
+            told.stage("writing the cascade")
+            write_cascade(job, made.labels, measured.cascade)
     document = report_document(job, data, made, results, host)
     write_report(job, document)
     return document

@@ -7,6 +7,8 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
+from farthing.engine.cascade_rule import walk
+
 __all__ = ["Outcome", "Stage", "choose_thresholds", "serve"]
 
 Vector = NDArray[np.float64]
@@ -41,20 +43,21 @@ class Outcome:
 
 
 def serve(stages: Sequence[Stage], thresholds: Sequence[float]) -> Outcome:
-    """A row is answered by the first stage whose confidence reaches its threshold; by the last one otherwise."""
+    """A row is answered by the first stage whose confidence reaches its threshold; by the last one otherwise. An
+    infinite threshold keeps nothing."""
     num = len(stages[0].right)
-    right, usd, seconds = np.zeros(num, bool), np.zeros(num), np.zeros(num)
-    waiting, shares, asked = np.ones(num, bool), [], []
-    for stage, threshold in zip(stages, [*thresholds, -np.inf], strict=True):
-        is_asked = waiting & (stage.is_heard or threshold < np.inf)  # who keeps nothing and is not heard is not asked
-        usd += is_asked * stage.usd
-        seconds += is_asked * stage.seconds
-        kept = waiting & (stage.confidence >= threshold) & (threshold < np.inf)
-        right |= kept & stage.right
-        waiting &= ~kept
-        shares.append(float(kept.mean()))
-        asked.append(float(is_asked.mean()))
-    return Outcome(right, usd, seconds, tuple(shares), tuple(asked))
+    found = walk(
+        num,
+        [float(threshold) if threshold < np.inf else None for threshold in thresholds],
+        [stage.is_heard for stage in stages],
+        lambda stage, rows: stages[stage].confidence[rows],
+    )
+    usd, seconds = np.zeros(num), np.zeros(num)
+    for stage, rows in zip(stages, found.asked, strict=True):
+        usd[rows] += stage.usd[rows]
+        seconds[rows] += stage.seconds[rows]
+    right = np.array([stage.right for stage in stages])[found.stages, np.arange(num)]
+    return Outcome(right, usd, seconds, found.answered_shares(), found.asked_shares())
 
 
 def choose_thresholds(stages: Sequence[Stage], target: float | NDArray[np.bool_]) -> tuple[float, ...]:

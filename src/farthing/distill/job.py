@@ -9,6 +9,7 @@ from pathlib import Path
 from farthing.distill.recipe import STUDENT, TEACHER, Recipe
 from farthing.distill.student import StudentSpec
 from farthing.errors import CorruptModel, InvalidRequest
+from farthing.models.hub import is_cascade
 from farthing.models.opening import read_json
 from farthing.quant import quantizable
 
@@ -41,8 +42,15 @@ class DistillJob:
             raise InvalidRequest(f"--linear-share is {self.linear_share}; allowed: 0 to below 1")
         if self.output.exists() and not (self.output / "training.json").is_file():
             raise InvalidRequest(f"{self.output} exists and is no student; give another -o, or remove it first")
+        if self.cascade.exists() and not is_cascade(self.cascade):
+            raise InvalidRequest(f"{self.cascade} exists and is no cascade; give another -o, or remove it first")
         if not self.output.parent.is_dir():
             raise InvalidRequest(f"{self.output}: the folder {self.output.parent} does not exist; create it first")
+
+    @property
+    def cascade(self) -> Path:
+        """Of a task of labels: the folder with all stages."""
+        return self.output.with_name(self.output.name + "-cascade")
 
     @property
     def work(self) -> Path:

@@ -1,84 +1,109 @@
 """What came of a distillation to labels: every model on the held-out rows, with its cost, in one table."""
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from farthing.distill.cascade_folder import MeasuredCascade, kept_seconds
 from farthing.distill.data import Data, Example
 from farthing.distill.job import DistillJob
 from farthing.distill.linear import train_linear
-from farthing.distill.measure import LINEAR, Rows, cascade, classifier_logs, linear_logs, results, together
+from farthing.distill.measure import LINEAR, Chosen, Rows, choose_point, measured_cascade, results, together
 from farthing.distill.prompted import ask_prompted, prompted_rows
 from farthing.distill.report_file import STUDENT, TEACHER
 from farthing.distill.result import Cost, Quality, Result
-from farthing.distill.samples import cut
-from farthing.distill.stages import Made, Telling
+from farthing.distill.stages import Made, Telling, quantized_teacher
 from farthing.distill.timing import interleaved, medians
 from farthing.economics.cost import HostCost
+from farthing.engine.cascade_classifier import classifier_logs
 from farthing.engine.classifier import Classifier, ClassifierConfig
-from farthing.models import load_model
+from farthing.engine.labelling import cut
+from farthing.models import Model, load_model
+from farthing.models.cascade_file import PointName
 
-__all__ = ["PROMPTED", "measure_labels"]
+__all__ = ["PROMPTED", "LabelsMeasured", "measure_labels"]
 
 PROMPTED = "prompted"
 TIMED_TEXTS = 256
 NUM_ROUNDS = 5
 
 
+@dataclass(frozen=True)
+class LabelsMeasured:
+    """The rows of the table, the last two of which are the cascade's."""
+
+    results: list[Result]
+    cascade: MeasuredCascade
+
+
 def measure_labels(
     job: DistillJob, data: Data, made: Made, host: HostCost, telling: Telling, prompted: str | None = None
-) -> list[Result]:
+) -> LabelsMeasured:
     """The prompted teacher (of that name; else the given one, where it had to be tuned), the tuned one, the student as
     it was trained and quantized, the linear model, and the cascade. The teacher is timed in the student's few bits;
     long texts are cut as they were in training."""
     telling.stage("measuring")
-    quantized = f"{STUDENT}, {job.format}"
-    models = {
-        TEACHER: load_model(made.teacher, weights=job.format),
+    quantized, teacher = f"{STUDENT}, {job.format}", quantized_teacher(job, made.teacher)
+    models = _Models(job, data, made, {
+        TEACHER: load_model(teacher),
         STUDENT: load_model(made.student),
         quantized: load_model(made.quantized),
-    }
-    classifiers = {name: Classifier(model, ClassifierConfig(job.num_threads)) for name, model in models.items()}
-    place = {label: number for number, label in enumerate(made.labels)}
-
-    def labels_of(rows: Sequence[Example]) -> np.ndarray[Any, np.dtype[np.int64]]:
-        return np.array([place[row.answer] for row in rows], np.int64)
-
-    texts = [row.text for row in data.train]
-    linear = train_linear(texts, labels_of(data.train), len(made.labels), job.student_recipe.seed)
-
-    def ids_of(classifier: Classifier, texts: Sequence[str]) -> list[tuple[int, ...]]:
-        longest = job.student_recipe.longest(classifier.model.config.max_position_embeddings)
-        return [cut(ids, longest) for ids in classifier.encode_all(texts)]
-
-    def rows_of(rows: Sequence[Example]) -> Rows:
-        texts = [row.text for row in rows]
-        said = {name: classifier_logs(each, ids_of(each, texts)) for name, each in classifiers.items()}
-        return Rows(labels_of(rows), said | {LINEAR: linear_logs(linear, texts)})
-
-    timed = [row.text for row in _spread(data.held_out, TIMED_TEXTS)]
-    rounds = interleaved(
-        {name: lambda c=classifier: c.classify(ids_of(c, timed)) for name, classifier in classifiers.items()}
-        | {LINEAR: lambda: linear.probabilities(timed)},
-        NUM_ROUNDS,
-    )
-    rounds = {name: tuple(seconds / len(timed) for seconds in values) for name, values in rounds.items()}
-    seconds, lengths = medians(rounds), {name: map(len, ids_of(c, timed)) for name, c in classifiers.items()}
-    costs = {
-        name: Cost(seconds[name], float(np.mean([*lengths[name]])), c.weight_bytes, rounds[name])
-        for name, c in classifiers.items()
-    }
-    costs[LINEAR] = Cost(seconds[LINEAR], 0, linear.weights.nbytes, rounds[LINEAR])
-    validation, measured = rows_of(data.validation), rows_of(data.held_out)
+    })  # fmt: skip
+    costs = models.costs([row.text for row in _spread(data.held_out, TIMED_TEXTS)])
+    validation, measured = models.rows(data.validation), models.rows(data.held_out)
     found = results(measured, costs, TEACHER)
     found.append(together(validation, measured, costs, (LINEAR, quantized)))
     stages = (LINEAR, quantized, TEACHER)
-    found += [cascade(validation, measured, costs, stages, is_best=is_best) for is_best in (False, True)]
+    seconds = kept_seconds(job, {name: costs[name].seconds for name in stages})
+    cheapest, best = (choose_point(validation, seconds, stages, is_best=is_best) for is_best in (False, True))
+    found.append(measured_cascade(cheapest, measured, costs, stages))
+    found.append(measured_cascade(best, measured, costs, stages, is_best=True))
     asked = prompted or (job.teacher if made.teacher_trained is not None else None)
     first = [] if asked is None else _prompted(asked, job, data, made, host, telling)
-    return [*first, *found]
+    points: Mapping[PointName, Chosen] = {"best": best, "cheapest": cheapest}
+    return LabelsMeasured([*first, *found], MeasuredCascade(models.linear, made.quantized, teacher, points))
+
+
+class _Models:
+    """All that are asked about the same rows, by their names in the table; the linear one is trained here."""
+
+    def __init__(self, job: DistillJob, data: Data, made: Made, models: Mapping[str, Model]) -> None:
+        self._job = job
+        self._place = {label: number for number, label in enumerate(made.labels)}
+        config = ClassifierConfig(job.num_threads)
+        self._classifiers = {name: Classifier(model, config) for name, model in models.items()}
+        texts = [row.text for row in data.train]
+        self.linear = train_linear(texts, self._labels(data.train), len(made.labels), job.student_recipe.seed)
+
+    def rows(self, rows: Sequence[Example]) -> Rows:
+        texts = [row.text for row in rows]
+        said = {name: classifier_logs(each, self._ids(each, texts)) for name, each in self._classifiers.items()}
+        return Rows(self._labels(rows), said | {LINEAR: self.linear.log_probabilities(texts)})
+
+    def costs(self, texts: Sequence[str]) -> dict[str, Cost]:
+        rounds = interleaved(
+            {name: lambda c=each: c.classify(self._ids(c, texts)) for name, each in self._classifiers.items()}
+            | {LINEAR: lambda: self.linear.probabilities(texts)},
+            NUM_ROUNDS,
+        )
+        rounds = {name: tuple(seconds / len(texts) for seconds in values) for name, values in rounds.items()}
+        seconds = medians(rounds)
+        costs = {}
+        for name, each in self._classifiers.items():
+            num_tokens = float(np.mean([len(ids) for ids in self._ids(each, texts)]))
+            costs[name] = Cost(seconds[name], num_tokens, each.weight_bytes, rounds[name])
+        costs[LINEAR] = Cost(seconds[LINEAR], 0, self.linear.weights.nbytes, rounds[LINEAR])
+        return costs
+
+    def _labels(self, rows: Sequence[Example]) -> NDArray[np.int64]:
+        return np.array([self._place[row.answer] for row in rows], np.int64)
+
+    def _ids(self, classifier: Classifier, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        longest = self._job.student_recipe.longest(classifier.max_len)
+        return [cut(ids, longest) for ids in classifier.encode_all(texts)]
 
 
 def _prompted(model: str, job: DistillJob, data: Data, made: Made, host: HostCost, telling: Telling) -> list[Result]:

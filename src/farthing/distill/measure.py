@@ -12,13 +12,12 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from farthing.distill.cascade import Stage, choose_thresholds, serve
-from farthing.distill.linear import Linear
-from farthing.distill.log_softmax import log_softmax
+from farthing.distill.cascade import Stage, choose_thresholds
 from farthing.distill.result import Cost, Quality, Result, paired, quality
-from farthing.engine.classifier import Classifier
+from farthing.engine.cascade_rule import Decided, decide, heard, mixed, walk
+from farthing.models.cascade_file import Point
 
-__all__ = ["LINEAR", "Rows", "cascade", "classifier_logs", "linear_logs", "results", "together"]
+__all__ = ["LINEAR", "Chosen", "Rows", "cascade", "choose_point", "measured_cascade", "results", "together"]
 
 F32 = NDArray[np.float32]
 LINEAR = "linear"
@@ -33,13 +32,15 @@ class Rows:
     logs: Mapping[str, F32]
 
 
-def classifier_logs(classifier: Classifier, token_ids: Sequence[Sequence[int]]) -> F32:
-    """Log-probabilities [n, k]."""
-    return log_softmax(classifier.classify(token_ids).astype(np.float64)).astype(np.float32)
+@dataclass(frozen=True)
+class Chosen:
+    """Where a cascade works, what it had on the rows that chose it, and the mixing weights of all stages, those that
+    the point never asks too."""
 
-
-def linear_logs(linear: Linear, texts: Sequence[str]) -> F32:
-    return np.log(np.maximum(linear.probabilities(texts), np.float32(1e-12)))
+    point: Point
+    accuracy: float
+    seconds: float  # of a request
+    weights: tuple[tuple[float, ...], ...]
 
 
 def results(rows: Rows, costs: Mapping[str, Cost], teacher: str) -> list[Result]:
@@ -56,19 +57,50 @@ def results(rows: Rows, costs: Mapping[str, Cost], teacher: str) -> list[Result]
 def cascade(
     chosen_on: Rows, measured: Rows, costs: Mapping[str, Cost], names: Sequence[str], *, is_best: bool = False
 ) -> Result:
-    """Stages `names`, the cheapest first. Thresholds are the cheapest that are surely no worse on the rows that choose
-    than the last stage alone; is_best: that reach the highest accuracy that any stage has there with the words of those
-    before it."""
-    weights = _weights(chosen_on, names)
-    before, after = (_stages(rows, costs, names, weights) for rows in (chosen_on, measured))
-    alone = chosen_on.logs[names[-1]].argmax(axis=1) == chosen_on.labels
-    thresholds = choose_thresholds(before, max(float(stage.right.mean()) for stage in before) if is_best else alone)
-    found = serve(after, thresholds)
-    right = Quality(len(measured.labels), int(found.right.sum()))
+    """Chosen on some rows, measured on others; see `choose_point`."""
+    seconds = {name: costs[name].seconds for name in names}
+    chosen = choose_point(chosen_on, seconds, names, is_best=is_best)
+    return measured_cascade(chosen, measured, costs, names, is_best=is_best)
+
+
+def choose_point(rows: Rows, seconds: Mapping[str, float], names: Sequence[str], *, is_best: bool = False) -> Chosen:
+    """Stages `names`, the cheapest first, each with its seconds a request. Thresholds are the cheapest that are surely
+    no worse on these rows than the last stage alone; is_best: that reach the highest accuracy that any stage has there
+    with the words of those before it. Stages that none of the rows reaches are left out."""
+    weights = _weights(rows, names)
+    stages = _stages(rows, seconds, names, weights)
+    alone = rows.logs[names[-1]].argmax(axis=1) == rows.labels
+    target = max(float(stage.right.mean()) for stage in stages) if is_best else alone
+    thresholds = [t if t < np.inf else None for t in choose_thresholds(stages, target)]
+    found = walk(len(alone), thresholds, heard(weights), lambda stage, asked: stages[stage].confidence[asked])
+    num = 1 + int(found.stages.max())
+    point = Point(tuple(weights[:num]), tuple(thresholds[: num - 1]))
+    decided = _decided(point, rows, names)
+    usd = sum(share * seconds[name] for share, name in zip(decided.walk.asked_shares(), names, strict=False))
+    accuracy = float((decided.logs.argmax(axis=1) == rows.labels).mean())
+    return Chosen(point, accuracy, float(usd), tuple(weights))
+
+
+def measured_cascade(
+    chosen: Chosen, measured: Rows, costs: Mapping[str, Cost], names: Sequence[str], *, is_best: bool = False
+) -> Result:
+    """What is served at this point says of these rows, and costs. A stage that is left out has a share of 0, the one
+    that answers in its place a threshold of 0."""
+    found = _decided(chosen.point, measured, names)
+    is_right = found.logs.argmax(axis=1) == measured.labels
     linear = measured.logs[names[0]].argmax(axis=1) == measured.labels
-    cost = _sum(costs, dict(zip(names, found.asked, strict=True)), 0)
+    cost = _sum(costs, dict(zip(names, found.walk.asked_shares(), strict=False)), 0)
     name = " → ".join(names) + (", at its best" if is_best else "")
-    return Result(name, right, cost, paired(found.right, linear), found.shares, thresholds, tuple(weights))
+    num_left_out = len(names) - chosen.point.num_stages
+    shares = found.walk.answered_shares() + (0.0,) * num_left_out
+    thresholds = (*(np.inf if t is None else t for t in chosen.point.thresholds), *(0.0,) * num_left_out)
+    right = Quality(len(is_right), int(is_right.sum()))
+    return Result(name, right, cost, paired(is_right, linear), shares, thresholds, chosen.weights)
+
+
+def _decided(point: Point, rows: Rows, names: Sequence[str]) -> Decided:
+    num_rows, num_labels = rows.logs[names[0]].shape
+    return decide(point, num_rows, num_labels, lambda stage, asked: rows.logs[names[stage]][asked])
 
 
 def together(chosen_on: Rows, measured: Rows, costs: Mapping[str, Cost], names: Sequence[str]) -> Result:
@@ -105,18 +137,16 @@ def _weights(rows: Rows, names: Sequence[str]) -> list[tuple[float, ...]]:
 
 def _mixed(rows: Rows, names: Sequence[str], weights: Sequence[float]) -> NDArray[np.float64]:
     """Log-probabilities of the last of `names`, mixed with those of the others."""
-    total = sum(w * rows.logs[name].astype(np.float64) for w, name in zip((*weights, 1.0), names, strict=True))
-    return log_softmax(np.asarray(total))
+    return mixed([rows.logs[name] for name in names], weights)
 
 
 def _stages(
-    rows: Rows, costs: Mapping[str, Cost], names: Sequence[str], weights: Sequence[Sequence[float]]
+    rows: Rows, seconds: Mapping[str, float], names: Sequence[str], weights: Sequence[Sequence[float]]
 ) -> list[Stage]:
     stages = []
-    for place, name in enumerate(names):
+    for place, (name, is_heard) in enumerate(zip(names, heard(weights), strict=True)):
         logs = _mixed(rows, names[: place + 1], weights[place])
-        seconds = np.full(len(rows.labels), costs[name].seconds)
+        cost = np.full(len(rows.labels), seconds[name])
         right = logs.argmax(axis=1) == rows.labels
-        is_heard = any(later[place] > 0 for later in weights[place + 1 :])
-        stages.append(Stage(name, right, np.exp(logs.max(axis=1)), seconds, seconds, is_heard))
+        stages.append(Stage(name, right, np.exp(logs.max(axis=1)), cost, cost, is_heard))
     return stages

@@ -16,11 +16,12 @@ from farthing.distill.job import DistillJob, claim
 from farthing.distill.linear import train_linear
 from farthing.distill.progress import Trained
 from farthing.distill.recipe import Recipe
-from farthing.distill.samples import Sample, cut, with_second_teacher
+from farthing.distill.samples import Sample, with_second_teacher
 from farthing.distill.stages import Made, Telling, quantized_student, start_of, steps_of
 from farthing.distill.teacher import TeacherSettings, collect
 from farthing.distill.torch_teacher import taught
 from farthing.distill.torch_train import train
+from farthing.engine.labelling import cut
 from farthing.errors import CorruptModel, InvalidRequest
 from farthing.models import Model, load_model
 

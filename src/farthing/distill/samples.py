@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from farthing.errors import InvalidRequest
 
-__all__ = ["LEAST_LOG", "Sample", "SparseTargets", "check_samples", "cut", "with_second_teacher"]
+__all__ = ["LEAST_LOG", "Sample", "SparseTargets", "check_samples", "with_second_teacher"]
 
 F32 = NDArray[np.float32]
 LEAST_LOG = -60.0  # of a probability that is none
@@ -45,11 +45,6 @@ class Sample:
     num_prompt_tokens: int = 0
     teacher: F32 | SparseTargets | None = field(default=None, repr=False)  # [num_labels], or of each answer token
     hidden: F32 | None = field(default=None, repr=False)  # [hidden_size] the teacher's, normed, of the last token
-
-
-def cut(token_ids: Sequence[int], longest: int) -> tuple[int, ...]:
-    """Of a long text the beginning, and the token that ends it."""
-    return tuple(token_ids) if len(token_ids) <= longest else (*token_ids[: longest - 1], token_ids[-1])
 
 
 def with_second_teacher(samples: Sequence[Sample], probabilities: F32, share: float = 0.5) -> list[Sample]:

@@ -17,7 +17,7 @@ from farthing.models.vocabulary_trim import read_tokenizer, task_token_ids
 from farthing.tuning.job import QuantizeJob
 from farthing.tuning.run import quantize_model
 
-__all__ = ["Made", "Telling", "quantized_student", "start_of", "steps_of"]
+__all__ = ["Made", "Telling", "file_suffix", "quantized_student", "quantized_teacher", "start_of", "steps_of"]
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,23 @@ def _noted(notes: Path) -> tuple[int, ...]:
     return tuple(found)
 
 
+def quantized_teacher(job: DistillJob, teacher: Path) -> Path:
+    """The tuned teacher in the student's few bits: what is measured, and served as the last stage of a cascade. Written
+    in every run: it takes seconds, and who measures ready folders may have another teacher than the last time."""
+    path = job.work / f"teacher-{job.format}{file_suffix(job.format)}"
+    job.work.mkdir(exist_ok=True)
+    quantize_model(teacher, path, QuantizeJob(job.format, method="rtn"), is_overwrite=True)
+    return path
+
+
+def file_suffix(format: str) -> str:
+    """Of a model's file in this format: a GGUF where that has it."""
+    return ".gguf" if format_of(format).ggml_type is not None else ".safetensors"
+
+
 def quantized_student(job: DistillJob, telling: Telling) -> Path:
     """The student in few bits, beside its folder: a GGUF where that has the format."""
-    suffix = ".gguf" if format_of(job.format).ggml_type is not None else ".safetensors"
-    path = job.output.with_name(f"{job.output.name}-{job.format}{suffix}")
+    path = job.output.with_name(f"{job.output.name}-{job.format}{file_suffix(job.format)}")
     telling.stage("quantizing")
     quantize_model(job.output, path, QuantizeJob(job.format, method="search"), is_overwrite=True)
     return path

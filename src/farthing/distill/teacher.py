@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farthing import kernels
-from farthing.distill.log_softmax import log_softmax
 from farthing.distill.samples import Sample, SparseTargets, check_samples
 from farthing.distill.teacher_file import TargetKind, TargetsFile, TargetsHeader
 from farthing.engine.classifier import Classifier, ClassifierConfig
 from farthing.errors import CapacityError, InvalidRequest
 from farthing.kernels.plan import Batch, KVSpec, Product
 from farthing.models import Model
+from farthing.models.log_softmax import log_softmax
 
 __all__ = ["TeacherSettings", "collect"]
 

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from farthing.distill.data import Data, Example
 from farthing.distill.job import DistillJob
-from farthing.distill.log_softmax import log_softmax
 from farthing.distill.report_file import STUDENT, TEACHER
 from farthing.distill.result import Cost, Quality, Result
 from farthing.distill.samples import Sample
@@ -17,6 +16,7 @@ from farthing.distill.stages import Made, Telling
 from farthing.distill.text_run import text_samples
 from farthing.engine import Engine, EngineConfig
 from farthing.models import Model, load_model
+from farthing.models.log_softmax import log_softmax
 from farthing.report.compare_match import is_right
 from farthing.report.score import Scorer
 from farthing.request import Request, SamplingParams

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from farthing.distill.batches import epoch_batches, length_batches, steps_per_epoch
 from farthing.distill.progress import Point, Progress, Trained
 from farthing.distill.recipe import Recipe
-from farthing.distill.samples import Sample, check_samples, cut
+from farthing.distill.samples import Sample, check_samples
 from farthing.distill.torch_optimizer import learning_share, make_optimizer, set_learning_rates
 from farthing.distill.torch_state import Checkpoints, run_digest
 from farthing.distill.torch_student import Student, open_student
+from farthing.engine.labelling import cut
 from farthing.errors import CorruptModel, InvalidRequest
 from farthing.models.opening import read_json
 from farthing.models.output import check_output

@@ -17,10 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from farthing import kernels
+from farthing.engine.labelling import Labelled, Prompt, split_ns
 from farthing.errors import CapacityError, InvalidRequest
 from farthing.kernels.cores import MAX_THREADS
 from farthing.kernels.plan import Batch, KVSpec
 from farthing.models import Model
+from farthing.models.log_softmax import log_softmax
 
 __all__ = ["Classifier", "ClassifierConfig", "ClassifierStats", "log_probabilities"]
 
@@ -66,6 +68,8 @@ class Classifier:
     Raises InvalidRequest for settings that cannot be, and for a model without labels.
     """
 
+    stages: tuple[str, ...] = ()
+
     def __init__(
         self,
         model: Model,
@@ -90,6 +94,10 @@ class Classifier:
         self._num_texts = self._num_tokens = self._num_steps = self._busy_ns = 0
 
     @property
+    def name(self) -> str:
+        return self.model.name
+
+    @property
     def weight_bytes(self) -> int:
         """Of the weights as they lie in memory."""
         return self._program.weight_bytes
@@ -105,15 +113,26 @@ class Classifier:
         """The same of many: quicker than one by one."""
         return self.model.tokenizer.encode_alone(texts)
 
+    def label(self, prompts: Sequence[Prompt]) -> Labelled:
+        """Log-probabilities; time is shared by tokens. Raises as `classify` does."""
+        started_ns = self._clock_ns()
+        logs = log_softmax(self.classify([prompt.token_ids for prompt in prompts]))
+        times_ns = split_ns(self._clock_ns() - started_ns, [len(prompt.token_ids) for prompt in prompts])
+        return Labelled(logs, np.zeros(len(prompts), np.int64), times_ns)
+
+    def is_sound(self, text: str) -> bool:
+        return bool(np.isfinite(self.classify([self.encode(text)])).all())
+
+    def warm_up(self) -> None:
+        self.classify([[0]] * self.config.max_num_batched_tokens)
+
     def classify(self, token_ids: Sequence[Sequence[int]]) -> F32:
         """Logits [n, num_labels] of n texts.
 
         Raises InvalidRequest for a text without tokens or with ids that the model has not, CapacityError for one that
         is longer than the model holds; then none is computed.
         """
-        lengths = np.fromiter(map(len, token_ids), np.int64, len(token_ids))
-        flat = np.fromiter(chain.from_iterable(token_ids), np.int32, int(lengths.sum()))
-        self._check(lengths, flat)
+        lengths, flat = self.check(token_ids)
         started_ns = self._clock_ns()
         logits = np.empty((len(lengths), len(self.labels)), np.float32)
         starts = np.concatenate([[0], np.cumsum(lengths)])
@@ -125,7 +144,10 @@ class Classifier:
         self._num_tokens += len(flat)
         return logits
 
-    def _check(self, lengths: npt.NDArray[np.int64], flat: I32) -> None:
+    def check(self, token_ids: Sequence[Sequence[int]]) -> tuple[npt.NDArray[np.int64], I32]:
+        """The texts' lengths [n], and all their token ids. Raises as `classify` does."""
+        lengths = np.fromiter(map(len, token_ids), np.int64, len(token_ids))
+        flat = np.fromiter(chain.from_iterable(token_ids), np.int32, int(lengths.sum()))
         vocab_size = self.model.config.vocab_size
         if (lengths == 0).any():
             raise InvalidRequest(f"text {int(lengths.argmin())} has no tokens; give one or more")
@@ -136,6 +158,7 @@ class Classifier:
             )
         if len(flat) and not 0 <= flat.min() <= flat.max() < vocab_size:
             raise InvalidRequest(f"token ids run from {flat.min()} to {flat.max()}; allowed: 0 to {vocab_size - 1}")
+        return lengths, flat
 
     def _batches(self, lengths: list[int]) -> Iterator[tuple[int, int]]:
         """Runs of texts that go through together."""
@@ -176,9 +199,7 @@ class Classifier:
 
 def log_probabilities(logits: F32) -> F32:
     """Natural logarithms of softmax over the last axis."""
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    result: F32 = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return result
+    return log_softmax(logits)
 
 
 def _kv_spec(model: Model, config: ClassifierConfig) -> KVSpec:

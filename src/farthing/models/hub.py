@@ -16,7 +16,20 @@ from pathlib import Path
 from farthing.errors import InvalidRequest, ModelNotFound
 from farthing.models.slot import version_of
 
-__all__ = ["HubName", "KnownModel", "find_model", "known_models", "models_folder", "parse_hub_name", "pulled_models"]
+__all__ = [
+    "CASCADE_FILE",
+    "HubName",
+    "KnownModel",
+    "find_model",
+    "is_cascade",
+    "known_models",
+    "models_folder",
+    "parse_hub_name",
+    "pulled_models",
+]
+
+
+CASCADE_FILE = "cascade.json"  # of a folder with several models that answer one after the other
 
 
 @dataclass(frozen=True)
@@ -147,10 +160,15 @@ def _is_whole(model: KnownModel) -> bool:
     return model.path.is_file() and model.path.stat().st_size == model.size_bytes
 
 
+def is_cascade(path: Path) -> bool:
+    return (path / CASCADE_FILE).is_file()
+
+
 def _model_in(folder: Path) -> Path:
-    """The folder itself if it is a Hugging Face model, else its only GGUF file; a file is itself."""
+    """The folder itself if it is a Hugging Face model or a cascade, else its only GGUF file; a file is itself."""
     files = sorted(folder.rglob("*.gguf")) if folder.is_dir() else []
-    return files[0] if len(files) == 1 and not (folder / "config.json").is_file() else folder
+    is_whole = is_cascade(folder) or (folder / "config.json").is_file()
+    return files[0] if len(files) == 1 and not is_whole else folder
 
 
 def _not_found(name: str) -> str:

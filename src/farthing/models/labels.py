@@ -10,7 +10,7 @@ from typing import Any
 from farthing.errors import CorruptModel, UnsupportedModel
 from farthing.models.fields import Fields
 
-__all__ = ["GGUF_HEAD", "HF_HEAD", "labels_of_gguf", "labels_of_hf"]
+__all__ = ["GGUF_HEAD", "HF_HEAD", "checked_labels", "labels_of_gguf", "labels_of_hf"]
 
 HF_HEAD, GGUF_HEAD = "score.weight", "cls.output.weight"
 _CLASSIFIER = "ForSequenceClassification"
@@ -36,13 +36,13 @@ def labels_of_hf(config: Fields) -> tuple[str, ...]:
     if not 0 < num_labels <= _MOST_LABELS:
         raise CorruptModel(f"{config.place}: num_labels is {num_labels}; allowed: 1 to {_MOST_LABELS}")
     if given is None:  # transformers leaves out names that nobody gave
-        return _checked(config.place, tuple(f"LABEL_{i}" for i in range(num_labels)))
+        return checked_labels(config.place, tuple(f"LABEL_{i}" for i in range(num_labels)))
     if given.raw.keys() != {str(i) for i in range(num_labels)}:
         what = f"id2label has the keys {', '.join(map(str, list(given.raw)[:5]))}, …"
         raise CorruptModel(
             f"{config.place}: {what}; allowed: 0 to {num_labels - 1}, one for each of {num_labels} labels"
         )
-    labels = _checked(config.place, tuple(given.text(str(i)) for i in range(num_labels)))
+    labels = checked_labels(config.place, tuple(given.text(str(i)) for i in range(num_labels)))
     back = config.section("label2id")
     if back is not None and dict(back.raw) != {label: i for i, label in enumerate(labels)}:
         raise CorruptModel(f"{config.place}: label2id is not id2label the other way round; leave one of the two out")
@@ -66,10 +66,11 @@ def labels_of_gguf(metadata: Mapping[str, Any], architecture: str, tensors: Coll
     labels = metadata.get(key)
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise CorruptModel(f"{key} is {labels!r:.60}; allowed: a list of texts, one for each row of {GGUF_HEAD}")
-    return _checked(key, tuple(labels))
+    return checked_labels(key, tuple(labels))
 
 
-def _checked(place: str, labels: tuple[str, ...]) -> tuple[str, ...]:
+def checked_labels(place: str, labels: tuple[str, ...]) -> tuple[str, ...]:
+    """The labels. Raises UnsupportedModel for fewer than two, CorruptModel for names that do not tell them apart."""
     if len(labels) < 2:
         raise UnsupportedModel(f"{place}: a classifier with {len(labels)} label; supported: two or more")
     for label in labels:

@@ -27,9 +27,11 @@ def check_new_folder(out: Path) -> None:
 
 
 @contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
-    """A folder that has its name when the block has ended well. Raises InvalidRequest where it cannot get it."""
-    check_new_folder(out)
+def new_folder(out: Path, *, is_replaced: bool = False) -> Iterator[Path]:
+    """A folder that has its name when the block has ended well; is_replaced: perhaps in the place of one that is there.
+    Raises InvalidRequest where it cannot get it."""
+    if not is_replaced:
+        check_new_folder(out)
     _remove_left_over(out)
     part = out.with_name(f".{out.name[:100]}.{os.getpid()}.part")
     try:
@@ -38,7 +40,13 @@ def new_folder(out: Path) -> Iterator[Path]:
         raise InvalidRequest(f"{out}: cannot be written ({error.strerror})") from None
     try:
         yield part
-        part.replace(out)
+        if is_replaced and out.exists():
+            old = part.with_name(f".{out.name[:100]}.old.{os.getpid()}.part")
+            out.replace(old)  # no system call puts a folder in the place of another that is not empty
+            part.replace(out)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            part.replace(out)
     except BaseException:
         with suppress(OSError):
             shutil.rmtree(part)

@@ -1,7 +1,8 @@
 """Labels for a file of texts, and what they cost: the whole of `farthing classify` but its printing."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -16,7 +17,7 @@ from farthing.router.json_lines import json_object, read_json_lines
 from farthing.router.label import call_text
 
 if TYPE_CHECKING:
-    from farthing.engine.classifier import Classifier
+    from farthing.engine.labelling import Labeller
 
 __all__ = ["Classified", "Summary", "TextRow", "classify_rows", "read_rows", "row_json", "summary_of"]
 
@@ -32,12 +33,14 @@ class TextRow:
 
 @dataclass(frozen=True)
 class Classified:
-    """One row with its label. top: the likeliest labels with their probabilities."""
+    """One row with its label. top: the likeliest labels with their probabilities. stage: of a cascade, which one
+    answered."""
 
     row: TextRow
     label: str
     probability: float
     top: tuple[tuple[str, float], ...]
+    stage: str | None = None
 
     @property
     def is_right(self) -> bool | None:
@@ -55,6 +58,7 @@ class Summary:
     num_right: int
     interval: tuple[float, float] | None  # 95 %, of the share that is right
     usd_per_million: Decimal
+    num_by_stage: Mapping[str, int]  # rows that each stage of a cascade answered
 
     @property
     def accuracy(self) -> float | None:
@@ -98,7 +102,7 @@ def _row(number: int, line: str) -> TextRow:
 
 
 def classify_rows(
-    classifier: "Classifier",
+    classifier: "Labeller",
     rows: Sequence[TextRow],
     *,
     batch: int,
@@ -109,7 +113,7 @@ def classify_rows(
 
     Raises CapacityError, which names the row that is too long, InvalidRequest, which names one without tokens.
     """
-    from farthing.engine.classifier import log_probabilities
+    from farthing.engine.labelling import Prompt
 
     found: list[Classified] = []
     seconds, num_tokens = 0.0, 0
@@ -120,15 +124,16 @@ def classify_rows(
             if not tokens:
                 raise InvalidRequest(f"row {row.id}: its text has no tokens: the model drops all of it; leave it out")
             if len(tokens) > classifier.max_len:
-                held = f"{classifier.model.name} holds {classifier.max_len}"
+                held = f"{classifier.name} holds {classifier.max_len}"
                 raise CapacityError(f"row {row.id}: its text has {len(tokens)} tokens; {held}: shorten it")
-        shares = np.exp(log_probabilities(classifier.classify(ids)))
+        labelled = classifier.label([Prompt(tokens, row.text) for row, tokens in zip(part, ids, strict=True)])
+        shares = np.exp(labelled.logs)
         seconds += time.perf_counter() - started_s
         num_tokens += sum(map(len, ids))
         ranked = np.argsort(-shares, axis=1, kind="stable")[:, :num_top].tolist()
-        for row, order, share in zip(part, ranked, shares.tolist(), strict=True):
+        for row, order, share, stage in zip(part, ranked, shares.tolist(), labelled.stages.tolist(), strict=True):
             top = tuple((classifier.labels[at], share[at]) for at in order)
-            found.append(Classified(row, *top[0], top))
+            found.append(Classified(row, *top[0], top, classifier.stages[stage] if classifier.stages else None))
         on_rows(len(part))
     return found, seconds, num_tokens
 
@@ -143,7 +148,8 @@ def summary_of(found: Sequence[Classified], seconds: float, num_tokens: int, hos
     num_right = sum(judged)
     interval = wilson(num_right, len(judged)) if judged else None
     usd = host.usd(seconds / len(found) * MILLION)
-    return Summary(len(found), num_tokens, seconds, len(judged), num_right, interval, usd)
+    stages = Counter(one.stage for one in found if one.stage is not None)
+    return Summary(len(found), num_tokens, seconds, len(judged), num_right, interval, usd, stages)
 
 
 def row_json(one: Classified) -> dict[str, Any]:
@@ -151,6 +157,8 @@ def row_json(one: Classified) -> dict[str, Any]:
     line: dict[str, Any] = {"id": one.row.id, "text": one.row.text, "label": one.label, "probability": one.probability}
     if len(one.top) > 1:
         line["top"] = [{"label": label, "probability": share} for label, share in one.top]
+    if one.stage is not None:
+        line["stage"] = one.stage
     if one.row.answers:
         line |= {"answer": list(one.row.answers), "is_right": one.is_right}
     return line

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farthing.errors import InvalidRequest
+from farthing.models.grams import Grams, Sparse, grams, sparse
 from farthing.router.checks import checks
 from farthing.router.code import code_checks
-from farthing.router.grams import Grams, Sparse, grams, sparse
 from farthing.router.structure import structure
 
 __all__ = ["Encoded", "encode_answers", "encode_prompts"]

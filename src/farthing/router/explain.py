@@ -12,10 +12,10 @@ from math import isfinite
 import numpy as np
 from numpy.typing import NDArray
 
+from farthing.models.grams import NUM_BUCKETS, grams, words
 from farthing.router.checks import CHECK_NAMES
 from farthing.router.code import CODE_NAMES
 from farthing.router.encode import Encoded, encode_answers, encode_prompts
-from farthing.router.grams import NUM_BUCKETS, grams, words
 from farthing.router.scorers import Scorer
 from farthing.router.structure import NAMES
 from farthing.router.trained import Trained

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from farthing.models.grams import NUM_BUCKETS
 from farthing.router.blocks import NUM_COSINES, FormBlock, TextBlock
 from farthing.router.checks import CHECK_NAMES
 from farthing.router.code import CODE_NAMES
 from farthing.router.encode import ANSWER_KINDS, PROMPT_KINDS
 from farthing.router.file import Contents
-from farthing.router.grams import NUM_BUCKETS
 from farthing.router.scorers import TOPICS, Scorer
 from farthing.router.signals import SIGNAL_NAMES
 from farthing.router.structure import NAMES

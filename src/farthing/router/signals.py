@@ -6,8 +6,8 @@ from math import exp, nan
 import numpy as np
 from numpy.typing import NDArray
 
+from farthing.models.grams import words
 from farthing.router.checks import final_number
-from farthing.router.grams import words
 from farthing.upstreams.call import TokenLogprob
 
 __all__ = ["SIGNAL_NAMES", "agreement", "confidence", "signals"]

@@ -9,7 +9,7 @@ from math import log1p
 import numpy as np
 from numpy.typing import NDArray
 
-from farthing.router.grams import readable
+from farthing.models.grams import readable
 
 __all__ = ["NAMES", "PRIOR_NAMES", "prior", "structure"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from farthing.router.grams import NUM_BUCKETS, Sparse
+from farthing.models.grams import NUM_BUCKETS, Sparse
 
 __all__ = ["Topics", "learn_topics"]
 

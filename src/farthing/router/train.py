@@ -6,12 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farthing.errors import InvalidRequest
+from farthing.models.grams import bucket, words
 from farthing.router.blocks import MIN_TEXTS
 from farthing.router.calibrate import Goal, prove
 from farthing.router.curve import cascade_outcome, curve, route_outcome
 from farthing.router.drift import baseline
 from farthing.router.encode import Encoded, encode_answers, encode_prompts
-from farthing.router.grams import bucket, words
 from farthing.router.hidden import HiddenSpace, learn_space
 from farthing.router.labelled import Answers, Labelled
 from farthing.router.policy import candidate_prices, checked_costs

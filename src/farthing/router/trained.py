@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farthing.errors import InvalidRequest
+from farthing.models.grams import Sparse
 from farthing.router.calibrate import Proven
 from farthing.router.curve import Checked, Point
 from farthing.router.drift import Baseline
 from farthing.router.encode import Encoded, encode_answers, encode_prompts
-from farthing.router.grams import Sparse
 from farthing.router.hidden import HiddenSpace
 from farthing.router.labelled import Labelled
 from farthing.router.origin import Origin

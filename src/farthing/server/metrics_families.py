@@ -90,6 +90,8 @@ class Serving(Protocol):
     def num_swaps(self) -> int: ...
     @property
     def num_refused(self) -> int: ...
+    @property
+    def num_by_stage(self) -> Mapping[str, int]: ...
 
 
 class DriftFound(Protocol):
@@ -167,11 +169,16 @@ def serving_families(sources: Sequence[ServingSource]) -> Iterator[Metric]:
     refused = CounterMetricFamily(
         "farthing_model_versions_refused", "Versions that could not be opened or found", labels=["model_name"]
     )
+    answers = CounterMetricFamily(
+        "farthing_cascade_answers", "Answers by the stage that gave them", labels=["model_name", "stage"]
+    )
     for model, serving in found:
         version.add_metric([model, serving.version], 1)
         swaps.add_metric([model], serving.num_swaps)
         refused.add_metric([model], serving.num_refused)
-    yield from (version, swaps, refused)
+        for stage, number in serving.num_by_stage.items():
+            answers.add_metric([model, stage], number)
+    yield from (version, swaps, refused, answers)
 
 
 def cache_families(stats: CacheStats) -> Iterator[Metric]:

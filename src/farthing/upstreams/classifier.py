@@ -3,7 +3,7 @@
     [[upstream]]
     name = "intents"
     kind = "classifier"
-    models = ["models/intents"]        # a folder, .gguf or .safetensors with a classification head; a link or a slot
+    models = ["models/intents"]        # a model with a classification head, or a cascade; a link or a slot
 
 What comes in together is answered in one batch. Where a path stands for another version than before (a link that was
 turned, a slot's `current`), that one is opened beside the present one and takes its place between two batches. A slot
@@ -31,7 +31,7 @@ from farthing.upstreams.errors import UpstreamError
 
 if TYPE_CHECKING:
     from farthing.engine import EngineLoad, EngineStats
-    from farthing.engine.classifier import Classifier
+    from farthing.engine.labelling import Labeller
     from farthing.upstreams.classifier_thread import ClassifierThread
 
 __all__ = ["ClassifierUpstream", "Serving"]
@@ -47,6 +47,7 @@ class Serving:
     version: str  # "" as long as there is none
     num_swaps: int
     num_refused: int  # versions that could not be opened, or found
+    num_by_stage: Mapping[str, int]  # answers of each stage, of versions that are cascades
 
 
 class ClassifierUpstream:
@@ -89,7 +90,7 @@ class ClassifierUpstream:
         """For metrics: of each loaded model."""
         threads = {name: model.thread for name, model in self._models.items()}
         return {
-            name: Serving(thread.version, thread.num_swaps, thread.num_refused)
+            name: Serving(thread.version, thread.num_swaps, thread.num_refused, dict(thread.num_by_stage))
             for name, thread in threads.items()
             if thread is not None
         }
@@ -191,11 +192,10 @@ class _Model:
                 )
             return self._thread
 
-    def _make(self, path: Path) -> "Classifier":
-        from farthing.engine.classifier import Classifier
-        from farthing.models import load_model
+    def _make(self, path: Path) -> "Labeller":
+        from farthing.engine.open_labeller import open_labeller
 
-        return Classifier(load_model(path, weights=self._config.weights), self._config.engine())
+        return open_labeller(path, self._config.engine(), weights=self._config.weights, point=self._config.point)
 
 
 def _check_share(call: Call, question: Question) -> None:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from farthing.errors import InvalidRequest
 from farthing.upstreams.known_keys import check_keys
@@ -37,6 +37,7 @@ class ClassifierTable:
     max_waiting: int = 1024  # calls that wait, of each model
     preload: bool = True  # load the models at start, not at their first request
     look_every_s: float = 1.0  # whether another version is there
+    point: str = "best"  # where a cascade works, "best" or "cheapest"; a single model has none
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> "ClassifierTable":
@@ -53,7 +54,7 @@ class ClassifierTable:
     def __post_init__(self) -> None:
         numbers = ("threads", "max_num_batched_tokens", "max_num_seqs", "max_waiting")
         for name, kind, allowed in (
-            *((name, str, "a string") for name in ("weights", "product")),
+            *((name, str, "a string") for name in ("weights", "product", "point")),
             *((name, int, "a whole number") for name in numbers),
             ("preload", bool, "true or false"),
             ("look_every_s", float, "a number of seconds"),
@@ -66,6 +67,10 @@ class ClassifierTable:
         for name, least in (("max_num_seqs", 1), ("max_waiting", 0)):
             if getattr(self, name) < least:
                 raise InvalidRequest(f"{name} is {getattr(self, name)}; allowed: {least} or more")
+        from farthing.models.cascade_file import PointName
+
+        if self.point not in get_args(PointName):
+            raise InvalidRequest(f"point is {self.point!r}; allowed: {', '.join(get_args(PointName))}")
         self.engine()
         for model in self.models:
             if self.models.count(model) > 1:

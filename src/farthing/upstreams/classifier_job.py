@@ -20,12 +20,14 @@ __all__ = ["ClassifierJob", "Found"]
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What became of a job: log-probabilities [number of prompts, num_labels], or why there are none."""
+    """What became of a job: log-probabilities [number of prompts, num_labels], or why there are none. stages: of a
+    cascade, which one answered each prompt."""
 
     usage: Usage
     queue_s: float
     labels: Sequence[str] = ()
     logprobs: "npt.NDArray[np.float32] | None" = None
+    stages: Sequence[str] = ()
     error: UpstreamError | None = None
 
 

@@ -11,11 +11,10 @@ import asyncio
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from farthing.economics.usage import Usage
 from farthing.errors import CorruptModel, FarthingError
@@ -27,7 +26,7 @@ from farthing.upstreams.under_way import RETRY_AFTER_S, closed, failed
 
 if TYPE_CHECKING:
     from farthing.engine import EngineLoad, EngineStats
-    from farthing.engine.classifier import Classifier
+    from farthing.engine.labelling import Labeller
 
 __all__ = ["ClassifierThread"]
 
@@ -43,7 +42,7 @@ class ClassifierThread:
         self,
         name: str,
         path: Path,
-        make: Callable[[Path], "Classifier"],
+        make: Callable[[Path], "Labeller"],
         *,
         max_num_seqs: int = 64,
         max_waiting: int = 1024,
@@ -55,24 +54,25 @@ class ClassifierThread:
         self._inbox: list[ClassifierJob] = []
         self._is_closing = False
         self._version: Version | None = None
-        self._classifier: Classifier | None = None
+        self._classifier: Labeller | None = None
         try:
             self._version = look(path)
             self._classifier = _opened(make, self._version)
         except NoVersion as error:
             log.warning("classifier %s: %s", name, error)
-        self._next: tuple[Version, Classifier] | None = None
+        self._next: tuple[Version, Labeller] | None = None
         self._is_opening = False
         self._refused: tuple[str, int, int] | None = None  # the key of a version that could not be opened
         self._trouble = ""  # what the last look said, so that it is logged once
         self._looked_s = time.monotonic()
         self._busy_ns = self._num_steps = self._num_tokens = self._num_texts = self._num_running = 0
         self.num_swaps = self.num_refused = 0
+        self.num_by_stage: Counter[str] = Counter()  # answers, of all versions that are cascades
         self._thread = threading.Thread(target=self._run, name="farthing-classifier", daemon=True)
         self._thread.start()
 
     @property
-    def classifier(self) -> "Classifier":
+    def classifier(self) -> "Labeller":
         """The present version, to ask for sizes and token ids; only the thread may let it classify. Raises
         UpstreamError (503) as long as there is none."""
         if self._classifier is None:
@@ -173,6 +173,9 @@ class ClassifierThread:
         self._num_steps += classifier.stats().num_steps - steps
         self._num_tokens += sum(one.usage.input_tokens for _, one in found)
         self._num_texts += sum(one.usage.output_tokens for _, one in found)
+        for _, one in found:
+            for stage in one.stages:
+                self.num_by_stage[stage] += 1
         return found
 
     def _look(self) -> None:
@@ -198,7 +201,7 @@ class ClassifierThread:
 
     def _open(self, version: Version) -> None:
         """In a thread of its own: the present version answers meanwhile."""
-        opened: Classifier | None = None
+        opened: Labeller | None = None
         try:
             opened = _opened(self._make, version)
         except Exception as error:
@@ -229,10 +232,10 @@ class ClassifierThread:
             self.num_swaps += 1
 
 
-def _opened(make: Callable[[Path], "Classifier"], version: Version) -> "Classifier":
+def _opened(make: Callable[[Path], "Labeller"], version: Version) -> "Labeller":
     """Open a version and try it. Raises FarthingError where it cannot be used."""
     classifier = make(version.path)
-    if not np.isfinite(classifier.classify([classifier.encode(TRIED)])).all():
+    if not classifier.is_sound(TRIED):
         raise CorruptModel(f"{version.path}: its logits are not finite numbers")
     return classifier
 

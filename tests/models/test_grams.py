@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from farthing.router.grams import KINDS, MAX_CHARS, NUM_BUCKETS, bucket, grams, sparse, words
+from farthing.models.grams import KINDS, MAX_CHARS, NUM_BUCKETS, bucket, grams, sparse, words
 
 
 def test_words_are_lower_case_and_signs_and_numbers_count() -> None:
