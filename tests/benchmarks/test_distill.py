@@ -38,7 +38,9 @@ def test_rows_have_one_side(tasks: Path) -> None:
     assert {row.source.split(":")[1] for row in data.train} == {"train"}
     clinc = load_task(tasks, "clinc150")
     assert clinc.labels == ("intent 0", "intent 1", "intent 2", "intent 3", "oos")
-    assert len(clinc.held_out) == 99
+    assert len(clinc.held_out) == 90
+    whole = load_task(tasks, "clinc150-oos")
+    assert (whole.train, len(whole.held_out)) == (clinc.train, 99)
 
 
 def test_what_the_test_rows_ask_teaches_and_chooses_nothing(tasks: Path) -> None:
@@ -52,12 +54,13 @@ def test_what_the_test_rows_ask_teaches_and_chooses_nothing(tasks: Path) -> None
 
 def test_the_last_line_says_how_many_times_cheaper() -> None:
     names = {"prompted": 0.02, "tuned teacher": 2e-3, "student": 5e-4, "student, q8_0": 4e-4, "linear": 4e-5}
-    names |= {"linear → student, q8_0 → tuned teacher": 2e-4}
+    names |= {f"linear → student, q8_0 → tuned teacher{end}": s for end, s in (("", 2e-4), (", at its best", 2.5e-4))}
     rows = [{"name": name, "accuracy": 0.9, "seconds_per_request": seconds} for name, seconds in names.items()]
     found = _summary(rows, "student, q8_0")
     assert found["cost_ratio"] == pytest.approx(5)
     assert found["prompted_cost_ratio"] == pytest.approx(50)
     assert found["cascade_cost_ratio"] == pytest.approx(10)
+    assert found["best_cascade_cost_ratio"] == pytest.approx(8)
     assert _summary(rows[1:], "student, q8_0")["prompted_cost_ratio"] is None
     rows[1]["seconds_per_request_by_round"], rows[3]["seconds_per_request_by_round"] = (1, 4, 3), (1, 1, 1)
     found = _summary(rows, "student, q8_0")
@@ -88,6 +91,7 @@ def test_a_tuned_teacher_in_the_cache_is_taken(tmp_path: Path) -> None:
     )
     assert job_of("banking77", options).teacher == "smollm2-135m-instruct"
     (tmp_path / "banking77-teacher").mkdir()
+    assert job_of("clinc150-oos", options) == job_of("clinc150", options)
     job = job_of("banking77", options)
     assert job.teacher == str(tmp_path / "banking77-teacher")
     assert job.student_recipe.minutes == 1.0

@@ -36,7 +36,7 @@ def distilled(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[Any, li
 
     def run(job: Any, rows: list[Example], *_: Any) -> dict[str, Any]:
         seen[:] = [job, rows]
-        return {"quantized": "student-q8_0.gguf"}
+        return {"quantized": "student-q8_0.gguf", "labels": None}
 
     monkeypatch.setattr("farthing.distill.torch_need.need_torch", lambda: None)
     monkeypatch.setattr(command, "_run", run)

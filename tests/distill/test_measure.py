@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from farthing.distill.cascade import Stage, serve
-from farthing.distill.measure import LINEAR, Rows, cascade, results, together
+from farthing.distill.measure import LINEAR, Rows, choose_point, measured_cascade, results, together
 from farthing.distill.result import Cost, Paired, Result, divergence, quality, result_document, times_cheaper
 from farthing.distill.timing import interleaved, medians
 from farthing.economics.cost import HostCost
@@ -34,14 +34,20 @@ def rows(num: int, seed: int) -> Rows:
     return Rows(labels, {name: said(labels, share, rng) for name, share in accuracies.items()})
 
 
+def cascade(chosen_on: Rows, measured: Rows, names: tuple[str, ...] = CHAIN, *, is_best: bool = False) -> Result:
+    """Chosen on some rows, measured on others, at the cost that it had where it was chosen."""
+    chosen = choose_point(chosen_on, {name: COSTS[name].seconds for name in names}, names, is_best=is_best)
+    return measured_cascade(chosen, measured, Cost(chosen.seconds, 0, 0), names, is_best=is_best)
+
+
 def test_the_cascade_is_as_good_as_the_teacher_and_cheaper() -> None:
     chosen_on, measured = rows(800, 0), rows(3000, 1)
     alone = {result.name: result for result in results(measured, COSTS, "teacher")}
-    chain = cascade(chosen_on, measured, COSTS, CHAIN)
+    chain = cascade(chosen_on, measured)
     assert chain.quality.accuracy >= alone["teacher"].quality.accuracy - 0.01
     assert chain.cost.seconds < COSTS["teacher"].seconds / 3
     assert sum(chain.shares) == pytest.approx(1)
-    best = cascade(chosen_on, measured, COSTS, CHAIN, is_best=True)
+    best = cascade(chosen_on, measured, is_best=True)
     assert best.quality.accuracy > chain.quality.accuracy
     assert chain.cost.seconds < best.cost.seconds < COSTS["teacher"].seconds
     both = together(chosen_on, measured, COSTS, CHAIN[:2])
@@ -55,7 +61,7 @@ def test_thresholds_hold_on_other_rows_too() -> None:
     worse = 0
     for seed in range(10):
         measured = rows(4000, 100 + seed)
-        chain = cascade(rows(400, seed), measured, COSTS, CHAIN)
+        chain = cascade(rows(400, seed), measured)
         teacher = next(result for result in results(measured, COSTS, "teacher") if result.name == "teacher")
         worse += chain.quality.accuracy < teacher.quality.accuracy
         assert chain.cost.seconds < COSTS["teacher"].seconds / 2
@@ -64,8 +70,8 @@ def test_thresholds_hold_on_other_rows_too() -> None:
 
 def test_thresholds_are_chosen_on_other_rows_than_the_measured() -> None:
     chosen_on, measured = rows(300, 0), rows(300, 1)
-    thresholds = cascade(chosen_on, measured, COSTS, CHAIN).thresholds
-    assert cascade(chosen_on, rows(500, 2), COSTS, CHAIN).thresholds == thresholds
+    thresholds = cascade(chosen_on, measured).thresholds
+    assert cascade(chosen_on, rows(500, 2)).thresholds == thresholds
 
 
 def test_a_row_of_the_table() -> None:
@@ -146,7 +152,7 @@ def test_a_linear_model_that_is_always_wrong_alone_still_costs() -> None:
     student[rows_, labels], student[rows_, labels ^ 2] = 0.5, 0.6
     logs = [np.log(x / x.sum(axis=1, keepdims=True)).astype(np.float32) for x in (linear, student)]
     measured = Rows(labels, {LINEAR: logs[0], "student": logs[1]})
-    found = cascade(measured, measured, COSTS, (LINEAR, "student"), is_best=True)
+    found = cascade(measured, measured, (LINEAR, "student"), is_best=True)
     assert found.quality.accuracy == 1
     assert found.shares == (0, 1)
     assert found.weights == ((), (0.5,))
@@ -161,9 +167,7 @@ def test_what_is_written_is_json() -> None:
     assert (document["thresholds"], document["weights"]) == ([None], [[], [0.3]])
 
 
-def test_rounds_of_a_chain_are_sums_of_its_stages_rounds() -> None:
+def test_rounds_of_two_together_are_sums_of_their_rounds() -> None:
     costs = {name: replace(cost, rounds=(cost.seconds, 3 * cost.seconds)) for name, cost in COSTS.items()}
     both = together(rows(200, 0), rows(300, 1), costs, CHAIN[:2])
     assert both.cost.rounds == pytest.approx((4.4e-4, 3 * 4.4e-4))
-    chain = cascade(rows(200, 0), rows(300, 1), costs, CHAIN)
-    assert chain.cost.rounds == pytest.approx((chain.cost.seconds, 3 * chain.cost.seconds))

@@ -19,7 +19,7 @@ from farthing.models.linear_file import write_linear
 from farthing.models.new_folder import new_folder
 from farthing.models.opening import read_json
 
-__all__ = ["MeasuredCascade", "kept_seconds", "write_cascade"]
+__all__ = ["MeasuredCascade", "cascade_file", "kept_seconds", "write_cascade"]
 
 STAGES = ("linear", "student", "teacher")
 
@@ -34,25 +34,32 @@ class MeasuredCascade:
     points: Mapping[PointName, Chosen]
 
 
-def write_cascade(job: DistillJob, labels: tuple[str, ...], cascade: MeasuredCascade) -> Path:
-    """Whole or not at all, in the place of what an earlier run left. The teacher is in it where a point asks it. Raises
-    InvalidRequest where the folder cannot be written."""
-    points = cascade.points
+def cascade_file(job: DistillJob, labels: tuple[str, ...], cascade: MeasuredCascade) -> CascadeFile:
+    """What cascade.json says; the teacher is among the stages where a point asks it."""
     models = (cascade.student, cascade.teacher)
     paths = ("linear.npz", *(f"{n}-{job.format}{m.suffix}" for n, m in zip(STAGES[1:], models, strict=True)))
-    num_stages = max(2, *(chosen.point.num_stages for chosen in points.values()))
-    stages = tuple(StageFile(name, path) for name, path in zip(STAGES, paths, strict=True))[:num_stages]
-    file = CascadeFile(
+    num_stages = max(2, *(chosen.point.num_stages for chosen in cascade.points.values()))
+    had = {
+        name: {"accuracy": chosen.accuracy, "seconds_per_request": chosen.seconds}
+        for name, chosen in cascade.points.items()
+    }
+    return CascadeFile(
         labels,
         job.student_recipe.max_length,
-        stages,
-        {name: chosen.point for name, chosen in points.items()},
-        {name: {"accuracy": chosen.accuracy, "seconds_per_request": chosen.seconds} for name, chosen in points.items()},
+        tuple(StageFile(name, path) for name, path in zip(STAGES, paths, strict=True))[:num_stages],
+        {name: chosen.point for name, chosen in cascade.points.items()},
+        had,
     )
+
+
+def write_cascade(job: DistillJob, labels: tuple[str, ...], cascade: MeasuredCascade) -> Path:
+    """Whole or not at all, in the place of what an earlier run left. Raises InvalidRequest where the folder cannot be
+    written."""
+    file = cascade_file(job, labels, cascade)
     try:
         with new_folder(job.cascade, is_replaced=True) as part:
-            write_linear(part / paths[0], cascade.linear)
-            for stage, model in zip(stages[1:], models, strict=False):
+            write_linear(part / file.stages[0].path, cascade.linear)
+            for stage, model in zip(file.stages[1:], (cascade.student, cascade.teacher), strict=False):
                 shutil.copyfile(model, part / stage.path)
             (part / CASCADE_FILE).write_text(file.json(), encoding="utf-8")
     except OSError as error:

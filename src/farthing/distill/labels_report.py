@@ -1,13 +1,14 @@
 """What came of a distillation to labels: every model on the held-out rows, with its cost, in one table."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from farthing.distill.cascade_folder import MeasuredCascade, kept_seconds
+from farthing.distill.cascade_folder import MeasuredCascade, cascade_file, kept_seconds
 from farthing.distill.data import Data, Example
 from farthing.distill.job import DistillJob
 from farthing.distill.linear import train_linear
@@ -18,17 +19,17 @@ from farthing.distill.result import Cost, Quality, Result
 from farthing.distill.stages import Made, Telling, quantized_teacher
 from farthing.distill.timing import interleaved, medians
 from farthing.economics.cost import HostCost
-from farthing.engine.cascade_classifier import classifier_logs
+from farthing.engine.cascade_classifier import CascadeClassifier, classifier_logs
 from farthing.engine.classifier import Classifier, ClassifierConfig
-from farthing.engine.labelling import cut
+from farthing.engine.labelling import Prompt, cut
 from farthing.models import Model, load_model
 from farthing.models.cascade_file import PointName
 
 __all__ = ["PROMPTED", "LabelsMeasured", "measure_labels"]
 
 PROMPTED = "prompted"
-TIMED_TEXTS = 256
-NUM_ROUNDS = 5
+TIMED_TEXTS = 1024
+CHOOSING_TEXTS = 256
 
 
 @dataclass(frozen=True)
@@ -52,19 +53,20 @@ def measure_labels(
         STUDENT: load_model(made.student),
         quantized: load_model(made.quantized),
     })  # fmt: skip
-    costs = models.costs([row.text for row in _spread(data.held_out, TIMED_TEXTS)])
-    validation, measured = models.rows(data.validation), models.rows(data.held_out)
-    found = results(measured, costs, TEACHER)
-    found.append(together(validation, measured, costs, (LINEAR, quantized)))
     stages = (LINEAR, quantized, TEACHER)
-    seconds = kept_seconds(job, {name: costs[name].seconds for name in stages})
+    validation, measured = models.rows(data.validation), models.rows(data.held_out)
+    seconds = kept_seconds(job, models.seconds(_texts(data.validation, CHOOSING_TEXTS), stages))
     cheapest, best = (choose_point(validation, seconds, stages, is_best=is_best) for is_best in (False, True))
-    found.append(measured_cascade(cheapest, measured, costs, stages))
-    found.append(measured_cascade(best, measured, costs, stages, is_best=True))
+    points: Mapping[PointName, Chosen] = {"best": best, "cheapest": cheapest}
+    cascade = MeasuredCascade(models.linear, made.quantized, teacher, points)
+    alone, chains = models.costs(_texts(data.held_out, TIMED_TEXTS), models.chains(cascade, made.labels, stages))
+    found = results(measured, alone, TEACHER)
+    found.append(together(validation, measured, alone, (LINEAR, quantized)))
+    found.append(measured_cascade(cheapest, measured, chains["cheapest"], stages))
+    found.append(measured_cascade(best, measured, chains["best"], stages, is_best=True))
     asked = prompted or (job.teacher if made.teacher_trained is not None else None)
     first = [] if asked is None else _prompted(asked, job, data, made, host, telling)
-    points: Mapping[PointName, Chosen] = {"best": best, "cheapest": cheapest}
-    return LabelsMeasured([*first, *found], MeasuredCascade(models.linear, made.quantized, teacher, points))
+    return LabelsMeasured([*first, *found], cascade)
 
 
 class _Models:
@@ -83,20 +85,46 @@ class _Models:
         said = {name: classifier_logs(each, self._ids(each, texts)) for name, each in self._classifiers.items()}
         return Rows(self._labels(rows), said | {LINEAR: self.linear.log_probabilities(texts)})
 
-    def costs(self, texts: Sequence[str]) -> dict[str, Cost]:
-        rounds = interleaved(
-            {name: lambda c=each: c.classify(self._ids(c, texts)) for name, each in self._classifiers.items()}
-            | {LINEAR: lambda: self.linear.probabilities(texts)},
-            NUM_ROUNDS,
-        )
-        rounds = {name: tuple(seconds / len(texts) for seconds in values) for name, values in rounds.items()}
+    def seconds(self, texts: Sequence[str], names: Sequence[str]) -> dict[str, float]:
+        """Of a request to each."""
+        runs = self._runs(texts)
+        rounds = interleaved({name: runs[name] for name in names})
+        return {name: seconds / len(texts) for name, seconds in medians(rounds).items()}
+
+    def chains(
+        self, cascade: MeasuredCascade, labels: tuple[str, ...], stages: Sequence[str]
+    ) -> dict[PointName, CascadeClassifier]:
+        """Each point as it is served."""
+        file, models = cascade_file(self._job, labels, cascade), [self._classifiers[name] for name in stages[1:]]
+        return {
+            name: CascadeClassifier(name, file, name, self.linear, models[: max(1, chosen.point.num_stages - 1)])
+            for name, chosen in cascade.points.items()
+        }
+
+    def costs(
+        self, texts: Sequence[str], chains: Mapping[PointName, CascadeClassifier]
+    ) -> tuple[dict[str, Cost], dict[PointName, Cost]]:
+        """Of each model alone, and of the cascades, timed side by side: tokenizing is in them too."""
+        found = interleaved(self._runs(texts) | {name: partial(_label, each, texts) for name, each in chains.items()})
+        rounds = {name: tuple(seconds / len(texts) for seconds in values) for name, values in found.items()}
         seconds = medians(rounds)
-        costs = {}
+        alone = {}
         for name, each in self._classifiers.items():
             num_tokens = float(np.mean([len(ids) for ids in self._ids(each, texts)]))
-            costs[name] = Cost(seconds[name], num_tokens, each.weight_bytes, rounds[name])
-        costs[LINEAR] = Cost(seconds[LINEAR], 0, self.linear.weights.nbytes, rounds[LINEAR])
-        return costs
+            alone[name] = Cost(seconds[name], num_tokens, each.weight_bytes, rounds[name])
+        alone[LINEAR] = Cost(seconds[LINEAR], 0, self.linear.weights.nbytes, rounds[LINEAR])
+        return alone, {
+            name: Cost(seconds[name], 0, each.weight_bytes, rounds[name]) for name, each in chains.items()
+        }
+
+    def _runs(self, texts: Sequence[str]) -> dict[str, Callable[[], object]]:
+        runs: dict[str, Callable[[], object]] = {
+            name: partial(self._classify, each, texts) for name, each in self._classifiers.items()
+        }
+        return runs | {LINEAR: partial(self.linear.probabilities, texts)}
+
+    def _classify(self, classifier: Classifier, texts: Sequence[str]) -> None:
+        classifier.classify(self._ids(classifier, texts))
 
     def _labels(self, rows: Sequence[Example]) -> NDArray[np.int64]:
         return np.array([self._place[row.answer] for row in rows], np.int64)
@@ -104,6 +132,11 @@ class _Models:
     def _ids(self, classifier: Classifier, texts: Sequence[str]) -> list[tuple[int, ...]]:
         longest = self._job.student_recipe.longest(classifier.max_len)
         return [cut(ids, longest) for ids in classifier.encode_all(texts)]
+
+
+def _label(cascade: CascadeClassifier, texts: Sequence[str]) -> None:
+    ids = [cut(found, cascade.max_len) for found in cascade.encode_all(texts)]
+    cascade.label([Prompt(*pair) for pair in zip(ids, texts, strict=True)])
 
 
 def _prompted(model: str, job: DistillJob, data: Data, made: Made, host: HostCost, telling: Telling) -> list[Result]:
@@ -121,6 +154,10 @@ def _prompted(model: str, job: DistillJob, data: Data, made: Made, host: HostCos
     found = asyncio.run(ask_prompted(model, rows, host, job.num_threads, told))
     cost = Cost(found.seconds, found.num_tokens, load_model(model).weight_bytes)
     return [Result(PROMPTED, Quality(found.num_rows, found.num_right), cost, note=f"{found.num_rows} rows alone")]
+
+
+def _texts(rows: Sequence[Example], num: int) -> list[str]:
+    return [row.text for row in _spread(rows, num)]
 
 
 def _spread(rows: Sequence[Example], num: int) -> Sequence[Example]:

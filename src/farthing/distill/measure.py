@@ -17,7 +17,7 @@ from farthing.distill.result import Cost, Quality, Result, paired, quality
 from farthing.engine.cascade_rule import Decided, decide, heard, mixed, walk
 from farthing.models.cascade_file import Point
 
-__all__ = ["LINEAR", "Chosen", "Rows", "cascade", "choose_point", "measured_cascade", "results", "together"]
+__all__ = ["LINEAR", "Chosen", "Rows", "choose_point", "measured_cascade", "results", "together"]
 
 F32 = NDArray[np.float32]
 LINEAR = "linear"
@@ -54,15 +54,6 @@ def results(rows: Rows, costs: Mapping[str, Cost], teacher: str) -> list[Result]
     return found
 
 
-def cascade(
-    chosen_on: Rows, measured: Rows, costs: Mapping[str, Cost], names: Sequence[str], *, is_best: bool = False
-) -> Result:
-    """Chosen on some rows, measured on others; see `choose_point`."""
-    seconds = {name: costs[name].seconds for name in names}
-    chosen = choose_point(chosen_on, seconds, names, is_best=is_best)
-    return measured_cascade(chosen, measured, costs, names, is_best=is_best)
-
-
 def choose_point(rows: Rows, seconds: Mapping[str, float], names: Sequence[str], *, is_best: bool = False) -> Chosen:
     """Stages `names`, the cheapest first, each with its seconds a request. Thresholds are the cheapest that are surely
     no worse on these rows than the last stage alone; is_best: that reach the highest accuracy that any stage has there
@@ -82,14 +73,13 @@ def choose_point(rows: Rows, seconds: Mapping[str, float], names: Sequence[str],
 
 
 def measured_cascade(
-    chosen: Chosen, measured: Rows, costs: Mapping[str, Cost], names: Sequence[str], *, is_best: bool = False
+    chosen: Chosen, measured: Rows, cost: Cost, names: Sequence[str], *, is_best: bool = False
 ) -> Result:
-    """What is served at this point says of these rows, and costs. A stage that is left out has a share of 0, the one
-    that answers in its place a threshold of 0."""
+    """What is served at this point says of these rows. A stage that is left out has a share of 0, the one that answers
+    in its place a threshold of 0."""
     found = _decided(chosen.point, measured, names)
     is_right = found.logs.argmax(axis=1) == measured.labels
     linear = measured.logs[names[0]].argmax(axis=1) == measured.labels
-    cost = _sum(costs, dict(zip(names, found.walk.asked_shares(), strict=False)), 0)
     name = " → ".join(names) + (", at its best" if is_best else "")
     num_left_out = len(names) - chosen.point.num_stages
     shares = found.walk.answered_shares() + (0.0,) * num_left_out
@@ -108,20 +98,18 @@ def together(chosen_on: Rows, measured: Rows, costs: Mapping[str, Cost], names: 
     weights = _weights(chosen_on, names)[-1]
     right = _mixed(measured, names, weights).argmax(axis=1) == measured.labels
     linear = measured.logs[names[0]].argmax(axis=1) == measured.labels
-    cost = _sum(costs, dict.fromkeys(names, 1.0), max(costs[name].num_tokens for name in names))
+    cost = _sum([costs[name] for name in names])
     found = Quality(len(right), int(right.sum()))
     return Result(" + ".join(names), found, cost, paired(right, linear), weights=(weights,))
 
 
-def _sum(costs: Mapping[str, Cost], asked: Mapping[str, float], num_tokens: float) -> Cost:
-    """Of several models, each asked about a share of the rows; round by round, for they were timed side by side."""
-    parts = [(costs[name], share) for name, share in asked.items()]
-    rounds = zip(*(cost.rounds for cost, _ in parts), strict=True)
+def _sum(costs: Sequence[Cost]) -> Cost:
+    """Of several models that are asked about the same row; round by round, for they were timed side by side."""
     return Cost(
-        sum(share * cost.seconds for cost, share in parts),
-        num_tokens,
-        sum(cost.weight_bytes for cost, _ in parts),
-        tuple(sum(share * s for s, (_, share) in zip(seconds, parts, strict=True)) for seconds in rounds),
+        sum(cost.seconds for cost in costs),
+        max(cost.num_tokens for cost in costs),
+        sum(cost.weight_bytes for cost in costs),
+        tuple(map(sum, zip(*(cost.rounds for cost in costs), strict=True))),
     )
 
 
