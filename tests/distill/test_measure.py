@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from farthing.distill.cascade import Stage, serve
-from farthing.distill.measure import LINEAR, Rows, choose_point, measured_cascade, results, together
+from farthing.distill.measure import LINEAR, Rows, choose_point, choose_points, measured_cascade, results, together
 from farthing.distill.result import Cost, Paired, Result, divergence, quality, result_document, times_cheaper
 from farthing.distill.timing import interleaved, medians
 from farthing.economics.cost import HostCost
@@ -66,6 +66,19 @@ def test_thresholds_hold_on_other_rows_too() -> None:
         worse += chain.quality.accuracy < teacher.quality.accuracy
         assert chain.cost.seconds < COSTS["teacher"].seconds / 2
     assert worse <= 1
+
+
+def test_the_cheapest_is_never_dearer_than_the_best() -> None:
+    """With few rows to choose by, being sure takes more of the last stage than being best."""
+    seconds, are_same = {name: COSTS[name].seconds for name in CHAIN}, set()
+    for seed in range(8):
+        chosen_on = rows(40, seed)
+        cheapest, best = choose_points(chosen_on, seconds, CHAIN)
+        assert cheapest.seconds <= best.seconds
+        alone = choose_point(chosen_on, seconds, CHAIN)
+        assert cheapest in (alone, best)
+        are_same.add(alone.seconds > best.seconds)
+    assert are_same == {True, False}
 
 
 def test_thresholds_are_chosen_on_other_rows_than_the_measured() -> None:

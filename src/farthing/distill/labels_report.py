@@ -12,7 +12,7 @@ from farthing.distill.cascade_folder import MeasuredCascade, cascade_file, kept_
 from farthing.distill.data import Data, Example
 from farthing.distill.job import DistillJob
 from farthing.distill.linear import train_linear
-from farthing.distill.measure import LINEAR, Chosen, Rows, choose_point, measured_cascade, results, together
+from farthing.distill.measure import LINEAR, Chosen, Rows, choose_points, measured_cascade, results, together
 from farthing.distill.prompted import ask_prompted, prompted_rows
 from farthing.distill.report_file import STUDENT, TEACHER
 from farthing.distill.result import Cost, Quality, Result
@@ -56,7 +56,7 @@ def measure_labels(
     stages = (LINEAR, quantized, TEACHER)
     validation, measured = models.rows(data.validation), models.rows(data.held_out)
     seconds = kept_seconds(job, models.seconds(_texts(data.validation, CHOOSING_TEXTS), stages))
-    cheapest, best = (choose_point(validation, seconds, stages, is_best=is_best) for is_best in (False, True))
+    cheapest, best = choose_points(validation, seconds, stages)
     points: Mapping[PointName, Chosen] = {"best": best, "cheapest": cheapest}
     cascade = MeasuredCascade(models.linear, made.quantized, teacher, points)
     alone, chains = models.costs(_texts(data.held_out, TIMED_TEXTS), models.chains(cascade, made.labels, stages))

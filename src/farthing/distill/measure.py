@@ -17,7 +17,7 @@ from farthing.distill.result import Cost, Quality, Result, paired, quality
 from farthing.engine.cascade_rule import Decided, decide, heard, mixed, walk
 from farthing.models.cascade_file import Point
 
-__all__ = ["LINEAR", "Chosen", "Rows", "choose_point", "measured_cascade", "results", "together"]
+__all__ = ["LINEAR", "Chosen", "Rows", "choose_point", "choose_points", "measured_cascade", "results", "together"]
 
 F32 = NDArray[np.float32]
 LINEAR = "linear"
@@ -52,6 +52,13 @@ def results(rows: Rows, costs: Mapping[str, Cost], teacher: str) -> list[Result]
         reference = rows.logs[teacher] if name != teacher and teacher in rows.logs else None
         found.append(Result(name, quality(rows.logs[name], rows.labels, reference), cost, against))
     return found
+
+
+def choose_points(rows: Rows, seconds: Mapping[str, float], names: Sequence[str]) -> tuple[Chosen, Chosen]:
+    """The cheapest that is surely no worse than the last stage, and the best; see `choose_point`. To be sure may be
+    dearer than the best: then that is the cheapest too."""
+    cheapest, best = (choose_point(rows, seconds, names, is_best=is_best) for is_best in (False, True))
+    return (best if best.seconds < cheapest.seconds else cheapest), best
 
 
 def choose_point(rows: Rows, seconds: Mapping[str, float], names: Sequence[str], *, is_best: bool = False) -> Chosen:
