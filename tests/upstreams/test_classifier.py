@@ -302,6 +302,7 @@ def test_an_empty_slot_waits_for_its_first_version(tmp_path):
                 with pytest.raises(UpstreamError) as caught:
                     upstream.max_usage(call_of(model="intents")) if ask_it is None else await ask_it()
                 assert (caught.value.status, caught.value.code) == (503, "no_version")
+                assert (caught.value.is_retryable, caught.value.is_failure) == (True, False)
                 assert caught.value.is_retryable
             assert upstream.serving()["intents"].version == ""
             add_version(slot, "0001")

@@ -115,6 +115,16 @@ def test_who_failed_three_times_is_passed_over_for_a_while() -> None:
     assert ask(4) == 3
 
 
+def test_who_says_at_once_that_it_cannot_yet_is_asked_again() -> None:
+    """A classifier's slot is empty until its first version comes, and then it answers: nobody waited for it to fail."""
+    empty = UpstreamError("no version yet", status=503, code="no_version", is_retryable=True, is_failure=False)
+    first, _, both, _ = pair([*[(0, empty)] * 8, (1, None)], [(1, None)])
+    for _ in range(9):
+        run(collect(both, make_call(), tally := Tally()))
+    assert len(first.calls) == 9
+    assert tally.model == "model-a"
+
+
 def test_a_half_open_one_is_tried_by_one_call_at_a_time() -> None:
     a, _, both, clock = pair([(0, failed())], [(1, None)])
     for _ in range(3):

@@ -82,6 +82,7 @@ class ClassifierThread:
                 code="no_version",
                 retry_after_s=self._look_every_s,
                 is_retryable=True,
+                is_failure=False,
             )
         return self._classifier
 

@@ -11,7 +11,9 @@ class UpstreamError(FarthingError):
     status is the HTTP status for the client (400 what it sent, 404 no such model, 429 too much, 502 the upstream
     failed, 503 not now, 504 too slow); code a short stable word ("context_length_exceeded", "upstream_unreachable");
     param the field at fault. is_retryable: another try, here or at another upstream, may succeed; never true once a
-    first token has come. body is what a provider said, of the call's own wire, for handing on.
+    first token has come. is_failure: whether that counts against the upstream where failures in a row have it passed
+    over for a while; not of one that says at once that it cannot yet. body is what a provider said, of the call's own
+    wire, for handing on.
     """
 
     def __init__(
@@ -23,6 +25,7 @@ class UpstreamError(FarthingError):
         param: str | None = None,
         retry_after_s: float | None = None,
         is_retryable: bool = False,
+        is_failure: bool = True,
         body: dict[str, object] | None = None,
     ) -> None:
         super().__init__(message)
@@ -31,4 +34,5 @@ class UpstreamError(FarthingError):
         self.param = param
         self.retry_after_s = retry_after_s
         self.is_retryable = is_retryable
+        self.is_failure = is_failure
         self.body = body

@@ -104,7 +104,7 @@ async def attempt(member: Member, call: Call, tally: Tally) -> AsyncGenerator[Ch
                 member.breaker.succeeded()
             yield chunk
     except UpstreamError as error:
-        if error.is_retryable and not has_verdict:
+        if error.is_retryable and error.is_failure and not has_verdict:
             has_verdict = True
             member.breaker.failed()
         raise
