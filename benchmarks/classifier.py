@@ -28,6 +28,7 @@ from farthing.kernels import instruction_sets
 from farthing.kernels.plan import Plan, Product, QTensor
 from farthing.models import Model, load_model
 from farthing.models.checkpoint import Tensors
+from farthing.models.decoder import LastLayer
 from farthing.report.machine import commit, this_machine
 
 HERE = Path(__file__).parent
@@ -39,7 +40,7 @@ MILLION = 1_000_000
 class WholeModel(Model):
     """Its last layer computes every token."""
 
-    def plan(self, product: Product = "f32", *, is_last_taken: bool = False) -> Plan:  # noqa: ARG002
+    def plan(self, product: Product = "f32", *, last_layer: LastLayer = "all") -> Plan:  # noqa: ARG002
         return super().plan(product)
 
 

@@ -196,7 +196,9 @@ NB_MODULE(_native, m) {
            })
       .def("num_experts_read", &Program::num_experts_read)
       .def("num_page_faults", &Program::num_page_faults)
-      .def("take", [](Program& p, View3 src, View3 dst) { p.take(src, dst); })
+      .def("take", [](Program& p, std::vector<View3> srcs, std::vector<View3> dsts) {
+             p.take({srcs.begin(), srcs.end()}, {dsts.begin(), dsts.end()});
+           })
       .def("head", [](Program& p, View3 src, int weight, int bias, bool is_int8) { p.head(src, weight, bias, is_int8); })
       .def("set_key_means",
            [](Program& p, In<float, 2> means) {

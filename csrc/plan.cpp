@@ -359,15 +359,22 @@ void Program::moe(Columns src, Columns logits, Columns dst, const GateRule& rule
   });
 }
 
-void Program::take(Columns src, Columns dst) {
-  check(src, "take");
-  check(dst, "take");
-  if (src.width != dst.width || src.buffer == dst.buffer) fail("take: src and dst must be alike and of two buffers");
+void Program::take(const std::vector<Columns>& srcs, const std::vector<Columns>& dsts) {
+  if (srcs.empty() || srcs.size() != dsts.size()) fail("take: as many src as dst, one or more");
+  for (size_t k = 0; k < srcs.size(); ++k) {
+    check(srcs[k], "take");
+    check(dsts[k], "take");
+    if (srcs[k].width != dsts[k].width) fail("take: src and dst must be alike");
+    for (const Columns& src : srcs)
+      if (src.buffer == dsts[k].buffer) fail("take: src and dst must be of two buffers");  // rows are taken in any order
+  }
   if (has_take_) fail("take: once in a plan");
   append("take", [=](const Run& r, Worker& w) {
-    const View from = view(src), to = view(dst);
     w.for_each(r.num_logits, [&](int64_t i) {
-      memcpy(to.data + i * to.stride, from.data + r.logit_rows[i] * from.stride, static_cast<size_t>(src.width) * sizeof(float));
+      for (size_t k = 0; k < srcs.size(); ++k) {
+        const View from = view(srcs[k]), to = view(dsts[k]);
+        memcpy(to.data + i * to.stride, from.data + r.logit_rows[i] * from.stride, static_cast<size_t>(from.width) * sizeof(float));
+      }
     });
   });
   has_take_ = true;

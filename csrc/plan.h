@@ -55,8 +55,9 @@ class Program {
   // gates, ups, downs: a matrix of each expert.
   void moe(Columns src, Columns logits, Columns dst, const GateRule& rule, int bias, const std::vector<int>& gates,
            const std::vector<int>& ups, const std::vector<int>& downs, bool is_int8);
-  // dst[i] = src[logit_rows[i]]; from here on the batch is those rows, each the only token of a sequence of its own. Once.
-  void take(Columns src, Columns dst);
+  // dst[i] = src[logit_rows[i]] of each pair; from here on the batch is those rows, each the only token of a sequence of
+  // its own. Once.
+  void take(const std::vector<Columns>& srcs, const std::vector<Columns>& dsts);
   void head(Columns src, int weight, int bias, bool is_int8);
 
   // Returns logits [num_logits, num_outputs], valid until the next call.

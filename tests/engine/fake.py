@@ -60,7 +60,7 @@ class FakeModel:
     def identity(self) -> str:
         return "fake"
 
-    def plan(self, product: str) -> str:
+    def plan(self, product: str, *, last_layer: str = "all") -> str:  # noqa: ARG002
         return product
 
     def encode_chat(self, messages, *, add_generation_prompt: bool = True) -> list[int]:  # noqa: ARG002

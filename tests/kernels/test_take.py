@@ -7,6 +7,7 @@ from farthing import kernels
 from farthing.kernels.gates import GateRule
 from farthing.kernels.plan import Batch, Embed, Head, KVSpec, Linear, Moe, Plan, QTensor, Take, View
 from farthing.models import Model, load_model
+from farthing.models.decoder import LastLayer
 from tests.models.small import GOLDEN
 
 PAGES = np.arange(6, dtype=np.int32).reshape(3, 2)
@@ -22,18 +23,19 @@ ROWS = {
 }
 
 
-def program_of(model: Model, isa: str, *, is_last_taken: bool) -> kernels.Program:
+def program_of(model: Model, isa: str, last_layer: LastLayer) -> kernels.Program:
     c = model.config
     kv = KVSpec(c.num_layers, c.num_kv_heads, c.head_dim, 6, 16, windows=c.windows)
-    return kernels.load(model.plan("int8", is_last_taken=is_last_taken), kv, num_threads=2, isa=isa)
+    return kernels.load(model.plan("int8", last_layer=last_layer), kv, num_threads=2, isa=isa)
 
 
 @pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
 @pytest.mark.parametrize("isa", [*kernels.instruction_sets(), "reference"])
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3_text", "olmoe"])
-def test_rows_are_the_same_bits(family: str, isa: str, rows: list[int]) -> None:
+@pytest.mark.parametrize("last_layer", ["wanted", "but for queries"])
+def test_rows_are_the_same_bits(family: str, isa: str, last_layer: LastLayer, rows: list[int]) -> None:
     model = load_model(GOLDEN / family, weights="q8_0")
-    plain, taking = (program_of(model, isa, is_last_taken=is_taken) for is_taken in (False, True))
+    plain, taking = (program_of(model, isa, tokens) for tokens in ("all", last_layer))
     batch = Batch(IDS, POSITIONS, STARTS, PAGES, np.array(rows, np.int32))
     expected = kernels.run(plain, batch).copy()
     assert expected.shape == (len(rows), model.config.vocab_size)
@@ -53,9 +55,9 @@ def test_once_and_into_another_buffer() -> None:
         return kernels.load(Plan(plan.buffers, (*plan.ops[:-1], *more), plan.vocab_size, plan.tensors), kv)
 
     with pytest.raises(ValueError, match="two buffers"):
-        load(Take(hidden, hidden))
+        load(Take(((hidden, hidden),)))
     with pytest.raises(ValueError, match="once"):
-        load(Take(hidden, normed), Take(hidden, normed))
+        load(*[Take(((hidden, normed),))] * 2)
     with pytest.raises(ValueError, match="once"):
         load(Head(normed, "head"), Head(normed, "head"))
 
@@ -75,7 +77,7 @@ def test_more_rows_than_tokens_of_a_mixture() -> None:
     logits = View("logits", 0, num_experts)
     ops = (
         Embed(x, "table"),
-        Take(x, taken),
+        Take(((x, taken),)),
         Linear(taken, logits, ("router",), (None,)),
         Linear(taken, y, ("gate.0",), (None,)),
         Moe(taken, logits, y, GateRule("softmax", num_experts), *names),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from farthing.kernels import Limits
-from farthing.kernels.plan import Attention, Head, KVSpec, Linear, Plan, QTensor, View
+from farthing.kernels.plan import Attention, Head, KVSpec, Linear, Plan, QTensor, Take, View
 from farthing.report.roofline import CHUNK, DECODE_STEPS, Counts, Need, Work
 
 LIMITS = Limits(read_gb_s=10, f32_gflop_s=100, int8_gop_s=200)
@@ -15,15 +15,17 @@ def tensor(format: str, rows: int, cols: int, num_bytes: int) -> QTensor:
     return QTensor(format, rows, cols, np.zeros(num_bytes, np.uint8))
 
 
-def counts() -> Counts:
-    """Two layers of a 4 x 8 matrix in 4 bits with queries of width 16, and a head of 10 x 8 kept in float32."""
+def counts(*, is_last_taken: bool = False) -> Counts:
+    """Two layers of a 4 x 8 matrix in 4 bits with queries of width 16, and a head of 10 x 8 kept in float32.
+    is_last_taken: the second of them computes the tokens alone whose logits are wanted."""
     x = View("x", 0, 8)
     layer = (
         Linear(x, View("y", 0, 4), ("w",), (None,), product="int8"),
         Attention(0, View("q", 0, 16), View("a", 0, 16), 2, 1.0),
     )
     tensors = {"w": tensor("q4_0", 4, 8, 18), "head": tensor("f32", 10, 8, 320)}
-    plan = Plan({}, (*layer, *layer, Head(x, "head", product="int8")), 10, tensors)
+    take = (Take(((x, View("taken", 0, 8)),)),) if is_last_taken else ()
+    plan = Plan({}, (*layer, *take, *layer, Head(x, "head", product="int8")), 10, tensors)
     return Counts.of(plan, KVSpec(2, num_kv_heads=1, head_dim=8, num_pages=1, k_codec="f16", v_codec="q8"))
 
 
@@ -52,6 +54,17 @@ def test_a_prefill_reads_the_layers_once_per_chunk_and_computes_the_head_once() 
     keys = n * (n + 1) / 2  # half of the square of positions
     assert need.int8_ops == n * 2 * (2 * 4 * 8) + keys * 2 * (2 * 2 * 16)
     assert need.f32_ops == 2 * 10 * 8 + keys * 2 * (2 * 16)
+
+
+def test_behind_take_a_prefill_computes_and_reads_for_its_last_token() -> None:
+    n = CHUNK + 10
+    need = counts(is_last_taken=True).need(Work("prefill", 1, n))
+    assert need.num_bytes == (2 + 1) * 18 + 320 + (CHUNK + n + n) * KV_BYTES / 2
+    keys = n * (n + 1) / 2 + n
+    assert need.int8_ops == (n + 1) * (2 * 4 * 8) + keys * (2 * 2 * 16)
+    assert need.f32_ops == 2 * 10 * 8 + keys * (2 * 16)
+    assert counts(is_last_taken=True).need(Work("decode", 4, 100)) == counts().need(Work("decode", 4, 100))
+    assert (counts(is_last_taken=True).weight_bytes, counts(is_last_taken=True).kv_bytes) == (2 * 18 + 320, KV_BYTES)
 
 
 def test_without_integer_products_all_is_float32() -> None:

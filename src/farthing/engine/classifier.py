@@ -85,7 +85,7 @@ class Classifier:
         self.model, self.labels = model, model.labels
         self.max_len = model.config.max_position_embeddings
         self._clock_ns = clock_ns
-        plan = model.plan(self.config.product, is_last_taken=True)
+        plan = model.plan(self.config.product, last_layer="wanted")
         self._program = kernels.load(
             plan, _kv_spec(model, self.config), num_threads=self.config.num_threads, isa=self.config.isa
         )

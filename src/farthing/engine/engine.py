@@ -59,7 +59,7 @@ class Engine:
         self.max_len = min(model.config.max_position_embeddings, kv.num_pages * kv.page_size)
         check_generates(model)
         check_experts_folder(model, config.experts_folder)
-        plan = model.plan(config.product)
+        plan = model.plan(config.product, last_layer="but for queries")
         self.program = kernels.load(
             plan, kv, num_threads=config.num_threads, isa=config.isa, experts_folder=config.experts_folder
         )

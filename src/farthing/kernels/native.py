@@ -196,7 +196,7 @@ class NativeProgram:
             case Moe():
                 self._append_moe(op)
             case Take():
-                p.take(at(op.src), at(op.dst))
+                p.take([at(src) for src, _ in op.pairs], [at(dst) for _, dst in op.pairs])
             case Head():
                 p.head(at(op.src), self._matrix(op.weight), self._vector(op.bias), op.product == "int8")
 

@@ -185,13 +185,13 @@ class Moe:
 
 @dataclass(frozen=True)
 class Take:
-    """dst[i] = src[logit_rows[i]]; from here on the batch is those rows, each the only token of a sequence of its own.
+    """dst[i] = src[logit_rows[i]] of each pair of views (src, dst); from here on the batch is those rows, each the only
+    token of a sequence of its own.
 
     What is behind it computes nothing for other tokens, and nothing at all where no logits are wanted. Once in a plan.
     """
 
-    src: View
-    dst: View  # of another buffer
+    pairs: tuple[tuple[View, View], ...]  # both of the same width, and of two buffers
 
 
 @dataclass(frozen=True)

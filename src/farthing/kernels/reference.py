@@ -175,10 +175,11 @@ class _Run:
     def take(self, op: Take) -> None:
         """The batch, and so every buffer, becomes its rows of logits."""
         batch, rows = self.batch, self.batch.logit_rows
-        taken = self.at(op.src)[rows]
+        taken = [self.at(src)[rows] for src, _ in op.pairs]
         n = len(rows)
         self.buffers = {name: np.zeros((n, width), np.float32) for name, width in self.program.plan.buffers.items()}
-        self.at(op.dst)[:] = taken
+        for (_, dst), values in zip(op.pairs, taken, strict=True):
+            self.at(dst)[:] = values
         numbers = np.arange(n + 1, dtype=np.int32)
         tables = batch.page_tables[np.searchsorted(batch.seq_starts, rows, side="right") - 1]
         self.batch = Batch(batch.token_ids[rows], batch.positions[rows], numbers, tables, numbers[:n])

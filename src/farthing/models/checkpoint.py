@@ -14,7 +14,7 @@ from farthing.kernels.formats import row_bytes
 from farthing.kernels.mapped import forget_mapped
 from farthing.kernels.plan import Plan, Product, QTensor
 from farthing.models.config import ModelConfig
-from farthing.models.decoder import build_plan, tensor_shapes
+from farthing.models.decoder import LastLayer, build_plan, tensor_shapes
 from farthing.models.hub import find_model
 from farthing.models.opening import open_checkpoint
 from farthing.models.template import encode_chat
@@ -82,10 +82,10 @@ class Model:
         """Names what this model computes: a digest of its config, its weights, and the formats they run in."""
         return hashlib.blake2b(repr(self.config).encode() + self.tensors.digest(), digest_size=16).hexdigest()
 
-    def plan(self, product: Product = "f32", *, is_last_taken: bool = False) -> Plan:
+    def plan(self, product: Product = "f32", *, last_layer: LastLayer = "all") -> Plan:
         """The operations that compute this model; see `kernels.plan.Linear` for what product means, `build_plan` for
-        is_last_taken."""
-        return build_plan(self.config, self.tensors, product, is_last_taken=is_last_taken)
+        last_layer."""
+        return build_plan(self.config, self.tensors, product, last_layer=last_layer)
 
     def encode_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> list[int]:
         """Token ids of a conversation in the model's chat template, ready for the model's answer (or for more)."""

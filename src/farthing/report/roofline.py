@@ -6,6 +6,7 @@ rotations, activations, the embedding of a token, and writing. Of experts a step
 if each chose by lot.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
@@ -13,7 +14,7 @@ from typing import Literal
 from farthing.engine import EngineConfig
 from farthing.kernels import Limits
 from farthing.kernels.codecs import CODECS
-from farthing.kernels.plan import Attention, Head, KVSpec, Linear, Moe, Plan, Product
+from farthing.kernels.plan import Attention, Head, KVSpec, Linear, Moe, Op, Plan, Product, Take
 from farthing.report.levers import has_codes
 
 __all__ = ["CHUNK", "DECODE_STEPS", "Counts", "Need", "Work"]
@@ -113,15 +114,19 @@ class _Attending:
         kv_bytes = sum(kv.layer_bytes(op.layer) for op in ops)
         return cls(window, 2 * of_side * sum(is_code), of_side * (2 - sum(is_code)), kv_bytes)
 
-    def num_keys(self, work: Work) -> float:
-        """That all tokens of a work attend to together."""
+    def num_keys(self, work: Work, is_behind: bool) -> float:
+        """That all tokens of a work attend to together. is_behind: of a prompt only the last one does."""
         if work.kind == "decode":
             return work.batch * self._seen(work.context + OWN)
+        if is_behind:
+            return self._seen(work.context)
         n, full = work.context, min(self.window or work.context, work.context)
         return full * (full + 1) / 2 + (n - full) * full  # each sees those before it, at most a window of them
 
-    def num_tokens_read(self, work: Work) -> float:
+    def num_tokens_read(self, work: Work, is_behind: bool) -> float:
         """Whose K and V are read: by each chunk those before it and its own, of a shared prefix once."""
+        if work.kind == "prefill" and is_behind:
+            return self._seen(work.context)
         if work.kind == "decode":
             of_context = self._seen(work.context + OWN) - self._seen(OWN)
             return work.batch * self._seen(OWN) + of_context * (1 if work.is_prefix_shared else work.batch)
@@ -134,63 +139,87 @@ class _Attending:
 
 
 @dataclass(frozen=True)
-class Counts:
-    """What a token costs: in the layers' matrices, in experts, in the head, and in attention."""
+class _Part:
+    """What a token costs in some of a plan's operations: in matrices, in experts, and in attention. is_behind: they
+    stand behind Take, so that they compute only the tokens whose logits are wanted."""
 
+    is_behind: bool
     layers: _Products
     experts: _Products  # all of them
     taken_share: float  # of the experts, by one token
-    head: _Products
     attention: tuple[_Attending, ...]
 
     @classmethod
-    def of(cls, plan: Plan, kv: KVSpec) -> "Counts":
-        moes = [op for op in plan.ops if isinstance(op, Moe)]
-        attention = sorted((op for op in plan.ops if isinstance(op, Attention)), key=lambda op: op.window or 0)
-        taken = sum(op.rule.top_k for op in moes) / (sum(len(op.gates) for op in moes) or 1)
+    def of(cls, plan: Plan, ops: Sequence[Op], kv: KVSpec, *, is_behind: bool) -> "_Part":
+        moes = [op for op in ops if isinstance(op, Moe)]
+        attention = sorted((op for op in ops if isinstance(op, Attention)), key=lambda op: op.window or 0)
         return cls(
-            layers=_Products.of(
-                plan, [(w, op.product) for op in plan.ops if isinstance(op, Linear) for w in op.weights]
-            ),
+            is_behind,
+            layers=_Products.of(plan, [(w, op.product) for op in ops if isinstance(op, Linear) for w in op.weights]),
             experts=_Products.of(plan, [(w, op.product) for op in moes for w in (*op.gates, *op.ups, *op.downs)]),
-            taken_share=taken,
-            head=_Products.of(plan, [(op.weight, op.product) for op in plan.ops if isinstance(op, Head)]),
-            attention=tuple(_Attending.of(w, list(ops), kv) for w, ops in groupby(attention, lambda op: op.window)),
+            taken_share=sum(op.rule.top_k for op in moes) / (sum(len(op.gates) for op in moes) or 1),
+            attention=tuple(_Attending.of(w, list(same), kv) for w, same in groupby(attention, lambda op: op.window)),
+        )
+
+    @property
+    def weight_bytes(self) -> int:
+        return self.layers.num_bytes + round(self.experts.num_bytes * self.taken_share)
+
+    def need(self, work: Work) -> Need:
+        """Weights are read once per step, of experts those that its tokens take."""
+        steps = [work.batch]
+        if work.kind == "prefill" and not self.is_behind:
+            steps = [min(CHUNK, work.context - start) for start in range(0, work.context, CHUNK)]
+        num_tokens = sum(steps)
+        read_share = sum(1 - (1 - self.taken_share) ** num for num in steps)  # of experts, by all steps
+        keys = [(part, part.num_keys(work, self.is_behind)) for part in self.attention]
+        layers, experts, taken = self.layers, self.experts, self.taken_share * num_tokens
+        return Need(
+            num_bytes=layers.num_bytes * len(steps)
+            + experts.num_bytes * read_share
+            + sum(part.kv_bytes * part.num_tokens_read(work, self.is_behind) for part in self.attention),
+            int8_ops=layers.int8_ops * num_tokens
+            + experts.int8_ops * taken
+            + sum(part.int8_ops * num_keys for part, num_keys in keys),
+            f32_ops=layers.f32_ops * num_tokens
+            + experts.f32_ops * taken
+            + sum(part.f32_ops * num_keys for part, num_keys in keys),
+        )
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a piece of work costs: in the layers of all tokens, in those of the tokens whose logits are wanted, and in
+    the head."""
+
+    parts: tuple[_Part, _Part]
+    head: _Products
+
+    @classmethod
+    def of(cls, plan: Plan, kv: KVSpec) -> "Counts":
+        taken = next((number for number, op in enumerate(plan.ops) if isinstance(op, Take)), len(plan.ops))
+        before, behind = plan.ops[:taken], plan.ops[taken:]
+        return cls(
+            (_Part.of(plan, before, kv, is_behind=False), _Part.of(plan, behind, kv, is_behind=True)),
+            _Products.of(plan, [(op.weight, op.product) for op in plan.ops if isinstance(op, Head)]),
         )
 
     @property
     def weight_bytes(self) -> int:
         """That one token alone reads."""
-        return self.layers.num_bytes + round(self.experts.num_bytes * self.taken_share) + self.head.num_bytes
+        return self.head.num_bytes + sum(part.weight_bytes for part in self.parts)
 
     @property
     def kv_bytes(self) -> int:
         """Of one token's K and V in all layers."""
-        return sum(part.kv_bytes for part in self.attention)
+        return sum(attending.kv_bytes for part in self.parts for attending in part.attention)
 
     def need(self, work: Work) -> Need:
-        """Of a whole prefill: weights once per chunk, the head for the last token only. Of a decode's middle step:
-        weights once, every sequence's K and V, those of a shared prefix once."""
-        is_prefill = work.kind == "prefill"
-        steps = (
-            [min(CHUNK, work.context - start) for start in range(0, work.context, CHUNK)]
-            if is_prefill
-            else [work.batch]
-        )
-        num_logit_rows = 1 if is_prefill else work.batch
-        read_share = sum(1 - (1 - self.taken_share) ** num_tokens for num_tokens in steps)  # of experts, by all steps
-        layers, experts, head, taken = self.layers, self.experts, self.head, self.taken_share * work.num_tokens
+        """Of a whole prefill: weights once per chunk, what stands behind Take and the head for the last token only. Of
+        a decode's middle step: weights once, every sequence's K and V, those of a shared prefix once."""
+        needs = [part.need(work) for part in self.parts]
         return Need(
-            num_bytes=layers.num_bytes * len(steps)
-            + experts.num_bytes * read_share
-            + head.num_bytes
-            + sum(part.kv_bytes * part.num_tokens_read(work) for part in self.attention),
-            int8_ops=layers.int8_ops * work.num_tokens
-            + experts.int8_ops * taken
-            + head.int8_ops * num_logit_rows
-            + sum(part.int8_ops * part.num_keys(work) for part in self.attention),
-            f32_ops=layers.f32_ops * work.num_tokens
-            + experts.f32_ops * taken
-            + head.f32_ops * num_logit_rows
-            + sum(part.f32_ops * part.num_keys(work) for part in self.attention),
+            num_bytes=self.head.num_bytes + sum(need.num_bytes for need in needs),
+            int8_ops=self.head.int8_ops * work.batch + sum(need.int8_ops for need in needs),
+            f32_ops=self.head.f32_ops * work.batch + sum(need.f32_ops for need in needs),
         )

@@ -97,7 +97,7 @@ class Bench:
         kv: str,
         experts_folder: Path | None = None,
     ) -> None:
-        config, plan = model.config, model.plan(product)
+        config, plan = model.config, model.plan(product, last_layer="but for queries")  # as the engine has it
         k_codec, v_codec = parse_codecs(kv)
         self.num_threads, self.vocab_size = num_threads, config.vocab_size
         longest, num_seqs = max(work.longest for work in works), max(work.batch for work in works)
