@@ -50,7 +50,8 @@ MOST_TOKENS = 40  # of an answer
 
 
 def job_of(options: argparse.Namespace) -> DistillJob:
-    ends: dict[str, Any] = {"minutes": options.minutes, "num_threads": options.threads, "max_length": 96}
+    ends: dict[str, Any] = {"minutes": options.minutes, "max_length": 96}
+    ends["num_threads"] = options.training_threads or options.threads
     return DistillJob(
         teacher=MODEL,
         student=parse_student(options.student),
@@ -126,6 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--student", default="layers=0+1+2+3+28+29,vocab=task")
     parser.add_argument("--rows", type=int, default=500, help="test rows that are answered")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--training-threads", type=int, help="where others than --threads: what was trained stays so")
     parser.add_argument("--cache", type=Path, default=models_folder().parent / "distill")
     parser.add_argument("--llama-server", type=Path)
     options = parser.parse_args(arguments)
