@@ -98,10 +98,12 @@ def fields_of(answer: str) -> dict[str, str] | None:
     return found if is_good and all(isinstance(value, str) for value in found.values()) else None
 
 
-def same_in_llama_cpp(program: Path, path: Path, rows: Sequence[Example], ours: Sequence[str], threads: int) -> float:
+def same_in_llama_cpp(
+    program: Path, path: Path, rows: Sequence[Example], ours: Sequence[str], threads: int, log: Path
+) -> float:
     """The share of rows that llama.cpp's server answers from the student's GGUF as our engine does, both greedily."""
     same = 0
-    with Server(program, path, threads, ["--ctx-size", "512"], RESULTS.parent / "llama-server.log") as server:
+    with Server(program, path, threads, ["--ctx-size", "512"], log) as server:
         for answer, row in zip(ours, rows, strict=True):
             messages = [{"role": message.role, "content": message.content} for message in row.messages]
             body = {"messages": messages, "temperature": 0, "max_tokens": MOST_TOKENS}
@@ -150,9 +152,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         held = answered(model, data.held_out, options.threads, schema_of(data))
         written[name] = {"free": judged(free, data.held_out), "schema": judged(held, data.held_out)}
         if name == "student" and options.llama_server is not None:
-            some = slice(100)
+            some, log = slice(100), options.cache / "llama-server.log"
             written["same_text_in_llama_cpp"] = same_in_llama_cpp(
-                options.llama_server, made.quantized, data.held_out[some], free[some], options.threads
+                options.llama_server, made.quantized, data.held_out[some], free[some], options.threads, log
             )
     document |= {
         "benchmark": "distill_json",
