@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from farthing.errors import CorruptModel, InvalidRequest, ModelNotFound, UnsupportedModel
+from farthing.models import load_model
 from farthing.models.cascade_file import Point, read_cascade
 from farthing.models.hub import CASCADE_FILE, find_model, is_cascade
 from tests.engine.cascades import POINTS, cascade_file
@@ -34,6 +35,8 @@ def test_a_cascade_with_a_single_gguf_is_not_that_gguf(folder: Path) -> None:
     (folder / "student.gguf").write_bytes(b"GGUF")
     assert is_cascade(folder)
     assert find_model(folder) == folder
+    with pytest.raises(UnsupportedModel, match="holds a cascade: farthing classify"):
+        load_model(folder)
     (folder / CASCADE_FILE).unlink()
     assert find_model(folder) == folder / "student.gguf"
 
@@ -66,6 +69,7 @@ def point(weights: Any, thresholds: Any, **more: Any) -> dict[str, Any]:
         ({"stages": stages("a.npz", "/etc/b")}, "a path within the folder"),
         ({"stages": stages("a.npz", "../b")}, "a path within the folder"),
         ({"stages": stages("a.npz", "")}, "a path within the folder"),
+        ({"stages": stages("a.npz", "\ud800")}, "a path within the folder"),
         ({"points": {}}, "an object with best, cheapest"),
         ({"points": point(None, [])}, "weights of 1 to 3 stages"),
         ({"points": point([], [])}, "weights of 1 to 3 stages"),

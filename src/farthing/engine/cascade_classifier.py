@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from farthing.engine.cascade_rule import decide
 from farthing.engine.classifier import Classifier, ClassifierConfig, ClassifierStats
 from farthing.engine.labelling import Labelled, Prompt, cut, split_ns
-from farthing.errors import CorruptModel
+from farthing.errors import CorruptModel, ModelNotFound
 from farthing.models import load_model
 from farthing.models.cascade_file import CascadeFile, PointName, read_cascade
 from farthing.models.linear import Linear
@@ -121,6 +121,8 @@ def open_cascade(folder: Path, config: ClassifierConfig, point: str = BEST) -> C
     models = []
     for stage in file.stages[1:num_stages]:
         path = folder / stage.path
+        if not path.exists():  # else it is taken for the name of a model to pull
+            raise ModelNotFound(f"{path} is missing; write the folder anew with farthing distill")
         model = load_model(path)
         if model.labels != file.labels:
             raise CorruptModel(f"{path} has other labels than {folder}; write the folder anew with farthing distill")

@@ -9,6 +9,7 @@ A point uses the first of the stages, as many as it has weights for. `engine.cas
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ VERSION = 1
 PointName = Literal["best", "cheapest"]
 _ADVICE = "write the folder anew with farthing distill"
 _MOST_STAGES = 8
+_HALF_PAIR = re.compile("[\ud800-\udfff]")  # JSON may hold half of a surrogate pair, which is no character
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,8 @@ def _stage(place: Path, found: Any) -> StageFile:
     fields = Fields(found, f"{place}: stages")
     name, path = fields.text("name"), fields.text("path")
     parts = Path(path).parts
-    if not name or not parts or Path(path).is_absolute() or ".." in parts or "\0" in path:
+    is_text = not _HALF_PAIR.search(name + path)  # they go into paths, answers and metrics
+    if not name or not parts or Path(path).is_absolute() or ".." in parts or "\0" in path or not is_text:
         raise _wrong(place, "stages", found, "a name, and a path within the folder")
     return StageFile(name, path)
 

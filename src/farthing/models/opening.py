@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from farthing.errors import CorruptModel, ModelNotFound
+from farthing.errors import CorruptModel, ModelNotFound, UnsupportedModel
 from farthing.kernels.formats import dequantize
 from farthing.kernels.plan import QTensor
 from farthing.models.architectures import architecture_of_gguf, architecture_of_hf
@@ -22,6 +22,7 @@ from farthing.models.decoder import tensor_shapes
 from farthing.models.fields import Fields
 from farthing.models.gguf import GGUFFile, read_gguf, read_gguf_values
 from farthing.models.gguf_experts import with_single_experts
+from farthing.models.hub import is_cascade
 from farthing.models.labels import GGUF_HEAD, HF_HEAD
 from farthing.models.safetensors import read_safetensors, read_safetensors_file
 from farthing.models.tokenizer import Tokenizer, load_tokenizer_gguf, load_tokenizer_json
@@ -49,6 +50,9 @@ class Checkpoint:
 
 def open_checkpoint(path: Path) -> Checkpoint:
     """Open what `hub.find_model` found. Raises ModelNotFound, UnsupportedModel, CorruptModel."""
+    if is_cascade(path):
+        what = "holds a cascade: farthing classify and compare and an upstream of kind classifier take it"
+        raise UnsupportedModel(f"{path} {what}; elsewhere give one of its models")
     if path.is_dir():
         return _open_folder(path)
     return _open_gguf(_read_safetensors_gguf(path) if path.suffix == ".safetensors" else read_gguf(path))
