@@ -8,6 +8,7 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
+from farthing.cli._distill import _cells
 from farthing.distill.cascade import Stage, serve
 from farthing.distill.measure import LINEAR, Rows, choose_point, choose_points, measured_cascade, results, together
 from farthing.distill.result import Cost, Paired, Result, divergence, quality, result_document, times_cheaper
@@ -112,6 +113,20 @@ def test_a_lead_by_chance_is_no_lead() -> None:
     assert not Paired(12, 8).is_first_better
     assert Paired(40, 12).is_first_better
     assert not Paired(12, 40).is_first_better
+    assert [Paired(*lead).verdict for lead in ((12, 8), (8, 12), (40, 12))] == [*["not surely better"] * 2, "better"]
+
+
+def test_a_model_that_is_surely_worse_is_told_so() -> None:
+    """Its p is small because the linear model leads."""
+    found = Result(
+        "teacher", quality(np.zeros((1, 2), np.float32), np.zeros(1, np.int64)), COSTS["teacher"], Paired(12, 40)
+    )
+    document = result_document(found, HostCost())
+    assert str(document["quality"]).startswith("worse than the linear model (p ")
+    assert "worse than the linear model (p " in _cells(document, None)[-1]
+
+
+def test_equal_models_have_no_lead() -> None:
     assert Paired(0, 0).p_value == 1
 
 

@@ -164,8 +164,7 @@ def _cells(row: dict[str, Any], base: dict[str, Any] | None) -> list[str]:
     kl, rate = row["kl"], row["tokens_per_s"]
     remarks = [row["note"]] if row.get("note") else []
     if against := row.get("against_linear"):
-        verdict = "better than" if against["is_better"] else "not better than"
-        remarks.append(f"{verdict} the linear model (p {against['p']:.2g})")
+        remarks.append(f"{against['verdict']} than the linear model (p {against['p']:.2g})")
     if shares := row.get("shares"):
         remarks.append("/".join(f"{share:.0%}" for share in shares))
     return [

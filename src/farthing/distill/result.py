@@ -83,6 +83,13 @@ class Paired:
     def is_first_better(self) -> bool:
         return self.only_first > self.only_second and self.p_value < 0.05
 
+    @property
+    def verdict(self) -> str:
+        """What the first one is, beside the second."""
+        if self.p_value >= 0.05:
+            return "not surely better"
+        return "better" if self.is_first_better else "worse"
+
 
 @dataclass(frozen=True)
 class Result:
@@ -158,6 +165,7 @@ def result_document(result: Result, host: HostCost) -> dict[str, object]:
             "only_linear": against.only_second,
             "p": against.p_value,
             "is_better": against.is_first_better,
+            "verdict": against.verdict,
         }
     more: Mapping[str, object] = {
         "quality": _words(result),
@@ -173,8 +181,8 @@ def _words(result: Result) -> str:
     """What the panel of `farthing waterfall` says of it beside the accuracy."""
     parts = [] if result.quality.kl is None else [f"KL {result.quality.kl:.3f}"]
     if result.against_linear is not None:
-        verdict = "better" if result.against_linear.is_first_better else "not surely better"
-        parts.append(f"{verdict} than the linear model (p {result.against_linear.p_value:.1g})")
+        against = result.against_linear
+        parts.append(f"{against.verdict} than the linear model (p {against.p_value:.1g})")
     if result.shares:
         parts.append("answered by each stage: " + "/".join(f"{share:.1%}" for share in result.shares))
     return "; ".join([*parts, *([result.note] if result.note else [])])
