@@ -199,8 +199,8 @@ def _killed(*_: Any) -> Any:
 def test_another_jobs_folder_is_refused(given: Path, made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for options, told in (
         ({"teacher": "other"}, "its teacher differ"),
-        ({"more": ("--student", "layers=3")}, "its student differ"),
-        ({"more": ("--seed", "4")}, "recipe"),
+        ({"more": ("--student", "layers=3")}, "its student (layers) differ"),
+        ({"more": ("--seed", "4")}, "its teacher recipe (seed), student recipe (seed) differ"),
     ):
         assert distill(given, made, *options.get("more", ()), teacher=str(options.get("teacher", "base"))) == 1
         assert told in capsys.readouterr().err

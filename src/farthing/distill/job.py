@@ -90,9 +90,16 @@ def claim(job: DistillJob, teacher: str, data: str) -> None:
 def _check(job: DistillJob, path: Path, found: Mapping[str, object], asked: Mapping[str, object]) -> None:
     if found.keys() != asked.keys():
         raise CorruptModel(f"{path} is not what a distillation writes; remove {job.work} to begin anew")
-    different = [name for name in asked if found[name] != asked[name]]
+    different = [_different(name, found[name], asked[name]) for name in asked if found[name] != asked[name]]
     if different:
         raise InvalidRequest(
             f"{job.work} is of another run: its {', '.join(different).replace('_', ' ')} differ; give the same options "
             f"to go on, another -o, or remove {job.work} and {job.output}"
         )
+
+
+def _different(name: str, found: object, asked: object) -> str:
+    """With the settings within it that are not the same."""
+    if not isinstance(found, dict) or not isinstance(asked, dict):
+        return name
+    return f"{name} ({', '.join(key for key in asked if key not in found or found[key] != asked[key])})"
