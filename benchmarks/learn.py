@@ -140,7 +140,7 @@ def asked(url: str, ledger: str, rows: Sequence[Row]) -> dict[str, Any]:
     time.sleep(3)  # the ledger is written behind the answers; and learn leaves what is younger for the next run
     with open_reader(ledger) as reader:
         written = list(reader.rows(since_us, 2**62))
-    assert len(written) == len(rows), "each request stands in the ledger once"
+    assert len({row.request_id for row in written}) == len(rows), "each request stands in the ledger"
     return {
         "requests": len(rows),
         "usd_per_million_requests": sum(row.cost_pico or 0 for row in written) / len(rows) / 1e6,
@@ -164,6 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=6.0, help="of each training, at most")
     parser.add_argument("--bound", type=float, default=0.05, help="of requests that may be answered otherwise")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--start", type=Path, help="what the first version is made from, instead of the five layers")
     parser.add_argument("--cache", type=Path, default=models_folder().parent / "distill")
     options = parser.parse_args(arguments)
     folder = tasks_folder()
@@ -171,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.exit("FARTHING_DATA names no folder with tasks in it: there is nothing to ask")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     options.cache.mkdir(parents=True, exist_ok=True)
-    rows, start = questions(folder), start_of(options.cache)
+    rows, start = questions(folder), options.start or start_of(options.cache)
     rounds: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as work:
         place = Path(work)
@@ -195,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "machine": str(this_machine(instruction_sets()[0])),
         "commit": commit(),
         "labels": len({intent for _, intent in rows}),
-        "options": given,
+        "options": {"start": start.name, **given},
         "rounds": rounds,
     }
     RESULTS.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")

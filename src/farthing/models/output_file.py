@@ -37,11 +37,7 @@ def new_file(output: Path, num_bytes: int, *, is_overwrite: bool = False) -> Ite
     check_free(output, is_overwrite=is_overwrite)
     part = output.with_name(f".{output.name[:100]}.{os.getpid()}.part")
     try:
-        file = part.open("xb")
-    except OSError as error:
-        raise InvalidRequest(f"{output}: cannot be written ({error.strerror})") from None
-    try:
-        with file:
+        with _opened(part, output) as file:  # in here: an interrupt may come as soon as it is there
             _take_room(file, num_bytes)
             yield file
             file.flush()
@@ -54,6 +50,13 @@ def new_file(output: Path, num_bytes: int, *, is_overwrite: bool = False) -> Ite
             wanted = f"{num_bytes / 1e6:,.1f} MB are needed there"
             raise InvalidRequest(f"{output}: cannot be written ({error.strerror}); {wanted}") from None
         raise
+
+
+def _opened(part: Path, output: Path) -> BinaryIO:
+    try:
+        return part.open("xb")
+    except OSError as error:
+        raise InvalidRequest(f"{output}: cannot be written ({error.strerror})") from None
 
 
 def check_free(output: Path, *, is_overwrite: bool = False) -> None:
