@@ -1,7 +1,7 @@
 """The loop on CLINC150's 150 intents, as its users run it: `farthing serve` answers, `farthing learn` teaches, and what
 a request costs falls from round to round.
 
-    FARTHING_DATA=… python -m benchmarks.learn [--rounds 1500,1500,3000,1500] [--minutes 6] [--threads 1]
+    FARTHING_DATA=… python -m benchmarks.learn [--rounds 3000,3000,6000,3000] [--minutes 6] [--threads 1]
 
 A cascade of a slot, empty at first, and a stand-in for a large model: the reference answers at gpt-5-nano's price (400
 tokens in, 8 out: all intents stand in a large model's prompt). What the first version is made from is five layers of
@@ -160,7 +160,7 @@ def learned(config: Path) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", default="1500,1500,3000,1500", help="requests of each round")
+    parser.add_argument("--rounds", default="3000,3000,6000,3000", help="requests of each round")
     parser.add_argument("--minutes", type=float, default=6.0, help="of each training, at most")
     parser.add_argument("--bound", type=float, default=0.05, help="of requests that may be answered otherwise")
     parser.add_argument("--threads", type=int, default=1)
