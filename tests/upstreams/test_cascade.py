@@ -1,7 +1,6 @@
 """A cascade as an upstream: what its stages are paid, versions that change under load, and what it refuses."""
 
 import asyncio
-from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -16,10 +15,9 @@ from farthing.upstreams import Call, Tally
 from farthing.upstreams.classifier import ClassifierUpstream
 from farthing.upstreams.classifier_answer import read_question
 from farthing.upstreams.classifier_batch import answer
-from farthing.upstreams.classifier_config import ClassifierTable
 from farthing.upstreams.classifier_job import ClassifierJob
 from tests.engine.cascades import KNOWN, LABELS, write_folder
-from tests.upstreams.slots import add_version, promote
+from tests.upstreams.slots import add_version, ask, opened, promote
 
 MODEL = "intents"
 UNKNOWN = ("qqqqqqqqqqqqqq", "Ich habe sie verloren", "zzz")
@@ -31,23 +29,8 @@ def folder(tmp_path_factory):
     return write_folder(tmp_path_factory.mktemp("cascade") / MODEL)
 
 
-@asynccontextmanager
-async def opened(path, **more):
-    upstream = ClassifierUpstream("small", ClassifierTable(models=(str(path),), threads=1, **more))
-    try:
-        await upstream.start()
-        yield upstream
-    finally:
-        await upstream.aclose()
-
-
 def call_of(text, number=0):
     return Call(f"call-{number}", "chat", {"messages": [{"role": "user", "content": text}]}, MODEL)
-
-
-async def ask(upstream, call, tally=None):
-    async with aclosing(upstream.stream(call, tally or Tally())) as chunks:
-        return "".join([chunk.text async for chunk in chunks])
 
 
 def test_answers_are_the_cascades_in_any_company_and_counted_by_stage(folder):

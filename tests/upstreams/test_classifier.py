@@ -3,7 +3,6 @@
 import asyncio
 import shutil
 import threading
-from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,20 +15,10 @@ from farthing.errors import InvalidRequest, ModelNotFound
 from farthing.upstreams import Call, Tally, UpstreamError, classifier_thread
 from farthing.upstreams.classifier import ClassifierUpstream
 from farthing.upstreams.classifier_config import ClassifierTable
-from tests.upstreams.slots import GOLDEN, NUM_LABELS, add_version, promote
+from tests.upstreams.slots import GOLDEN, NUM_LABELS, add_version, ask, opened, promote
 
 MODEL = "classifier_llama"
 TEXTS = ("a", "When will my card arrive?", "lost", "Ich habe meine Karte verloren")
-
-
-@asynccontextmanager
-async def opened(path=GOLDEN / MODEL, **more):
-    upstream = ClassifierUpstream("small", ClassifierTable(models=(str(path),), threads=1, **more))
-    try:
-        await upstream.start()
-        yield upstream
-    finally:
-        await upstream.aclose()
 
 
 def call_of(text="a", model=MODEL, number=0, **more):
@@ -37,14 +26,9 @@ def call_of(text="a", model=MODEL, number=0, **more):
     return Call(f"call-{number}", "chat", body, model, **more)
 
 
-async def ask(upstream, call, tally=None):
-    async with aclosing(upstream.stream(call, tally or Tally())) as chunks:
-        return "".join([chunk.text async for chunk in chunks])
-
-
 def test_usage_sums_to_the_busy_time_and_company_changes_nothing():
     async def run():
-        async with opened() as upstream:
+        async with opened(GOLDEN / MODEL) as upstream:
             tallies = [Tally() for _ in range(40)]
             calls = [call_of(TEXTS[i % 4], number=i) for i in range(40)]
             answers = await asyncio.gather(*map(ask, [upstream] * 40, calls, tallies))
@@ -66,7 +50,7 @@ def test_usage_sums_to_the_busy_time_and_company_changes_nothing():
 
 def test_seconds_of_the_calls_are_those_of_the_thread():
     async def run():
-        async with opened() as upstream:
+        async with opened(GOLDEN / MODEL) as upstream:
             tallies = [Tally() for _ in range(20)]
             await asyncio.gather(*[ask(upstream, call_of(number=i), tally) for i, tally in enumerate(tallies)])
             [(_, stats)] = upstream.engine_figures().values()
@@ -77,7 +61,7 @@ def test_seconds_of_the_calls_are_those_of_the_thread():
 
 def test_one_bad_call_does_not_hold_up_the_others():
     async def run():
-        async with opened() as upstream:
+        async with opened(GOLDEN / MODEL) as upstream:
             calls = [call_of("x" * 5000, number=1), call_of("a", number=2), call_of("", number=3)]
             tallies = [Tally() for _ in calls]
             found = await asyncio.gather(*map(ask, [upstream] * 3, calls, tallies), return_exceptions=True)
@@ -114,7 +98,7 @@ class Purse:
 
 def test_budgets():
     async def run():
-        async with opened() as upstream:
+        async with opened(GOLDEN / MODEL) as upstream:
             purse, tally = Purse(), Tally()
             await ask(upstream, call_of(allowance=purse), tally)
             assert purse.charged == [tally.usage]
@@ -150,7 +134,7 @@ def test_nothing_is_under_way_when_the_last_answer_is_told(monkeypatch):
     num_running = []
 
     async def run():
-        async with opened() as upstream:
+        async with opened(GOLDEN / MODEL) as upstream:
             send = classifier_thread._send
 
             def watched(found):
@@ -173,7 +157,7 @@ async def until(is_true):
 
 def test_calls_that_were_given_up_and_too_many(held):
     async def run():
-        async with opened(max_waiting=2) as upstream:
+        async with opened(GOLDEN / MODEL, max_waiting=2) as upstream:
             held.clear()
             figures = lambda: upstream.engine_figures()[MODEL][0]  # noqa: E731
             first = asyncio.create_task(ask(upstream, call_of(number=1)))
@@ -199,7 +183,7 @@ def test_calls_that_were_given_up_and_too_many(held):
 
 def test_a_failure_is_the_batchs_alone(monkeypatch):
     async def run():
-        async with opened() as upstream:
+        async with opened(GOLDEN / MODEL) as upstream:
             with monkeypatch.context() as patch:
                 patch.setattr(Classifier, "classify", lambda *_: 1 / 0)
                 with pytest.raises(UpstreamError) as caught:
