@@ -93,7 +93,7 @@ class _Models:
         tokens = partial(self._ids, self._classifiers[second], texts)
         found = medians(interleaved({name: runs[name] for name in names} | {TOKENS: tokens}))
         found[first] += found[TOKENS]
-        found[second] = max(found[second] - found[TOKENS], 0.1 * found[second])
+        found[second] = max(found[second] - found[TOKENS], 0.1 * found[second])  # a disturbed round may turn them about
         return {name: found[name] / len(texts) for name in names}
 
     def chains(

@@ -30,9 +30,9 @@ def check_new_folder(out: Path) -> None:
 def new_folder(out: Path, *, is_replaced: bool = False) -> Iterator[Path]:
     """A folder that has its name when the block has ended well; is_replaced: perhaps in the place of one that is there.
     Raises InvalidRequest where it cannot get it."""
+    _remove_left_over(out)
     if not is_replaced:
         check_new_folder(out)
-    _remove_left_over(out)
     part = out.with_name(f".{out.name[:100]}.{os.getpid()}.part")
     try:
         part.mkdir()
@@ -41,9 +41,14 @@ def new_folder(out: Path, *, is_replaced: bool = False) -> Iterator[Path]:
     try:
         yield part
         if is_replaced and out.exists():
-            old = part.with_name(f".{out.name[:100]}.old.{os.getpid()}.part")
+            old = part.with_suffix(".old")
             out.replace(old)  # no system call puts a folder in the place of another that is not empty
-            part.replace(out)
+            try:
+                part.replace(out)
+            except BaseException:
+                with suppress(OSError):  # where an interrupt came just behind, the new one has the name
+                    old.replace(out)
+                raise
             shutil.rmtree(old, ignore_errors=True)
         else:
             part.replace(out)
@@ -54,15 +59,19 @@ def new_folder(out: Path, *, is_replaced: bool = False) -> Iterator[Path]:
 
 
 def _remove_left_over(out: Path) -> None:
-    """What a process that was killed has left of this folder."""
-    for part in out.parent.glob(f".{glob.escape(out.name[:100])}.*.part"):
-        pid = part.name.split(".")[-2]
-        if not pid.isdigit():
+    """What a process that was killed has left of this folder; one that it had moved out of the way comes back."""
+    name = f".{out.name[:100]}."
+    for path in out.parent.glob(f"{glob.escape(name)}*"):
+        pid = path.name.removeprefix(name).removesuffix(path.suffix)
+        if not pid.isdigit() or path.suffix not in (".part", ".old"):
             continue
         try:
             os.kill(int(pid), 0)
         except ProcessLookupError:
-            shutil.rmtree(part, ignore_errors=True)
+            if path.suffix == ".old" and not out.exists():
+                path.replace(out)
+            else:
+                shutil.rmtree(path, ignore_errors=True)
         except OSError:
             continue
 
