@@ -38,7 +38,7 @@ struct Buffers {
     lows = reinterpret_cast<int32_t*>(take(s.column()));
     codes.query_scale = take(s.column());
     codes.query_offset = reinterpret_cast<int32_t*>(take(s.column()));
-    codes.weight_scale = take(s.column());
+    codes.weight_scale = take(kWeightScales * s.column());
     codes.query = reinterpret_cast<uint8_t*>(take(s.query_codes()));
     codes.weights = reinterpret_cast<uint8_t*>(take(s.weights()));
   }
@@ -95,6 +95,10 @@ void locate_segment(const Job& job, const Tile& tile, int64_t start, int64_t num
     if (job.v.is_codes) job.v.copy_scales(v_head, a.shape, slot, count, out.v_scale + key);
     key += count;
   }
+  if (job.v.is_codes)
+    prepare_values(out);
+  else if (job.k.is_codes)
+    without_values(out);
 }
 
 // K as [panel of 16 keys][head_dim][16], V as [panel of 16 columns][256][16]: both are read in the order they lie.
@@ -148,6 +152,7 @@ void join_key_codes(const Segment& from, int64_t head_dim, uint8_t* dst, Segment
   to.num_keys = from.num_keys;
   to.k_page_size = kPanel;
   memcpy(to.k_scale, from.k_scale, sizeof to.k_scale);
+  memcpy(to.v_log, from.v_log, sizeof to.v_log);
   const int64_t last = (from.num_keys - 1) / 8;
   for (int64_t j = 0; j <= last; j += 2, dst += kPanel * head_dim) {
     const KeyRef halves[2] = {from.keys[j], from.keys[std::min(j + 1, last)]};
@@ -235,6 +240,7 @@ void attend(const Job& job, const Segment& pages, const Rows& rows, const Buffer
   for (int64_t row = rows.first; row < rows.end; row += step) {
     const Rows some{row, std::min(row + step, rows.end), rows.limits, rows.lows};
     job.k.scores(job.a.shape.head_dim, pages, job.a.layer.k_codec, some, buf, is_direct ? ahead : nullptr);
+    if (job.v.is_codes && !job.k.is_codes) add_value_logs(some, pages, buf.scores);
     job.v.values(job.a.shape, pages, job.a.layer.v_codec, some, buf, out, is_direct);
   }
 }
@@ -255,7 +261,7 @@ void run_segment(const Job& job, const Tile& tile, int64_t s, bool is_next_head,
   const AttentionArgs& a = job.a;
   const int64_t group = a.num_heads / a.shape.num_kv_heads;
   const Span span = rows_of(a, tile, s);
-  const int64_t unit = std::max(a.shape.page_size, kPanel), first_token = span.first / group;
+  const int64_t unit = std::max({a.shape.page_size, kPanel, kGranule}), first_token = span.first / group;
   const int64_t skipped = std::max<int64_t>(0, first_seen(tile.position + first_token, a.window) - s * kSegment) / unit * unit;
   const int64_t start = s * kSegment + skipped, past = start - tile.position;
   Rows rows{span.first, span.end, buf.limits, nullptr};

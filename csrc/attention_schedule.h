@@ -4,7 +4,11 @@
 #include <algorithm>
 #include <vector>
 
+#if defined(FARTHING_ISA_avx512)
+#include "wide_codes.h"
+#else
 #include "code_tiles.h"
+#endif
 
 namespace farthing {
 namespace FARTHING_ISA {
@@ -23,10 +27,10 @@ struct Sizes {  // in floats, whole cache lines
   int64_t scores() const { return rows * kSegment; }
   int64_t column() const { return round_up(rows + 16, 16); }  // merge() works on kWide rows at a time
   int64_t partial() const { return 2 * column() + matrix(); }
-  int64_t query_codes() const { return round_up(rows * head_dim * kQueryBytes, 64) / 4; }
+  int64_t query_codes() const { return round_up(rows * query_row_bytes(head_dim), 64) / 4; }
   int64_t weights() const { return rows * kWeightBytes / 4; }
   int64_t worker() const {
-    return matrix() + 2 * segment() + scores() + 2 * partial() + 5 * column() + query_codes() + weights();
+    return matrix() + 2 * segment() + scores() + 2 * partial() + (4 + kWeightScales) * column() + query_codes() + weights();
   }
 };
 

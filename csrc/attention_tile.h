@@ -43,6 +43,7 @@ struct Segment {
   int64_t next_bytes;  // behind each run's keys, to be fetched meanwhile: those of the next kv head, where it is next
   const char* next[kSegment / 8 + 1];
   alignas(64) float k_scale[kSegment], v_scale[kSegment];  // of codecs that have them
+  alignas(64) float v_log[kSegment], v_inverse[kSegment];   // of those scales, where weights are made by them
 };
 // Rows [first, end) see keys [lows[row], limits[row]) of the segment, one at least; both do not descend. lows is null
 // where all rows see it from its beginning.

@@ -1,5 +1,5 @@
 // Attention directly on the codes of pages (q8 and TurboQuant's): scores and weighted sums are integer products, exact
-// whatever their order, so law 1 holds by itself and no page is expanded.
+// whatever their order, so law 1 holds by itself and no page is expanded. AVX-512 has its own: wide_codes.h.
 //
 //   scores   q, scaled and rotated as keys are, becomes codes of 15 bits with a scale per row (8 bits would lose as much
 //            again as keys of 8 bits do); sum over head_dim of q code * key code
@@ -21,34 +21,29 @@ constexpr float kWeightMax = 32767.0f;
 
 constexpr float kQueryMax = 127 * 128;
 
-#if defined(FARTHING_ISA_avx512)
-constexpr int kScoreRows = 3, kScoreVectors = 2;  // of a register tile
-constexpr int kValueRows = 3, kValueVectors = 2;
-#else
-constexpr int kScoreRows = 6, kScoreVectors = 1;
+constexpr int kScoreRows = 6, kScoreVectors = 1;  // of a register tile
 constexpr int kValueRows = 6, kValueVectors = 1;
-#endif
+
+constexpr int64_t query_row_bytes(int64_t head_dim) { return 2 * head_dim; }
 
 // A row's queries, and its weights for one segment, as the products read them.
 struct RowCodes {
-  uint8_t* query;         // [rows][kQueryBytes * head_dim]: with AVX-512 q / 128 and the rest, each int8; else int16
+  uint8_t* query;         // [rows][head_dim] of int16
   float* query_scale;     // [rows]
   int32_t* query_offset;  // [rows], -128 * sum of the codes: keys are stored 128 too high
-  uint8_t* weights;       // [rows][kWeightBytes]: with AVX-512 256 high bytes, 256 low bytes; else 256 of int16
+  uint8_t* weights;       // [rows][kSegment] of int16
   float* weight_scale;    // [rows]
 
   // The queries from `row` on.
   RowCodes from(int64_t row, int64_t head_dim) const {
-    return {query + row * 2 * head_dim, query_scale + row, query_offset + row, weights, weight_scale};
+    return {query + row * query_row_bytes(head_dim), query_scale + row, query_offset + row, weights, weight_scale};
   }
 };
-constexpr int64_t kWeightBytes = 2 * kSegment;
-
-constexpr int64_t kQueryBytes = 2;
+constexpr int64_t kWeightBytes = 2 * kSegment, kWeightScales = 1;  // of a row
 
 inline void quantize_queries(const float* q, int64_t head_dim, int64_t num_rows, const RowCodes& out) {
   for (int64_t row = 0; row < num_rows; ++row) {
-    uint8_t* codes = out.query + row * kQueryBytes * head_dim;
+    uint8_t* codes = out.query + row * query_row_bytes(head_dim);
     alignas(32) float rotated[kMostHeadDim];
     hadamard(q + row * head_dim, head_dim, rotated);
     const float max = largest_magnitude(rotated, head_dim);
@@ -57,17 +52,9 @@ inline void quantize_queries(const float* q, int64_t head_dim, int64_t num_rows,
     for (int64_t d = 0; d < head_dim; d += 8) {
       const i32x8 code = recast<i32x8>(load8(rotated + d) * inverse + magic) - recast<i32x8>(magic);
       sum += code;
-#if defined(FARTHING_ISA_avx512)
-      typedef int8_t i8x8 __attribute__((vector_size(8)));
-      const i32x8 low = ((code + 64) & 127) - 64;
-      const i8x8 halves[2] = {__builtin_convertvector((code - low) >> 7, i8x8), __builtin_convertvector(low, i8x8)};
-      memcpy(codes + d, &halves[0], 8);
-      memcpy(codes + head_dim + d, &halves[1], 8);
-#else
       typedef int16_t i16x8 __attribute__((vector_size(16)));
       const i16x8 half = __builtin_convertvector(code, i16x8);
       memcpy(codes + 2 * d, &half, 16);
-#endif
     }
     out.query_scale[row] = max / kQueryMax;
     out.query_offset[row] = -128 * (((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7])));
@@ -78,60 +65,7 @@ inline void quantize_queries(const float* q, int64_t head_dim, int64_t num_rows,
 //
 // Plain arrays of sums, in functions that are inlined: as members of a struct gcc kept them on the stack.
 
-#if defined(FARTHING_ISA_avx512)
-
-FARTHING_INLINE __m512i splat_codes(const void* four) {
-  int32_t v;
-  memcpy(&v, four, 4);
-  return _mm512_set1_epi32(v);
-}
-
-// sum[r][v] += four codes of each key times four of each query; there are two sums of both, for the query's high part
-// and for the rest, as of values, for the weight's high byte and the low one.
-constexpr int kSumsPerKey = 2, kSumsPerValue = 2;
-
-template <int R, int NV>
-FARTHING_INLINE void add_keys(Sum (&sum)[R][2 * NV], const Sum (&k)[NV], const uint8_t* q, int64_t head_dim) {
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) {
-    const Sum high = splat_codes(q + 2 * r * head_dim), low = splat_codes(q + (2 * r + 1) * head_dim);
-#pragma GCC unroll 8
-    for (int v = 0; v < NV; ++v) {
-      sum[r][2 * v] = _mm512_dpbusd_epi32(sum[r][2 * v], k[v], high);
-      sum[r][2 * v + 1] = _mm512_dpbusd_epi32(sum[r][2 * v + 1], k[v], low);
-    }
-  }
-}
-template <int R, int N>
-FARTHING_INLINE void start_keys(Sum (&sum)[R][N], const int32_t* offset) {
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-    for (int v = 0; v < N; ++v) sum[r][v] = v % 2 ? _mm512_set1_epi32(offset[r]) : _mm512_setzero_si512();
-}
-FARTHING_INLINE f32xw key_sum(const Sum* sum) {
-  return _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(sum[0], 7), sum[1]));
-}
-
-template <int R, int NV>
-FARTHING_INLINE void add_values(Sum (&sum)[R][2 * NV], const Sum (&x)[NV], const uint8_t* weights) {
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) {
-    const Sum high = splat_codes(weights + r * kWeightBytes), low = splat_codes(weights + r * kWeightBytes + kSegment);
-#pragma GCC unroll 8
-    for (int v = 0; v < NV; ++v) {
-      sum[r][2 * v] = _mm512_dpbusd_epi32(sum[r][2 * v], high, x[v]);
-      sum[r][2 * v + 1] = _mm512_dpbusd_epi32(sum[r][2 * v + 1], low, x[v]);
-    }
-  }
-}
-FARTHING_INLINE f32xw value_sum(const Sum* sum) {
-  return _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(sum[0], 8), sum[1]));
-}
-constexpr int64_t kQueryStep = 1;   // bytes from a column's code in a query to the next
-constexpr int64_t kWeightStep = 1;  // and from a token's weight
-
-#elif defined(FARTHING_HAS_AVX2)
+#if defined(FARTHING_HAS_AVX2)
 
 // Lane i is the sum of the pair 2 i, 2 i + 1 of both vectors side by side.
 constexpr int kSumsPerKey = 2, kSumsPerValue = 2;
@@ -202,6 +136,12 @@ constexpr int64_t kQueryStep = 2, kWeightStep = 2;
 
 #endif
 
+// What AVX-512 does with values' scales here, these weights do not need.
+inline void prepare_values(Segment&) {}
+inline void without_values(Segment&) {}
+inline void add_value_logs(const Rows&, const Segment&, float*) {}
+constexpr int64_t kGranule = 8;  // tokens that a sum may begin at a multiple of
+
 // ---- tiles ----------------------------------------------------------------------------------------------------------
 
 constexpr int64_t kPieces = kCodeLanes / 8 * 2;  // of memory that look_ahead() names for a vector of lanes
@@ -222,7 +162,7 @@ __attribute__((noinline)) void score_codes(const RowCodes& codes, int64_t row, i
   }
   Sum sum[R][NV * kSumsPerKey];
   start_keys(sum, codes.query_offset + row);
-  const uint8_t* q = codes.query + row * kQueryBytes * head_dim;
+  const uint8_t* q = codes.query + row * query_row_bytes(head_dim);
   for (int64_t quad = 0; quad < head_dim / 4; quad += kPerLoad) {
 #pragma GCC unroll 8
     for (int piece = 0; piece < kPerLoad; ++piece, q += 4 * kQueryStep) {
@@ -332,15 +272,9 @@ FARTHING_INLINE void store_weights(f32xw w, f32xw inverse, uint8_t* row, int64_t
   memcpy(&q, &shifted, sizeof q);
   memcpy(&base, &magic, sizeof base);
   q -= base;
-#if defined(FARTHING_ISA_avx512)
-  const __m512i v = reinterpret_cast<__m512i>(q);
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(row + i), _mm512_cvtepi32_epi8(_mm512_srli_epi32(v, 8)));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(row + kSegment + i), _mm512_cvtepi32_epi8(v));
-#else
   typedef int16_t i16x8 __attribute__((vector_size(16)));
   const i16x8 half = __builtin_convertvector(q, i16x8);
   memcpy(row + 2 * i, &half, 16);
-#endif
 }
 
 // From scores to softmax weights in units of the tokens' scales. max and sum go to `out` as softmax() does it.

@@ -138,15 +138,5 @@ constexpr int steps_in_16_bits(int most_code) { return most_code > 63 || most_co
 
 #endif
 
-// body(0), ..., body(n - 1), each with its number as a constant.
-template <int n, class F, int... i>
-FARTHING_INLINE void unrolled(F&& body, std::integer_sequence<int, i...>) {
-  (body(std::integral_constant<int, i>()), ...);
-}
-template <int n, class F>
-FARTHING_INLINE void unrolled(F&& body) {
-  unrolled<n>(body, std::make_integer_sequence<int, n>());
-}
-
 }  // namespace FARTHING_ISA
 }  // namespace farthing

@@ -7,6 +7,7 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #if defined(FARTHING_ISA_avx2) || defined(FARTHING_ISA_avx512)
 #define FARTHING_HAS_AVX2 1
@@ -32,6 +33,16 @@ FARTHING_INLINE To recast(const From& from) {
   To to;
   memcpy(&to, &from, sizeof to);
   return to;
+}
+
+// body(0), ..., body(n - 1), each with its number as a constant.
+template <int n, class F, int... i>
+FARTHING_INLINE void unrolled(F&& body, std::integer_sequence<int, i...>) {
+  (body(std::integral_constant<int, i>()), ...);
+}
+template <int n, class F>
+FARTHING_INLINE void unrolled(F&& body) {
+  unrolled<n>(body, std::make_integer_sequence<int, n>());
 }
 
 FARTHING_INLINE f32x8 load8(const float* p) {
