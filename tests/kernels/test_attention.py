@@ -86,11 +86,11 @@ def scattered_pages(shape: Shape, lengths: tuple[int, ...]) -> I32:
     return order.reshape(len(lengths), most)
 
 
-def rounded(heads: F32, codec: str) -> npt.NDArray[np.float64]:
-    """heads [tokens, num_kv_heads, head_dim] as the codec keeps them."""
+def rounded(heads: F32, codec: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """heads [tokens, num_kv_heads, head_dim] as the codec keeps them, and the codes' scales."""
     if codec == "q8":
         scale = np.abs(heads).max(axis=2, keepdims=True) / np.float32(127)
-        return np.asarray(np.rint(heads / scale).astype(np.float64) * scale)
+        return np.asarray(np.rint(heads / scale).astype(np.float64) * scale), scale.astype(np.float64)
     if codec in TURBOQUANT:
         book = code_values(heads.shape[2], TURBOQUANT[codec]).astype(np.float64)
         wide = heads.astype(np.float64)
@@ -98,19 +98,37 @@ def rounded(heads: F32, codec: str) -> npt.NDArray[np.float64]:
         units = wide / norms * code_unit(heads.shape[2], TURBOQUANT[codec])
         nearest = book[np.abs(units[..., None] - book).argmin(axis=3)]
         scale = (norms / np.linalg.norm(nearest, axis=2, keepdims=True) * 256).astype(np.float16)
-        return np.asarray(nearest * scale.astype(np.float64) / 256)
-    return heads.astype({"f16": np.float16, "f32": np.float32}[codec]).astype(np.float64)
+        scale = scale.astype(np.float64)
+        return np.asarray(nearest * scale / 256), scale
+    kept = heads.astype({"f16": np.float16, "f32": np.float32}[codec]).astype(np.float64)
+    return kept, np.ones((*heads.shape[:2], 1))
 
 
 def rotated(heads: F32) -> F32:
     """Each block of the largest power of two that divides head_dim through the orthonormal Walsh-Hadamard transform."""
     size = heads.shape[2] & -heads.shape[2]
     turn = reduce(np.kron, [np.array([[1, 1], [1, -1]]) / np.sqrt(2)] * (size.bit_length() - 1))
-    return (heads.reshape(*heads.shape[:2], -1, size).astype(np.float64) @ turn).reshape(heads.shape).astype(np.float32)
+    out: F32 = (
+        (heads.reshape(*heads.shape[:2], -1, size).astype(np.float64) @ turn).reshape(heads.shape).astype(np.float32)
+    )
+    return out
+
+
+def in_bytes(weights: npt.NDArray[np.float64], scales: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """weights [heads, tokens, positions] as AVX-512 multiplies them with codes whose scales are [heads, 1, positions]:
+    of each 64 positions in 255ths of the largest product."""
+    out = np.zeros_like(weights)
+    for first in range(0, weights.shape[2], 64):
+        granule = np.s_[:, :, first : first + 64]
+        products = weights[granule] * scales[granule]
+        unit = products.max(axis=2, keepdims=True) / 255
+        out[granule] = np.rint(products / np.where(unit > 0, unit, 1)) * unit / scales[granule]
+    return out
 
 
 def assert_close(shape: Shape, found: F32, expected: npt.NDArray[np.float64]) -> None:
-    """In codes queries and the weights of values have 15 bits, and float32 may round a value to the code beside."""
+    """In codes queries and the weights of values have 15 bits, or the 8 that expected_rows() has too, and float32 may
+    round a value to the code beside."""
     difference = np.abs(found - expected)
     if set(shape.codecs) & set(TURBOQUANT):
         assert np.quantile(difference, 0.9) < 4e-4
@@ -122,8 +140,9 @@ def assert_close(shape: Shape, found: F32, expected: npt.NDArray[np.float64]) ->
         np.testing.assert_array_less(difference, 3e-6)
 
 
-def expected_rows(shape: Shape, table: F32, ids: I32) -> npt.NDArray[np.float64]:
-    """Causal attention of a whole sequence in float64, on keys and values rounded as the codecs round them."""
+def expected_rows(shape: Shape, table: F32, ids: I32, isa: str) -> npt.NDArray[np.float64]:
+    """Causal attention of a whole sequence in float64, on keys and values rounded as the codecs round them, and with
+    AVX-512 the queries and weights that are multiplied with codes."""
     q_width, kv_width = shape.widths
     x = table[ids]
     q = x[:, :q_width].astype(np.float64).reshape(len(ids), shape.num_heads, -1)
@@ -132,15 +151,23 @@ def expected_rows(shape: Shape, table: F32, ids: I32) -> npt.NDArray[np.float64]
     heads = [a.reshape(len(ids), shape.num_kv_heads, -1) for a in kv]
     if shape.codecs[0] in ("q8", *TURBOQUANT):
         heads[0], q = rotated(heads[0]), rotated(q.astype(np.float32)).astype(np.float64)
+        if isa == "avx512":
+            q = rounded(q.astype(np.float32), "q8")[0]
     if shape.codecs[1] in TURBOQUANT:
         heads[1] = rotated(heads[1])
-    k, v = (np.repeat(rounded(a, codec), group, axis=1) for a, codec in zip(heads, shape.codecs, strict=True))
+    (k, _), (v, v_scale) = (
+        tuple(np.repeat(x, group, axis=1) for x in rounded(a, codec))
+        for a, codec in zip(heads, shape.codecs, strict=True)
+    )
     scores = np.einsum("thd,shd->hts", q, k) * shape.head_dim**-0.5
     scores[:, ~np.tri(len(ids), dtype=bool)] = -np.inf
     if shape.window is not None:
         scores[:, np.tri(len(ids), k=-shape.window, dtype=bool)] = -np.inf
     weights = np.exp(scores - scores.max(axis=2, keepdims=True))
-    out: npt.NDArray[np.float64] = np.einsum("hts,shd->thd", weights / weights.sum(axis=2, keepdims=True), v)
+    total = weights.sum(axis=2, keepdims=True)
+    if isa == "avx512" and shape.codecs[1] in ("q8", *TURBOQUANT):
+        weights = in_bytes(weights, v_scale.transpose(1, 2, 0))
+    out: npt.NDArray[np.float64] = np.einsum("hts,shd->thd", weights / total, v)
     if shape.codecs[1] in TURBOQUANT:
         out = rotated(out.astype(np.float32)).astype(np.float64)
     return out.reshape(len(ids), -1)
@@ -186,7 +213,7 @@ def test_whole_sequences_equal_float64(shape: Shape, isa: str) -> None:
     table, ids, pages = random_table(shape), random_ids(lengths), scattered_pages(shape, lengths)
     lab = Lab(shape, isa=isa, num_threads=2, num_pages=pages.size, table=table)
     found = lab.run(ids, [(s, 0, n) for s, n in enumerate(lengths)], pages)
-    expected = np.concatenate([expected_rows(shape, table, i) for i in ids])
+    expected = np.concatenate([expected_rows(shape, table, i, isa) for i in ids])
     assert_close(shape, found, expected)
 
 
@@ -255,7 +282,7 @@ def test_later_tokens_and_stale_pages_never_leak(codec: str, isa: str) -> None:
     lab.run([np.arange(48, dtype=np.int32) % 2], [(0, 0, 48)], pages)  # every slot of every page: NaN or infinity
     ids = np.arange(2, 42, dtype=np.int32)
     clean = lab.run([ids], [(0, 0, 40)], pages)
-    assert_close(shape, clean, expected_rows(shape, table, ids))
+    assert_close(shape, clean, expected_rows(shape, table, ids, isa))
     ids[25], ids[33] = 0, 1
     spoilt = lab.run([ids], [(0, 0, 40)], pages)
     np.testing.assert_array_equal(spoilt[:25], clean[:25])
@@ -294,7 +321,7 @@ def test_large_scores_do_not_overflow(isa: str) -> None:
     found = lab.run(ids, [(0, 0, 290)], np.arange(19, dtype=np.int32)[None])
     assert np.isfinite(found).all()
     # Scores of a million are rounded to a sixteenth: compare where one key wins clearly.
-    expected = expected_rows(shape, table, ids[0])
+    expected = expected_rows(shape, table, ids[0], isa)
     close = np.isclose(found, expected, rtol=1e-3, atol=1.0).mean()
     assert close > 0.99
 
