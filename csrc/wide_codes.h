@@ -165,9 +165,9 @@ FARTHING_INLINE ValueCodes further(const ValueCodes& at, int64_t vectors) {
     return {at.low + 8 * C::kLow * vectors, at.high + 8 * vectors, 0};
 }
 
-// value[r][..] += scale of the granule * sum over its first num_quads quads of weight code * value code, for R rows and NV
+// value[r][..] (kIsFirst: is new, else +=) scale of the granule * sum over its first num_quads quads of weight code * value code, for R rows and NV
 // vectors of columns, the first `skipped` vectors further on than the quads say.
-template <class C, int R, int NV>
+template <class C, int R, int NV, bool kIsFirst>
 __attribute__((noinline)) void add_granule(const uint8_t* weights, const float* scale, const ValueCodes* quads,
                                            int64_t num_quads, int64_t skipped, const Codebook* book,
                                            float (*value)[NV * kCodeLanes]) {
@@ -194,7 +194,8 @@ __attribute__((noinline)) void add_granule(const uint8_t* weights, const float* 
 #pragma GCC unroll 8
     for (int v = 0; v < NV; ++v) {
       float* const to = value[r] + v * kCodeLanes;
-      storew(to, fmadd(_mm512_cvtepi32_ps(sum[r][v]), splatw(scale[r * kGranules]), loadw(to)));
+      const f32xw of_granule = _mm512_cvtepi32_ps(sum[r][v]), by = splatw(scale[r * kGranules]);
+      storew(to, kIsFirst ? of_granule * by : fmadd(of_granule, by, loadw(to)));
     }
 }
 
@@ -203,11 +204,12 @@ __attribute__((noinline)) void add_granule(const uint8_t* weights, const float* 
 template <class C, int R, int NV>
 void sum_values(const RowCodes& codes, int64_t row, int64_t head_dim, const Quads& quads, const Codebook* book,
                 int64_t num_tokens, int64_t d, int64_t width, float* dst) {
-  alignas(64) float value[R][NV * kCodeLanes] = {};
-  for (int64_t g = 0; g * kGranule < num_tokens; ++g)
-    add_granule<C, R, NV>(codes.weights + row * kWeightBytes + g * kGranule, codes.weight_scale + row * kGranules + g,
-                          quads.at + g * kGranule / 4, (std::min(num_tokens - g * kGranule, kGranule) + 3) / 4, d / kCodeLanes, book,
-                          value);
+  alignas(64) float value[R][NV * kCodeLanes];
+  for (int64_t g = 0; g * kGranule < num_tokens; ++g) {
+    const auto add = g == 0 ? add_granule<C, R, NV, true> : add_granule<C, R, NV, false>;
+    add(codes.weights + row * kWeightBytes + g * kGranule, codes.weight_scale + row * kGranules + g, quads.at + g * kGranule / 4,
+        (std::min(num_tokens - g * kGranule, kGranule) + 3) / 4, d / kCodeLanes, book, value);
+  }
   for (int r = 0; r < R; ++r)
     memcpy(dst + r * head_dim + d, value[r], static_cast<size_t>((NV - 1) * kCodeLanes + width) * sizeof(float));
 }
@@ -322,55 +324,87 @@ FARTHING_INLINE __m512 granule_weights(const float* s, float base, const float* 
   return sum;
 }
 
+// The sums of the lanes of 4 vectors, four times.
+FARTHING_INLINE __m512 lane_sums(const __m512 (&v)[4]) {
+  __m512 a[2];
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i)
+    a[i] = _mm512_unpacklo_ps(v[2 * i], v[2 * i + 1]) + _mm512_unpackhi_ps(v[2 * i], v[2 * i + 1]);
+  const __m512d x = _mm512_castps_pd(a[0]), y = _mm512_castps_pd(a[1]);
+  __m512 b = _mm512_castpd_ps(_mm512_unpacklo_pd(x, y)) + _mm512_castpd_ps(_mm512_unpackhi_pd(x, y));
+  b = b + _mm512_shuffle_f32x4(b, b, 0x4e);
+  return b + _mm512_shuffle_f32x4(b, b, 0xb1);
+}
+
+constexpr int kSoftmaxRows = kWide / kGranules;  // whose granules fill a vector
+
 // Calls f(granule, mask) for those that a row sees something of, mask(v) being the lanes of vector v that it sees.
-template <class F>
+template <bool kSeesAll, class F>
 FARTHING_INLINE void for_granules(const Rows& rows, int64_t row, F&& f) {
-  const int64_t low = rows.low(row), limit = rows.limits[row];
-  for (int64_t g = low / kGranule; g * kGranule < limit; ++g) {
-    const int64_t first = g * kGranule;
-    if (low <= first && limit >= first + kGranule)
-      f(g, [](int) { return static_cast<__mmask16>(0xffff); });
-    else
-      f(g, [&](int v) { return seen_lanes(first + v * kWide, low, limit); });
+  const auto all = [](int) { return static_cast<__mmask16>(0xffff); };
+  if constexpr (kSeesAll) {
+#pragma GCC unroll 4
+    for (int64_t g = 0; g < kGranules; ++g) f(g, all);
+  } else {
+    const int64_t low = rows.low(row), limit = rows.limits[row];
+    for (int64_t g = low / kGranule; g * kGranule < limit; ++g)
+      f(g, [&](int v) { return seen_lanes(g * kGranule + v * kWide, low, limit); });
   }
+}
+
+// softmax_codes() of rows [first, first + num_rows), at most kSoftmaxRows, kSeesAll: of so many rows that see the whole
+// segment.
+template <bool kSeesAll>
+__attribute__((noinline)) void softmax_few(const Rows& rows, int64_t first, int64_t num_rows, const Segment& segment,
+                                           const float* s, const Partial& out, const RowCodes& codes) {
+  const float* const x = s + first * kSegment;
+  uint8_t* const weights = codes.weights + first * kWeightBytes;
+  alignas(64) float most[kWide][kWide], base[kWide], scale[kWide];
+  if constexpr (kSeesAll) {
+    num_rows = kSoftmaxRows;
+  } else {
+    std::fill_n(most[0], kWide * kWide, kNoKeyMax);
+    std::fill_n(weights, num_rows * kWeightBytes, static_cast<uint8_t>(0));
+  }
+  for (int64_t r = 0; r < num_rows; ++r)
+    for_granules<kSeesAll>(rows, first + r, [&](int64_t g, auto mask) {
+      storew(most[r * kGranules + g], largest_scores(x + r * kSegment + g * kGranule, mask));
+    });
+  const __m512 of_granule = largest_lanes(most);
+  __m512 of_row = _mm512_max_ps(of_granule, _mm512_permute_ps(of_granule, 0x4e));
+  of_row = _mm512_max_ps(of_row, _mm512_permute_ps(of_row, 0xb1));
+  storew(base, of_granule - splatw(kLog2WeightMax));
+  storew(scale, exp2_w(of_granule - of_row) * splatw(1 / kWeightMax));
+  __m512 sums[kSoftmaxRows] = {};
+#pragma GCC unroll 4
+  for (int r = 0; r < kSoftmaxRows; ++r)
+    if (r < num_rows)
+      for_granules<kSeesAll>(rows, first + r, [&](int64_t g, auto mask) {
+        const __m512 part = granule_weights(x + r * kSegment + g * kGranule, base[r * kGranules + g],
+                                            segment.v_inverse + g * kGranule, weights + r * kWeightBytes + g * kGranule, mask);
+        sums[r] = fmadd(part, splatw(scale[r * kGranules + g]), sums[r]);
+      });
+  const __m512 sum = lane_sums(sums);
+  const __mmask16 is_row = static_cast<__mmask16>((1 << num_rows) - 1);
+  const __m512i each_fourth = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+  _mm512_mask_storeu_ps(out.max + first, is_row, _mm512_permutexvar_ps(each_fourth, of_row));
+  _mm512_mask_storeu_ps(out.sum + first, is_row, sum);
+  // What is not finite has no codes: the whole row becomes NaN, as a sum with it would.
+  const __m512 of_each = _mm512_permutexvar_ps(_mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3), sum);
+  const __m512 is_nan = of_each - of_each;  // 0 where it is finite
+  _mm512_mask_storeu_ps(codes.weight_scale + first * kGranules, static_cast<__mmask16>((1 << num_rows * kGranules) - 1),
+                        loadw(scale) + is_nan);
 }
 
 // From scores, which know their values' scales, to weights. max and sum go to `out` as softmax() does it, but both of weights
 // times scales: merge() wants no more than that all parts of a row are alike.
 inline void softmax_codes(const Rows& rows, const Segment& segment, const float* s, const Partial& out, const RowCodes& codes) {
-  constexpr int64_t kRows = kWide / kGranules;  // whose granules fill a vector
-  const int64_t filled = (rows.limits[rows.end - 1] + kGranule - 1) / kGranule;
-  for (int64_t first = rows.first; first < rows.end; first += kRows) {
-    const int64_t num_rows = std::min(kRows, rows.end - first);
-    alignas(64) float most[kWide][kWide], base[kWide], scale[kWide], max[kWide];
-    std::fill_n(most[0], kWide * kWide, kNoKeyMax);
-    for (int64_t r = 0; r < num_rows; ++r)
-      for_granules(rows, first + r, [&](int64_t g, auto mask) {
-        storew(most[r * kGranules + g], largest_scores(s + (first + r) * kSegment + g * kGranule, mask));
-      });
-    const __m512 of_granule = largest_lanes(most);
-    __m512 of_row = _mm512_max_ps(of_granule, _mm512_permute_ps(of_granule, 0x4e));
-    of_row = _mm512_max_ps(of_row, _mm512_permute_ps(of_row, 0xb1));
-    storew(base, of_granule - splatw(kLog2WeightMax));
-    storew(scale, exp2_w(of_granule - of_row) * splatw(1 / kWeightMax));
-    storew(max, of_row);
-    for (int64_t r = 0; r < num_rows; ++r) {
-      const int64_t row = first + r;
-      uint8_t* const weights = codes.weights + row * kWeightBytes;
-      std::fill_n(weights, filled * kGranule, static_cast<uint8_t>(0));
-      f32xw sum{};
-      for_granules(rows, row, [&](int64_t g, auto mask) {
-        const __m512 part = granule_weights(s + row * kSegment + g * kGranule, base[r * kGranules + g],
-                                            segment.v_inverse + g * kGranule, weights + g * kGranule, mask);
-        sum = fmadd(part, splatw(scale[r * kGranules + g]), sum);
-      });
-      out.max[row] = max[r * kGranules];
-      out.sum[row] = sum_of_w(sum);
-      // What is not finite has no codes: the whole row becomes NaN, as a sum with it would.
-      const bool is_finite = out.sum[row] - out.sum[row] == 0.0f;
-      for (int64_t g = 0; g < kGranules; ++g)
-        codes.weight_scale[row * kGranules + g] = is_finite ? scale[r * kGranules + g] : __builtin_nanf("");
-    }
+  for (int64_t row = rows.first; row < rows.end; row += kSoftmaxRows) {
+    const int64_t num_rows = std::min<int64_t>(kSoftmaxRows, rows.end - row);
+    if (num_rows == kSoftmaxRows && rows.limits[row] == kSegment && rows.low(row + num_rows - 1) == 0)
+      softmax_few<true>(rows, row, num_rows, segment, s, out, codes);
+    else
+      softmax_few<false>(rows, row, num_rows, segment, s, out, codes);
   }
 }
 
