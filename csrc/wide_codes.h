@@ -169,8 +169,8 @@ FARTHING_INLINE ValueCodes further(const ValueCodes& at, int64_t vectors) {
 // vectors of columns, the first `skipped` vectors further on than the quads say.
 template <class C, int R, int NV, bool kIsFirst>
 __attribute__((noinline)) void add_granule(const uint8_t* weights, const float* scale, const ValueCodes* quads,
-                                           int64_t num_quads, int64_t skipped, const Codebook* book,
-                                           float (*value)[NV * kCodeLanes]) {
+                                           int64_t num_quads, int64_t skipped, const Codebook* book, float* value,
+                                           int64_t stride) {
   const Table table = table_of(book, false);
   Sum sum[R][NV];
 #pragma GCC unroll 8
@@ -193,25 +193,21 @@ __attribute__((noinline)) void add_granule(const uint8_t* weights, const float* 
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
     for (int v = 0; v < NV; ++v) {
-      float* const to = value[r] + v * kCodeLanes;
+      float* const to = value + r * stride + v * kCodeLanes;
       const f32xw of_granule = _mm512_cvtepi32_ps(sum[r][v]), by = splatw(scale[r * kGranules]);
       storew(to, kIsFirst ? of_granule * by : fmadd(of_granule, by, loadw(to)));
     }
 }
 
-// Columns [d, d + NV * lanes) of R rows over the first num_tokens tokens, a granule after the other; of the last vector only
-// `width` columns are written (a head_dim may end with half a vector; what it reads beyond its columns is still the page's).
+// Columns [d, d + NV * lanes) of R rows over the first num_tokens tokens, a granule after the other.
 template <class C, int R, int NV>
-void sum_values(const RowCodes& codes, int64_t row, int64_t head_dim, const Quads& quads, const Codebook* book,
-                int64_t num_tokens, int64_t d, int64_t width, float* dst) {
-  alignas(64) float value[R][NV * kCodeLanes];
+void sum_values(const RowCodes& codes, int64_t row, const Quads& quads, const Codebook* book, int64_t num_tokens, int64_t d,
+                float* value, int64_t stride) {
   for (int64_t g = 0; g * kGranule < num_tokens; ++g) {
     const auto add = g == 0 ? add_granule<C, R, NV, true> : add_granule<C, R, NV, false>;
     add(codes.weights + row * kWeightBytes + g * kGranule, codes.weight_scale + row * kGranules + g, quads.at + g * kGranule / 4,
-        (std::min(num_tokens - g * kGranule, kGranule) + 3) / 4, d / kCodeLanes, book, value);
+        (std::min(num_tokens - g * kGranule, kGranule) + 3) / 4, d / kCodeLanes, book, value, stride);
   }
-  for (int r = 0; r < R; ++r)
-    memcpy(dst + r * head_dim + d, value[r], static_cast<size_t>((NV - 1) * kCodeLanes + width) * sizeof(float));
 }
 
 template <class C>
@@ -225,9 +221,13 @@ void values_of_codes(const RowCodes& codes, int64_t head_dim, int64_t page_size,
     const int64_t n = rows.limits[row + num - 1], rest = head_dim % kCodeLanes;
     with_rows<kValueRows>(num, [&](auto r) {
       for_vectors<kValueVectors>(head_dim / kCodeLanes, [&](int64_t j, auto nv) {
-        sum_values<C, r, nv>(codes, row, head_dim, quads, book, n, j * kCodeLanes, kCodeLanes, dst + row * head_dim);
+        sum_values<C, r, nv>(codes, row, quads, book, n, j * kCodeLanes, dst + row * head_dim + j * kCodeLanes, head_dim);
       });
-      if (rest) sum_values<C, r, 1>(codes, row, head_dim, quads, book, n, head_dim - rest, rest, dst + row * head_dim);
+      if (rest == 0) return;
+      alignas(64) float last[r][kCodeLanes];  // half a vector; what it reads beyond its columns is still the page's
+      sum_values<C, r, 1>(codes, row, quads, book, n, head_dim - rest, last[0], kCodeLanes);
+      for (int i = 0; i < r; ++i)
+        memcpy(dst + (row + i + 1) * head_dim - rest, last[i], static_cast<size_t>(rest) * sizeof(float));
     });
   });
 }
