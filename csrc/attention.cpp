@@ -287,16 +287,17 @@ void for_tile_rows(const AttentionArgs& a, const Tile& tile, F&& f) {
     f(tile.first_token + row / group, (tile.kv_head * group + row % group) * a.shape.head_dim, row);
 }
 
-// The tile's queries at `row` and below of the buffers, as codes too where keys are.
+// The tile's queries at `row` and below of the buffers: as codes where keys are.
 void load_queries(const Job& job, const Tile& tile, int64_t first_row, const Buffers& buf) {
   const AttentionArgs& a = job.a;
   const int64_t head_dim = a.shape.head_dim;
-  float* q = buf.q + first_row * head_dim;
+  const float factor = a.scale * kLog2E;
   for_tile_rows(a, tile, [&](int64_t token, int64_t column, int64_t row) {
     const float* src = a.q.data + token * a.q.stride + column;
-    for (int64_t d = 0; d < head_dim; d += 8) store8(q + row * head_dim + d, load8(src + d) * splat(a.scale * kLog2E));
+    if (job.k.is_codes) return quantize_query(src, factor, head_dim, first_row + row, buf.codes);
+    float* q = buf.q + (first_row + row) * head_dim;
+    for (int64_t d = 0; d < head_dim; d += 8) store8(q + d, load8(src + d) * splat(factor));
   });
-  if (job.k.is_codes) quantize_queries(q, head_dim, tile.num_rows, buf.codes.from(first_row, head_dim));
 }
 
 void store_result(const Job& job, const Tile& tile, const Partial& total) {

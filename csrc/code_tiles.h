@@ -33,32 +33,26 @@ struct RowCodes {
   int32_t* query_offset;  // [rows], -128 * sum of the codes: keys are stored 128 too high
   uint8_t* weights;       // [rows][kSegment] of int16
   float* weight_scale;    // [rows]
-
-  // The queries from `row` on.
-  RowCodes from(int64_t row, int64_t head_dim) const {
-    return {query + row * query_row_bytes(head_dim), query_scale + row, query_offset + row, weights, weight_scale};
-  }
 };
 constexpr int64_t kWeightBytes = 2 * kSegment, kWeightScales = 1;  // of a row
 
-inline void quantize_queries(const float* q, int64_t head_dim, int64_t num_rows, const RowCodes& out) {
-  for (int64_t row = 0; row < num_rows; ++row) {
-    uint8_t* codes = out.query + row * query_row_bytes(head_dim);
-    alignas(32) float rotated[kMostHeadDim];
-    hadamard(q + row * head_dim, head_dim, rotated);
-    const float max = largest_magnitude(rotated, head_dim);
-    const f32x8 inverse = splat(max > 1e-30f ? kQueryMax / max : 0.0f), magic = splat(12582912.0f);
-    i32x8 sum = {};
-    for (int64_t d = 0; d < head_dim; d += 8) {
-      const i32x8 code = recast<i32x8>(load8(rotated + d) * inverse + magic) - recast<i32x8>(magic);
-      sum += code;
-      typedef int16_t i16x8 __attribute__((vector_size(16)));
-      const i16x8 half = __builtin_convertvector(code, i16x8);
-      memcpy(codes + 2 * d, &half, 16);
-    }
-    out.query_scale[row] = max / kQueryMax;
-    out.query_offset[row] = -128 * (((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7])));
+// The codes of factor * q, rotated.
+inline void quantize_query(const float* q, float factor, int64_t head_dim, int64_t row, const RowCodes& out) {
+  typedef int16_t i16x8 __attribute__((vector_size(16)));
+  uint8_t* codes = out.query + row * query_row_bytes(head_dim);
+  alignas(32) float rotated[kMostHeadDim];
+  hadamard(q, head_dim, rotated);
+  const float max = largest_magnitude(rotated, head_dim);
+  const f32x8 inverse = splat(max > 1e-30f ? kQueryMax / max : 0.0f), magic = splat(12582912.0f);
+  i32x8 sum = {};
+  for (int64_t d = 0; d < head_dim; d += 8) {
+    const i32x8 code = recast<i32x8>(load8(rotated + d) * inverse + magic) - recast<i32x8>(magic);
+    sum += code;
+    const i16x8 half = __builtin_convertvector(code, i16x8);
+    memcpy(codes + 2 * d, &half, 16);
   }
+  out.query_scale[row] = max * (factor / kQueryMax);
+  out.query_offset[row] = -128 * (((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7])));
 }
 
 // ---- sums of products of codes ------------------------------------------------------------------------------------
