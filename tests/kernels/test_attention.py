@@ -90,15 +90,18 @@ def rounded(heads: F32, codec: str) -> tuple[npt.NDArray[np.float64], npt.NDArra
     """heads [tokens, num_kv_heads, head_dim] as the codec keeps them, and the codes' scales."""
     if codec == "q8":
         scale = np.abs(heads).max(axis=2, keepdims=True) / np.float32(127)
-        return np.asarray(np.rint(heads / scale).astype(np.float64) * scale), scale.astype(np.float64)
+        codes = np.rint(heads / np.where(scale > 0, scale, np.float32(1)))
+        return np.asarray(codes.astype(np.float64) * scale), scale.astype(np.float64)
     if codec in TURBOQUANT:
+        zeros = ~heads.any(axis=2, keepdims=True)
+        heads = np.where(zeros, np.float32(1), heads)
         book = code_values(heads.shape[2], TURBOQUANT[codec]).astype(np.float64)
         wide = heads.astype(np.float64)
         norms = np.linalg.norm(wide, axis=2, keepdims=True)
         units = wide / norms * code_unit(heads.shape[2], TURBOQUANT[codec])
         nearest = book[np.abs(units[..., None] - book).argmin(axis=3)]
         scale = (norms / np.linalg.norm(nearest, axis=2, keepdims=True) * 256).astype(np.float16)
-        scale = scale.astype(np.float64)
+        scale = np.where(zeros, 0, scale.astype(np.float64))
         return np.asarray(nearest * scale / 256), scale
     kept = heads.astype({"f16": np.float16, "f32": np.float32}[codec]).astype(np.float64)
     return kept, np.ones((*heads.shape[:2], 1))
@@ -122,7 +125,8 @@ def in_bytes(weights: npt.NDArray[np.float64], scales: npt.NDArray[np.float64]) 
         granule = np.s_[:, :, first : first + 64]
         products = weights[granule] * scales[granule]
         unit = products.max(axis=2, keepdims=True) / 255
-        out[granule] = np.rint(products / np.where(unit > 0, unit, 1)) * unit / scales[granule]
+        size = np.where(scales[granule] > 0, scales[granule], 1)
+        out[granule] = np.rint(products / np.where(unit > 0, unit, 1)) * unit / size
     return out
 
 
@@ -310,6 +314,27 @@ def test_what_a_window_has_passed_never_leaks(window: int, codec: str, isa: str)
     assert np.isnan(spoilt[seen]).all()
     one_by_one = np.concatenate([lab.run([ids], [(0, at, at + 1)], pages) for at in (302, 306, 307, 559, 560, 599)])
     np.testing.assert_array_equal(one_by_one, spoilt[[302, 306, 307, 559, 560, 599]])
+
+
+@pytest.mark.parametrize("isa", NATIVE)
+@pytest.mark.parametrize("codec", ["q8", *TURBOQUANT])
+def test_values_of_any_size_weigh_what_they_should(codec: str, isa: str) -> None:
+    """Weights are coded times their values' scales: tiny and huge values side by side, and zeros, whose weight counts
+    in the sum alone."""
+    shape = Shape(codecs=("f32", codec))
+    q, kv = shape.widths
+    table = random_table(shape)
+    sizes = np.float32(10) ** np.random.default_rng(11).uniform(-3, 3, (VOCAB, 1)).astype(np.float32)
+    table[:, q + kv :] *= sizes
+    table[::5, q + kv :] = 0
+    ids = random_ids((330,))
+    lab = Lab(shape, isa=isa, num_threads=2, num_pages=21, table=table)
+    found = lab.run(ids, [(0, 0, 330)], np.arange(21, dtype=np.int32)[None])
+    expected = expected_rows(shape, table, ids[0], isa)
+    assert np.isfinite(found).all()
+    difference = np.abs(found - expected).max(axis=1) / np.abs(expected).max(axis=1).clip(1e-6)
+    assert np.quantile(difference, 0.9) < 1e-3
+    assert difference.max() < 0.05
 
 
 @pytest.mark.parametrize("isa", NATIVE)
