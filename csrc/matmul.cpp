@@ -3,6 +3,7 @@
 // Cuts go between panels and tokens, never through a sum, so which worker runs a part does not change a bit of it.
 #include <algorithm>
 
+#include "activations.h"
 #include "block_max.h"
 #include "products.h"
 #if defined(FARTHING_ISA_avx512)
@@ -273,18 +274,19 @@ int64_t total_panels(const LinearArgs& a) {
 }  // namespace
 
 void quantize(const LinearArgs& a, uint8_t* x, int64_t t0, int64_t t1, int64_t first, int64_t end) {
-  const int64_t cols = a.src.width;
-  auto rows = [&](auto size) {
+  const int64_t num_blocks = a.src.width / kQuantBlock, num_rows = t1 - t0;
+  if (num_rows == 0) return;  // a head of no rows
+  const float* rows[kMostGroup];
+  for (int64_t i = 0; i < num_rows; ++i) rows[i] = a.src.data + (a.rows ? a.rows[t0 + i] : t0 + i) * a.src.stride;
+  auto group = [&](auto size) {
     constexpr int G = decltype(size)::value;
-    auto* group = reinterpret_cast<ActivationBlock<G>*>(x) + t0 / G * (cols / kQuantBlock);
-    for (int64_t t = t0; t < t1; ++t)
-      quantize_row(a.src.data + (a.rows ? a.rows[t] : t) * a.src.stride, first, end, group, t % G);
+    quantize_group(rows, num_rows, first, end, reinterpret_cast<ActivationBlock<G>*>(x) + t0 / G * num_blocks);
   };
   switch (group_size(a.num_tokens)) {
-    case 1: return rows(std::integral_constant<int, 1>());
-    case 4: return rows(std::integral_constant<int, 4>());
-    case 12: return rows(std::integral_constant<int, 12>());
-    default: return rows(std::integral_constant<int, 8>());
+    case 1: return group(std::integral_constant<int, 1>());
+    case 4: return group(std::integral_constant<int, 4>());
+    case 12: return group(std::integral_constant<int, 12>());
+    default: return group(std::integral_constant<int, 8>());
   }
 }
 
