@@ -67,9 +67,50 @@ struct Plain {
 // The orthonormal Walsh-Hadamard transform of each block of x [n]; a block is the largest power of two that divides n, a
 // multiple of 8. It keeps products of rotated keys and queries what they were and spreads a channel that is always large
 // over all of them (QuaRot, arXiv 2404.00456): with it 8 bits lose a third of what they lose without.
+#if defined(FARTHING_ISA_avx512)
+// A block of V vectors, in registers: the sums and differences that eight lanes make, in the same order.
+template <int V>
+FARTHING_INLINE void hadamard_block(const float* x, f32xw scale, float* out) {
+  f32xw v[V];
+#pragma GCC unroll 16
+  for (int i = 0; i < V; ++i) {
+    const auto turn = [&](__m512 swapped, int minus) { v[i] = _mm512_mask_sub_ps(swapped + v[i], static_cast<__mmask16>(minus), swapped, v[i]); };
+    v[i] = loadw(x + kWide * i) * scale;
+    turn(_mm512_permute_ps(v[i], 0xb1), 0xaaaa);
+    turn(_mm512_permute_ps(v[i], 0x4e), 0xcccc);
+    turn(_mm512_shuffle_f32x4(v[i], v[i], 0xb1), 0xf0f0);
+    turn(_mm512_shuffle_f32x4(v[i], v[i], 0x4e), 0xff00);
+  }
+#pragma GCC unroll 4
+  for (int h = 1; h < V; h *= 2)
+#pragma GCC unroll 16
+    for (int i = 0; i < V; ++i)
+      if (!(i & h)) {
+        const f32xw a = v[i], b = v[i + h];
+        v[i] = a + b;
+        v[i + h] = a - b;
+      }
+#pragma GCC unroll 16
+  for (int i = 0; i < V; ++i) storew(out + kWide * i, v[i]);
+}
+#endif
+
 FARTHING_INLINE void hadamard(const float* x, int64_t n, float* out) {
   const int64_t block = n & -n;
-  const f32x8 scale = splat(1.0f / __builtin_sqrtf(static_cast<float>(block)));
+  const float of_sum = 1.0f / __builtin_sqrtf(static_cast<float>(block));
+#if defined(FARTHING_ISA_avx512)
+  for (int64_t i = 0; block >= kWide && i < n; i += block) {
+    switch (block / kWide) {
+      case 1: hadamard_block<1>(x + i, splatw(of_sum), out + i); break;
+      case 2: hadamard_block<2>(x + i, splatw(of_sum), out + i); break;
+      case 4: hadamard_block<4>(x + i, splatw(of_sum), out + i); break;
+      case 8: hadamard_block<8>(x + i, splatw(of_sum), out + i); break;
+      default: hadamard_block<16>(x + i, splatw(of_sum), out + i); break;
+    }
+  }
+  if (block >= kWide) return;
+#endif
+  const f32x8 scale = splat(of_sum);
   const f32x8 sign1 = {1, -1, 1, -1, 1, -1, 1, -1}, sign2 = {1, 1, -1, -1, 1, 1, -1, -1}, sign4 = {1, 1, 1, 1, -1, -1, -1, -1};
   for (int64_t i = 0; i < n; i += 8) {
     f32x8 v = load8(x + i) * scale;
@@ -126,9 +167,47 @@ struct CodecQ8 {
     return max / 127.0f;
   }
 
+#if defined(FARTHING_ISA_avx512)
+  // Calls put(d, codes) for each sixteen columns, a code to a dword, the upper bits undefined; returns the scale.
+  template <class Put>
+  static FARTHING_INLINE float encode_wide(const float* src, int64_t head_dim, Put&& put) {
+    f32xw largest{};
+    for (int64_t d = 0; d < head_dim; d += 16) largest = maxw(largest, maxw(loadw(src + d), -loadw(src + d)));
+    const float max = max_of_w(largest);
+    const f32xw inverse = splatw(max > 1e-30f ? 127.0f / max : 0.0f);
+    for (int64_t d = 0; d < head_dim; d += 16) put(d, _mm512_cvtps_epi32(loadw(src + d) * inverse));
+    return max / 127.0f;
+  }
+
+  static FARTHING_INLINE float encode_k_wide(const float* src, int64_t head_dim, char* to, int64_t stride) {
+    alignas(64) uint32_t fours[kMostHeadDim / 4];
+    const float scale = encode_wide(src, head_dim, [&](int64_t d, __m512i codes) {
+      const __m128i bytes = _mm_xor_si128(_mm512_cvtepi32_epi8(codes), _mm_set1_epi8(-128));
+      _mm_store_si128(reinterpret_cast<__m128i*>(fours + d / 4), bytes);
+    });
+    for (int64_t i = 0; i < head_dim / 4; ++i) memcpy(to + i * stride, fours + i, 4);
+    return scale;
+  }
+
+  // To byte `place` of each dword from `to` on: that byte alone, since another member may write the others meanwhile.
+  static FARTHING_INLINE float encode_v_wide(const float* src, int64_t head_dim, char* to, unsigned place) {
+    const __m128i shift = _mm_cvtsi32_si128(static_cast<int>(8 * place));
+    const __mmask64 bytes = 0x1111111111111111ull << place;
+    return encode_wide(src, head_dim, [&](int64_t d, __m512i codes) {
+      _mm512_mask_storeu_epi8(to + 4 * d, bytes, _mm512_sll_epi32(codes, shift));
+    });
+  }
+#endif
+
   static void encode_k(char* head, const KVShape& s, const Codebook*, int64_t slot, const float* src) {
-    alignas(32) float rotated[kMostHeadDim];
+    alignas(64) float rotated[kMostHeadDim];
     hadamard(src, s.head_dim, rotated);
+#if defined(FARTHING_ISA_avx512)
+    if (s.head_dim % 16 == 0) {
+      scales(head, s)[slot] = encode_k_wide(rotated, s.head_dim, head + 4 * slot, 4 * s.page_size);
+      return;
+    }
+#endif
     scales(head, s)[slot] = encode(rotated, s.head_dim, [&](int64_t d, const int8_t* codes) {
       for (int half = 0; half < 2; ++half) {
         uint32_t four;
@@ -141,6 +220,12 @@ struct CodecQ8 {
 
   static void encode_v(char* head, const KVShape& s, const Codebook*, int64_t slot, const float* src) {
     char* first = head + slot / 4 * 4 * s.head_dim + slot % 4;
+#if defined(FARTHING_ISA_avx512)
+    if (s.head_dim % 16 == 0) {
+      scales(head, s)[slot] = encode_v_wide(src, s.head_dim, first - slot % 4, static_cast<unsigned>(slot % 4));
+      return;
+    }
+#endif
     scales(head, s)[slot] = encode(src, s.head_dim, [&](int64_t d, const int8_t* codes) {
       for (int i = 0; i < 8; ++i) first[(d + i) * 4] = static_cast<char>(codes[i]);
     });

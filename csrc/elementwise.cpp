@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "gates.h"
 #include "ops.h"
 #include "simd.h"
 
@@ -65,8 +66,15 @@ FARTHING_INLINE void map2_wide(const float* a, const float* b, float* dst, int64
 float sum_of_squares(const float* x, int64_t n) {
   f32x8 s[4] = {};
   int64_t i = 0;
+#if defined(FARTHING_ISA_avx512)
+  f32xw both[2] = {};  // two of them in each
+  for (; i + 32 <= n; i += 32)
+    for (int j = 0; j < 2; ++j) both[j] = fmadd(loadw(x + i + j * 16), loadw(x + i + j * 16), both[j]);
+  for (int j = 0; j < 4; ++j) s[j] = j % 2 ? high_half(both[j / 2]) : low_half(both[j / 2]);
+#else
   for (; i + 32 <= n; i += 32)
     for (int j = 0; j < 4; ++j) s[j] = fmadd(load8(x + i + j * 8), load8(x + i + j * 8), s[j]);
+#endif
   for (; i + 8 <= n; i += 8) s[0] = fmadd(load8(x + i), load8(x + i), s[0]);
   float sum = sum8((s[0] + s[1]) + (s[2] + s[3]));
   for (; i < n; ++i) sum += x[i] * x[i];
@@ -118,19 +126,24 @@ void rotary_table(int32_t position, const float* inv_freq, int64_t half, bool in
   }
 }
 
+// One vector, or one number, of each half.
+template <class V>
+FARTHING_INLINE void turn(float* x, float* y, const float* cosines, const float* sines) {
+  V a, b, c, s;
+  memcpy(&a, x, sizeof a);
+  memcpy(&b, y, sizeof b);
+  memcpy(&c, cosines, sizeof c);
+  memcpy(&s, sines, sizeof s);
+  const V first = a * c - b * s, second = b * c + a * s;
+  memcpy(x, &first, sizeof first);
+  memcpy(y, &second, sizeof second);
+}
+
 void rotate_half(float* x, int64_t half, const float* cosines, const float* sines) {
-  float* y = x + half;
   int64_t i = 0;
-  for (; i + 8 <= half; i += 8) {
-    const f32x8 a = load8(x + i), b = load8(y + i), c = load8(cosines + i), s = load8(sines + i);
-    store8(x + i, a * c - b * s);
-    store8(y + i, b * c + a * s);
-  }
-  for (; i < half; ++i) {
-    const float a = x[i], b = y[i];
-    x[i] = a * cosines[i] - b * sines[i];
-    y[i] = b * cosines[i] + a * sines[i];
-  }
+  for (; i + kWide <= half; i += kWide) turn<f32xw>(x + i, x + half + i, cosines + i, sines + i);
+  for (; i + 8 <= half; i += 8) turn<f32x8>(x + i, x + half + i, cosines + i, sines + i);
+  for (; i < half; ++i) turn<float>(x + i, x + half + i, cosines + i, sines + i);
 }
 
 void rotate_pairs(float* x, int64_t head_dim, const float* cosines, const float* sines) {
@@ -155,8 +168,8 @@ void rms_norm(int64_t num_tokens, View src, View dst, const float* weight, float
       for (int64_t g = 0; g < src.width; g += group) {
         const float* x = src.data + t * src.stride + g;
         const float mean = sum_of_squares(x, group) / static_cast<float>(group);
-        const f32x8 scale = splat(1.0f / std::sqrt(mean + eps));
-        map2(x, weight, dst.data + t * dst.stride + g, group, [&](f32x8 v, f32x8 w) { return v * scale * w; });
+        const f32xw scale = splatw(1.0f / std::sqrt(mean + eps));
+        map2_wide(x, weight, dst.data + t * dst.stride + g, group, [&](f32xw v, f32xw w) { return v * scale * w; });
       }
     }
   });
@@ -187,9 +200,7 @@ void rope(int64_t num_tokens, View buf, int64_t head_dim, const float* table, bo
   });
 }
 
-void swiglu_row(const float* gate, const float* up, float* dst, int64_t n) {
-  map2_wide(gate, up, dst, n, [](f32xw g, f32xw u) { return g / (splatw(1.0f) + expw(-g)) * u; });
-}
+void swiglu_row(const float* gate, const float* up, float* dst, int64_t n) { map2_wide(gate, up, dst, n, swiglu_of); }
 
 void swiglu(int64_t num_tokens, View gate, View up, View dst, Worker& worker) {
   for_columns(num_tokens, dst.width, worker, [&](int64_t t, int64_t c, int64_t end) {
@@ -197,16 +208,9 @@ void swiglu(int64_t num_tokens, View gate, View up, View dst, Worker& worker) {
   });
 }
 
-// gelu by tanh's approximation, written as x * sigmoid(2 y). Beyond 80 the quotient is 0 or x to the last place, and
-// x * x * x may be infinite.
 void geglu(int64_t num_tokens, View gate, View up, View dst, Worker& worker) {
   for_columns(num_tokens, dst.width, worker, [&](int64_t t, int64_t c, int64_t end) {
-    map2_wide(gate.data + t * gate.stride + c, up.data + t * up.stride + c, dst.data + t * dst.stride + c, end - c,
-              [](f32xw g, f32xw u) {
-                const f32xw y = splatw(2 * 0.7978845608028654f) * (g + splatw(0.044715f) * g * g * g);
-                const f32xw near = maxw(-maxw(-y, splatw(-80.0f)), splatw(-80.0f));
-                return g / (splatw(1.0f) + expw(-near)) * u;
-              });
+    map2_wide(gate.data + t * gate.stride + c, up.data + t * up.stride + c, dst.data + t * dst.stride + c, end - c, geglu_of);
   });
 }
 

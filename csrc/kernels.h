@@ -123,6 +123,7 @@ struct SampleArgs {
 
 struct PackedMatrix;  // pack.h
 struct LinearArgs;    // pack.h
+struct GatedArgs;     // pack.h
 struct MoeArgs;       // moe.h
 
 struct Kernels {
@@ -142,6 +143,7 @@ struct Kernels {
   void (*moe)(const MoeArgs&, Worker&);
   void (*add)(int64_t num_tokens, View src, View dst, Worker&);
   void (*linear)(const LinearArgs&, Worker&);
+  void (*gated)(const GatedArgs&, Worker&);
   void (*sample)(const SampleArgs&, Worker&);
   // What the machine can do at most: read memory, fused multiply-adds, exact u4 x s8 products summed in int16 for a
   // block of 32. Each returns a value that depends on all its work; *_ops is the operations of one round.

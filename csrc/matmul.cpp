@@ -3,6 +3,7 @@
 // Cuts go between panels and tokens, never through a sum, so which worker runs a part does not change a bit of it.
 #include <algorithm>
 
+#include "activations.h"
 #include "block_max.h"
 #include "products.h"
 #if defined(FARTHING_ISA_avx512)
@@ -273,18 +274,19 @@ int64_t total_panels(const LinearArgs& a) {
 }  // namespace
 
 void quantize(const LinearArgs& a, uint8_t* x, int64_t t0, int64_t t1, int64_t first, int64_t end) {
-  const int64_t cols = a.src.width;
-  auto rows = [&](auto size) {
+  const int64_t num_blocks = a.src.width / kQuantBlock, num_rows = t1 - t0;
+  if (num_rows == 0) return;  // a head of no rows
+  const float* rows[kMostGroup];
+  for (int64_t i = 0; i < num_rows; ++i) rows[i] = a.src.data + (a.rows ? a.rows[t0 + i] : t0 + i) * a.src.stride;
+  auto group = [&](auto size) {
     constexpr int G = decltype(size)::value;
-    auto* group = reinterpret_cast<ActivationBlock<G>*>(x) + t0 / G * (cols / kQuantBlock);
-    for (int64_t t = t0; t < t1; ++t)
-      quantize_row(a.src.data + (a.rows ? a.rows[t] : t) * a.src.stride, first, end, group, t % G);
+    quantize_group(rows, num_rows, first, end, reinterpret_cast<ActivationBlock<G>*>(x) + t0 / G * num_blocks);
   };
   switch (group_size(a.num_tokens)) {
-    case 1: return rows(std::integral_constant<int, 1>());
-    case 4: return rows(std::integral_constant<int, 4>());
-    case 12: return rows(std::integral_constant<int, 12>());
-    default: return rows(std::integral_constant<int, 8>());
+    case 1: return group(std::integral_constant<int, 1>());
+    case 4: return group(std::integral_constant<int, 4>());
+    case 12: return group(std::integral_constant<int, 12>());
+    default: return group(std::integral_constant<int, 8>());
   }
 }
 
@@ -305,6 +307,15 @@ void multiply(const LinearArgs& a, const PackedMatrix& m, const float* bias, int
   });
 }
 
+void quantize_all(const LinearArgs& a, uint8_t* x, Worker& worker) {
+  const int64_t num_tokens = a.num_tokens, g = group_size(num_tokens), num_blocks = a.src.width / kQuantBlock;
+  const int64_t pieces = (num_blocks + kBlocksPerItem - 1) / kBlocksPerItem;
+  worker.for_each_near((num_tokens + g - 1) / g * pieces, [&](int64_t i) {
+    const int64_t t = i / pieces * g, first = i % pieces * kBlocksPerItem;
+    quantize(a, x, t, std::min(num_tokens, t + g), first, std::min(num_blocks, first + kBlocksPerItem));
+  });
+}
+
 void linear(const LinearArgs& a, Worker& worker) {
   const int64_t cols = a.weights[0]->cols, num_tokens = a.num_tokens;
   const LinearScratch sizes = linear_scratch(num_tokens, cols);
@@ -314,23 +325,15 @@ void linear(const LinearArgs& a, Worker& worker) {
   for (int i = 0; i < a.num_weights; ++i) has_codes |= a.weights[i]->has_codes();
   const bool is_int8 = a.is_int8 && has_codes;
   const uint8_t* x = is_int8 ? a.scratch : nullptr;
-  if (is_int8) {
+  if (is_int8 && !a.is_quantized) {
     if (num_tokens <= kTokensQuantizedByEach) {
       quantize(a, own, 0, num_tokens, 0, cols / kQuantBlock);
       x = own;
     } else {
-      const int64_t g = group_size(num_tokens), num_blocks = cols / kQuantBlock;
-      const int64_t pieces = (num_blocks + kBlocksPerItem - 1) / kBlocksPerItem;
-      worker.for_each_near((num_tokens + g - 1) / g * pieces, [&](int64_t i) {
-        const int64_t t = i / pieces * g, first = i % pieces * kBlocksPerItem;
-        quantize(a, a.scratch, t, std::min(num_tokens, t + g), first, std::min(num_blocks, first + kBlocksPerItem));
-      });
+      quantize_all(a, a.scratch, worker);
     }
   }
-  // Many tokens are shared out first, so that each member multiplies those whose activations it wrote.
-  const bool is_shared_out = num_tokens >= 4 * kTile * worker.count;
-  const int64_t share_of_tokens = is_shared_out ? (num_tokens + worker.count - 1) / worker.count : num_tokens;
-  const int64_t per_pass = tokens_per_pass(share_of_tokens, cols, is_int8);
+  const int64_t per_pass = tokens_per_pass(num_tokens, cols, is_int8, worker.count);
   const int64_t passes = (num_tokens + per_pass - 1) / per_pass;
   int64_t per_chunk = panels_per_chunk(total_panels(a), num_tokens, worker.count);
   if (a.block_max) per_chunk = (per_chunk + kLogitBlock / kPanel - 1) / (kLogitBlock / kPanel) * (kLogitBlock / kPanel);  // whole blocks

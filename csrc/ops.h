@@ -23,6 +23,7 @@ void sigmoid_scale(int64_t num_tokens, View buf, View by, Worker&);
 void moe(const MoeArgs&, Worker&);
 void add(int64_t num_tokens, View src, View dst, Worker&);
 void linear(const LinearArgs&, Worker&);
+void gated(const GatedArgs&, Worker&);
 void sample(const SampleArgs&, Worker&);
 float probe_read(const uint8_t* data, int64_t num_bytes);
 float probe_f32(int64_t rounds);

@@ -98,8 +98,8 @@ LinearScratch linear_scratch(int64_t num_tokens, int64_t max_cols) {
   const int64_t unpacked = 2 * kMostPanelRows * kColsPerPass * 4, running = kTokensPerPass * 2 * kMostPanelRows * 4;
   const int64_t expanded = kPanelsPerTile * cols / kQuantBlock * kExpandedBytes;
   const int64_t shared = activation_bytes(num_tokens, cols);
-  const int64_t own = activation_bytes(kTokensQuantizedByEach, cols);
-  return {whole_lines(shared), whole_lines(own) + whole_lines(std::max(unpacked + running, expanded))};
+  const int64_t own = activation_bytes(kTokensQuantizedByEach, cols), gated = kTokensPerGate * 2 * kColumnsPerGate * 4;
+  return {whole_lines(shared), whole_lines(own) + whole_lines(std::max(unpacked + running, expanded)) + gated};
 }
 
 }  // namespace farthing

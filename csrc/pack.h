@@ -152,9 +152,18 @@ struct LinearArgs {
   int num_weights;
   bool is_added;
   bool is_int8;         // multiply integer codes where the weight has them
+  bool is_quantized;    // src's codes are in scratch already (gated())
   float* block_max;     // null, or [num_tokens, blocks]: where the largest of each kLogitBlock outputs goes, of one weight
   uint8_t* scratch;     // linear_scratch_bytes(), shared by the team, 64-byte aligned
   int64_t scratch_per_worker;
+};
+
+// act(src @ gate.T + bias) * (src @ up.T + bias) as the 8-bit codes that a linear() reads whose src it is, without the
+// floats between them. Of weights that have codes, whose rows are whole blocks.
+struct GatedArgs {
+  LinearArgs products;  // weights: gate, up; no dst
+  bool is_gelu;
+  uint8_t* codes;       // the scratch of that linear(), whose areas of the workers are used too
 };
 
 // Bytes of scratch: first the shared activation blocks, then one area per worker.
@@ -168,6 +177,8 @@ inline int64_t activation_bytes(int64_t num_tokens, int64_t cols) {
   return (num_tokens + 11) * (cols / kQuantBlock) * static_cast<int64_t>(sizeof(ActivationBlock<1>));
 }
 
+constexpr int64_t kTokensPerGate = 144;    // tokens and columns whose products gated() keeps at a time: whole tiles
+constexpr int64_t kColumnsPerGate = 64;    // whole pairs of blocks
 constexpr int64_t kTokensQuantizedByEach = 2;  // so few that quantizing them twice is cheaper than a barrier
 constexpr int64_t kTokensPerPass = 240;    // tokens whose sums a worker keeps in float32 products
 constexpr int64_t kColsPerPass = 256;      // columns that it unpacks at a time

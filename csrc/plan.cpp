@@ -113,10 +113,11 @@ void Program::append(const char* kind, std::function<void(const Run&, Worker&)> 
   ops_.push_back({static_cast<int>(i), std::move(body)});
 }
 
-void Program::check(Columns c, const char* what) const {
+void Program::check(Columns c, const char* what, bool is_written) {
   if (c.buffer < 0 || c.buffer >= static_cast<int>(widths_.size())) fail(std::string(what) + ": no such buffer");
   if (c.offset < 0 || c.width < 1 || c.offset + c.width > widths_[static_cast<size_t>(c.buffer)])
     fail(std::string(what) + ": columns outside the buffer");
+  touch(c, is_written);
 }
 
 const PackedMatrix& Program::matrix(int id) const {
@@ -194,7 +195,7 @@ LinearArgs Program::linear_args(const Run& run, int64_t num_tokens, View src, Vi
 void Program::linear(Columns src, Columns dst, const std::vector<int>& weights, const std::vector<int>& biases, bool is_added,
                      bool is_int8) {
   check(src, "linear");
-  check(dst, "linear");
+  check(dst, "linear", !is_added);
   if (weights.empty() || weights.size() != biases.size()) fail("linear: one bias (or none) per weight");
   int64_t rows = 0;
   for (size_t i = 0; i < weights.size(); ++i) {
@@ -207,25 +208,10 @@ void Program::linear(Columns src, Columns dst, const std::vector<int>& weights, 
   if (src.buffer == dst.buffer && src.offset < dst.offset + dst.width && dst.offset < src.offset + src.width)
     fail("linear: src and dst overlap");
   max_cols_ = std::max(max_cols_, src.width);
-  append("linear", [=](const Run& r, Worker& w) {
-    const PackedMatrix* m[8];
-    const float* b[8];
-    LinearArgs a = linear_args(r, r.batch.num_tokens, view(src), view(dst), is_added, is_int8);
-    for (size_t first = 0; first < weights.size(); first += 8) {  // in practice one pass: q, k, v or gate, up
-      a.num_weights = static_cast<int>(std::min<size_t>(8, weights.size() - first));
-      int64_t width = 0;
-      for (int i = 0; i < a.num_weights; ++i) {
-        const size_t at = first + static_cast<size_t>(i);
-        m[i] = &matrix(weights[at]);
-        b[i] = biases[at] >= 0 ? vector(biases[at]).data.get() : nullptr;
-        width += m[i]->rows;
-      }
-      a.weights = m;
-      a.biases = b;
-      kernels_.linear(a, w);
-      a.dst.data += width;
-    }
-  });
+  const Product product{ops_.size(), src, dst, weights, biases, is_added, is_int8};
+  append("linear", [=](const Run& r, Worker& w) { run_product(product, r, w, false); });
+  if (is_gated(product)) fuse(product);
+  last_product_ = product;
 }
 
 void Program::rope(Columns buf, int64_t head_dim, int inv_freq, bool is_interleaved, float scale) {
@@ -278,17 +264,9 @@ void Program::attention(int64_t index, Columns q, Columns dst, int64_t num_heads
   });
 }
 
-void Program::swiglu(Columns gate, Columns up, Columns dst) {
-  for (Columns c : {gate, up, dst}) check(c, "swiglu");
-  if (gate.width != up.width || gate.width != dst.width) fail("swiglu: widths differ");
-  append("swiglu", [=](const Run& r, Worker& w) { kernels_.swiglu(r.batch.num_tokens, view(gate), view(up), view(dst), w); });
-}
+void Program::swiglu(Columns gate, Columns up, Columns dst) { append_gate("swiglu", gate, up, dst, false); }
 
-void Program::geglu(Columns gate, Columns up, Columns dst) {
-  for (Columns c : {gate, up, dst}) check(c, "geglu");
-  if (gate.width != up.width || gate.width != dst.width) fail("geglu: widths differ");
-  append("geglu", [=](const Run& r, Worker& w) { kernels_.geglu(r.batch.num_tokens, view(gate), view(up), view(dst), w); });
-}
+void Program::geglu(Columns gate, Columns up, Columns dst) { append_gate("geglu", gate, up, dst, true); }
 
 void Program::add(Columns src, Columns dst) {
   check(src, "add");
@@ -478,7 +456,7 @@ float* Program::run(const BatchView& batch, const int32_t* logit_rows, int64_t n
   check_batch(batch, logit_rows, num_logits);
   const int64_t most_rows = std::max(batch.num_tokens, num_logits);  // rows may be wanted twice: more than tokens
   const LinearScratch linear = linear_scratch(most_rows, max_cols_);
-  int64_t shared = linear.shared;
+  int64_t shared = (has_fused_ ? 2 : 1) * linear.shared;
   for (const MoeSize& s : moe_sizes_)
     shared = std::max(shared, moe_layout(most_rows, s.num_experts, s.top_k, s.hidden, s.expert_size).total);
   int64_t scratch_bytes = shared + team_->count() * scratch_per_worker();

@@ -2,6 +2,7 @@
 #pragma once
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -121,10 +122,34 @@ class Program {
     int64_t size;
   };
 
+  struct Product {  // a linear(), and which operation it is
+    size_t op;
+    Columns src, dst;
+    std::vector<int> weights, biases;
+    bool is_added, is_int8;
+  };
+  struct Gate {
+    size_t op;
+    Columns gate, up, dst;
+    bool is_gelu;
+  };
+  // Two products, a gate and a product that are run as one, and what they were: made of the plan's operations where nobody
+  // reads what lies between them, and undone where somebody turns up who does.
+  struct Fused {
+    size_t first_op;
+    std::vector<Op> apart;
+    std::vector<Columns> unwritten;
+  };
+
   void append(const char* kind, std::function<void(const Run&, Worker&)> body);
+  void append_gate(const char* kind, Columns gate, Columns up, Columns dst, bool is_gelu);
+  bool is_gated(const Product& down) const;
+  void fuse(const Product& down);
+  void touch(Columns c, bool is_written);
+  void run_product(const Product& p, const Run& run, Worker& w, bool is_quantized) const;
   static int64_t stride_of(int64_t width);
   View view(Columns c) const;
-  void check(Columns c, const char* what) const;
+  void check(Columns c, const char* what, bool is_written = false);  // is_written: and not read
   const PackedMatrix& matrix(int id) const;
   const Vector& vector(int id) const;
   KVLayer layer(int64_t index) const;
@@ -150,6 +175,10 @@ class Program {
   std::vector<Vector> vectors_;
   std::vector<int64_t> widths_;
   std::vector<Op> ops_;
+  std::optional<Product> last_product_;
+  std::optional<Gate> last_gate_;
+  std::vector<Fused> fused_;  // those whose unwritten columns have not been written since
+  bool has_fused_ = false;
   std::vector<std::pair<std::string, double>> seconds_;
   int64_t num_experts_read_ = 0;
   int64_t num_page_faults_ = 0;

@@ -38,6 +38,13 @@ inline int64_t tokens_per_pass(int64_t num_tokens, int64_t cols, bool is_int8) {
   return std::clamp((num_tokens + kTile - 1) / kTile * kTile, kTile, most);
 }
 
+// The same where several members work: many tokens are shared out first, so that each multiplies those whose activations it
+// wrote.
+inline int64_t tokens_per_pass(int64_t num_tokens, int64_t cols, bool is_int8, int num_workers) {
+  const bool is_shared_out = num_tokens >= 4 * kTile * num_workers;
+  return tokens_per_pass(is_shared_out ? (num_tokens + num_workers - 1) / num_workers : num_tokens, cols, is_int8);
+}
+
 // Panels per chunk of work. Few tokens: large chunks, in which the next panels are fetched in time. Many: small ones, which
 // leave nobody waiting.
 inline int64_t panels_per_chunk(int64_t total_panels, int64_t num_tokens, int num_workers) {
@@ -47,6 +54,9 @@ inline int64_t panels_per_chunk(int64_t total_panels, int64_t num_tokens, int nu
 
 // Blocks [first, end) of a.src's tokens [t0, t1), of one group, into x: the blocks of all groups one after the other.
 void quantize(const LinearArgs& a, uint8_t* x, int64_t t0, int64_t t1, int64_t first, int64_t end);
+
+// All of a.src into x, by the whole team.
+void quantize_all(const LinearArgs& a, uint8_t* x, Worker&);
 
 // Panels [begin, end) of a weight times tokens [t0, t1), t0 a multiple of kTile, to a.dst's columns from `first` on. x: the
 // tokens' 8-bit blocks, or null where weights are read as float32. own: linear_scratch().per_worker bytes less those of

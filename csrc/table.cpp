@@ -25,6 +25,7 @@ const Kernels kTable = {
     moe,
     add,
     linear,
+    gated,
     sample,
     probe_read,
     probe_f32,

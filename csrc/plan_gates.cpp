@@ -1,0 +1,130 @@
+// Products of a plan, and the gated feed-forwards that are made of them: linear (gate, up), swiglu or geglu, linear (down)
+// become gated() and a product of its codes. The operations keep their places and names; those of the middle do nothing.
+#include <algorithm>
+#include <stdexcept>
+
+#include "pack.h"
+#include "plan.h"
+
+namespace farthing {
+
+namespace {
+
+constexpr int64_t kFewTokens = 4;  // so few are computed apart
+
+bool is_same(Columns a, Columns b) { return a.buffer == b.buffer && a.offset == b.offset && a.width == b.width; }
+bool do_overlap(Columns a, Columns b) {
+  return a.buffer == b.buffer && a.offset < b.offset + b.width && b.offset < a.offset + a.width;
+}
+bool is_within(Columns a, Columns whole) {
+  return a.buffer == whole.buffer && whole.offset <= a.offset && a.offset + a.width <= whole.offset + whole.width;
+}
+
+}  // namespace
+
+void Program::run_product(const Product& p, const Run& run, Worker& w, bool is_quantized) const {
+  const PackedMatrix* m[8];
+  const float* b[8];
+  LinearArgs a = linear_args(run, run.batch.num_tokens, view(p.src), view(p.dst), p.is_added, p.is_int8);
+  a.is_quantized = is_quantized;
+  for (size_t first = 0; first < p.weights.size(); first += 8) {  // in practice one pass: q, k, v or gate, up
+    a.num_weights = static_cast<int>(std::min<size_t>(8, p.weights.size() - first));
+    int64_t width = 0;
+    for (int i = 0; i < a.num_weights; ++i) {
+      const size_t at = first + static_cast<size_t>(i);
+      m[i] = &matrix(p.weights[at]);
+      b[i] = p.biases[at] >= 0 ? vector(p.biases[at]).data.get() : nullptr;
+      width += m[i]->rows;
+    }
+    a.weights = m;
+    a.biases = b;
+    kernels_.linear(a, w);
+    a.dst.data += width;
+  }
+}
+
+void Program::append_gate(const char* kind, Columns gate, Columns up, Columns dst, bool is_gelu) {
+  check(gate, kind);
+  check(up, kind);
+  check(dst, kind, !do_overlap(dst, gate) && !do_overlap(dst, up));
+  if (gate.width != up.width || gate.width != dst.width) throw std::invalid_argument(std::string(kind) + ": widths differ");
+  last_gate_ = Gate{ops_.size(), gate, up, dst, is_gelu};
+  append(kind, [=](const Run& r, Worker& w) {
+    (is_gelu ? kernels_.geglu : kernels_.swiglu)(r.batch.num_tokens, view(gate), view(up), view(dst), w);
+  });
+}
+
+// Whether the last two operations and `down`, which is the third, are a gated feed-forward in integers.
+bool Program::is_gated(const Product& down) const {
+  if (!last_product_ || !last_gate_) return false;
+  const Product& first = *last_product_;
+  const Gate& gate = *last_gate_;
+  if (gate.op + 1 != down.op || first.op + 1 != gate.op) return false;
+  if (first.weights.size() != 2 || down.weights.size() != 1 || first.is_added || !first.is_int8 || !down.is_int8) return false;
+  const int64_t width = gate.gate.width;
+  const Columns whole{gate.gate.buffer, gate.gate.offset, 2 * width};
+  if (!is_same(first.dst, whole) || gate.up.buffer != whole.buffer || gate.up.offset != whole.offset + width) return false;
+  const bool is_apart = !do_overlap(whole, first.src) && !do_overlap(whole, gate.dst) && !do_overlap(gate.dst, first.src);
+  if (!is_same(gate.dst, down.src) || !is_apart || width % kQuantBlock) return false;
+  const PackedMatrix &a = matrix(first.weights[0]), &b = matrix(first.weights[1]), &c = matrix(down.weights[0]);
+  return a.rows == width && b.rows == width && a.has_codes() && b.has_codes() && c.has_codes();
+}
+
+void Program::fuse(const Product& down) {
+  const Product first = *last_product_;
+  const Gate gate = *last_gate_;
+  const std::vector<Op> apart(ops_.begin() + static_cast<int64_t>(first.op), ops_.end());
+  const auto codes = [=](const Run& r) { return r.scratch + linear_scratch(r.batch.num_tokens, first.src.width).shared; };
+  ops_[first.op].body = [=](const Run& r, Worker& w) {
+    if (r.batch.num_tokens <= kFewTokens) return apart[0].body(r, w);
+    const PackedMatrix* m[2];
+    const float* b[2];
+    for (size_t i = 0; i < 2; ++i) {
+      m[i] = &matrix(first.weights[i]);
+      b[i] = first.biases[i] >= 0 ? vector(first.biases[i]).data.get() : nullptr;
+    }
+    GatedArgs a{linear_args(r, r.batch.num_tokens, view(first.src), {}, false, true), gate.is_gelu, codes(r)};
+    a.products.weights = m;
+    a.products.biases = b;
+    a.products.num_weights = 2;
+    kernels_.gated(a, w);
+  };
+  ops_[gate.op].body = [=](const Run& r, Worker& w) {
+    if (r.batch.num_tokens <= kFewTokens) apart[1].body(r, w);
+  };
+  ops_[down.op].body = [=](const Run& r, Worker& w) {
+    if (r.batch.num_tokens <= kFewTokens) return apart[2].body(r, w);
+    Run of_codes = r;
+    of_codes.scratch = codes(r);
+    run_product(down, of_codes, w, true);
+  };
+  fused_.push_back({first.op, apart, {first.dst, gate.dst}});
+  has_fused_ = true;
+}
+
+// An operation that is being appended reads columns, or writes them before anybody reads them.
+void Program::touch(Columns c, bool is_written) {
+  for (size_t i = 0; i < fused_.size();) {
+    Fused& f = fused_[i];
+    const auto is_hit = [&](Columns of) { return do_overlap(of, c); };
+    if (std::none_of(f.unwritten.begin(), f.unwritten.end(), is_hit)) {
+      ++i;
+      continue;
+    }
+    if (is_written) {
+      const auto is_gone = [&](Columns of) { return is_within(of, c); };
+      f.unwritten.erase(std::remove_if(f.unwritten.begin(), f.unwritten.end(), is_gone), f.unwritten.end());
+      if (std::none_of(f.unwritten.begin(), f.unwritten.end(), is_hit)) {
+        if (f.unwritten.empty())
+          fused_.erase(fused_.begin() + static_cast<int64_t>(i));
+        else
+          ++i;
+        continue;
+      }
+    }
+    std::copy(f.apart.begin(), f.apart.end(), ops_.begin() + static_cast<int64_t>(f.first_op));
+    fused_.erase(fused_.begin() + static_cast<int64_t>(i));
+  }
+}
+
+}  // namespace farthing
