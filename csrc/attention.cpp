@@ -18,7 +18,7 @@ namespace FARTHING_ISA {
 namespace {
 
 constexpr int64_t kDirectRows = 2 * kMaxRows;  // up to so many rows, pages are read without unpacking
-constexpr int64_t kCodeRows = 48;
+constexpr int64_t kCodeRows = 24;
 constexpr int64_t kPanel = 16;                 // keys or columns side by side in an unpacked segment
 
 // One member's buffers.
@@ -57,6 +57,7 @@ struct ValueOps {
   int64_t bits;
   bool is_codes, is_rotated;
   void (*copy_scales)(const char* head, const KVShape&, int64_t slot, int64_t count, float* to);
+  void (*prepare)(Segment&, const KVShape&);  // of codes, once they are located
   // softmax, and the sum of values by it.
   void (*values)(const KVShape&, const Segment&, const SideCodec&, const Rows&, const Buffers&, const Partial& out, bool is_direct);
 };
@@ -97,7 +98,7 @@ void locate_segment(const Job& job, const Tile& tile, int64_t start, int64_t num
     key += count;
   }
   if (job.v.is_codes)
-    prepare_values(out);
+    job.v.prepare(out, a.shape);
   else if (job.k.is_codes)
     without_values(out);
 }
@@ -212,6 +213,11 @@ constexpr auto copy_scales_of() -> decltype(KeyOps::copy_scales) {
   if constexpr (C::kIsCodes) return C::copy_scales;
   else return nullptr;
 }
+template <class C>
+constexpr auto prepare_of() -> decltype(ValueOps::prepare) {
+  if constexpr (C::kIsCodes) return prepare_values<C>;
+  else return nullptr;
+}
 const KeyOps& key_ops(Codec codec) {
   const KeyOps* found = nullptr;
   with_codec(codec, [&](auto c) {
@@ -225,7 +231,7 @@ const ValueOps& value_ops(Codec codec) {
   const ValueOps* found = nullptr;
   with_codec(codec, [&](auto c) {
     using C = decltype(c);
-    static constexpr ValueOps kOps{C::kBits, C::kIsCodes, C::kIsRotated, copy_scales_of<C>(), values_of<C>};
+    static constexpr ValueOps kOps{C::kBits, C::kIsCodes, C::kIsRotated, copy_scales_of<C>(), prepare_of<C>(), values_of<C>};
     found = &kOps;
   });
   return *found;
@@ -236,8 +242,8 @@ void attend(const Job& job, const Segment& pages, const Rows& rows, const Buffer
   const char* ahead[2 * kSegmentVectors];
   const bool is_direct = rows.end - rows.first <= kDirectRows;
   if (is_direct) look_ahead(job, pages, ahead);
-  // Of codes some rows at a time, whose scores stay in the nearer caches beside the segment's codes (with AVX-512 12 rows took
-  // 0.8 % of a long prompt more than 48, for what is done once for each such piece).
+  // Of codes some rows at a time, whose scores stay in the nearer caches beside the segment's codes. 6 rows take 2 % of a long
+  // prompt more, 12 to 48 are alike.
   const int64_t step = job.k.is_codes && job.v.is_codes ? kCodeRows : rows.end - rows.first;
   for (int64_t row = rows.first; row < rows.end; row += step) {
     const Rows some{row, std::min(row + step, rows.end), rows.limits, rows.lows};

@@ -4,7 +4,7 @@
 #pragma once
 #include <algorithm>
 
-#include "codecs.h"
+#include "code_loads.h"
 
 namespace farthing {
 namespace FARTHING_ISA {
@@ -44,6 +44,7 @@ struct Segment {
   const char* next[kSegment / 8 + 1];
   alignas(64) float k_scale[kSegment], v_scale[kSegment];  // of codecs that have them
   alignas(64) float v_log[kSegment], v_inverse[kSegment];   // of those scales, where weights are made by them
+  ValueCodes quads[kSegment / 4];                            // where the first columns of four tokens lie, as codes
 };
 // Rows [first, end) see keys [lows[row], limits[row]) of the segment, one at least; both do not descend. lows is null
 // where all rows see it from its beginning.

@@ -131,7 +131,8 @@ constexpr int64_t kQueryStep = 2, kWeightStep = 2;
 #endif
 
 // What AVX-512 does with values' scales here, these weights do not need.
-inline void prepare_values(Segment&) {}
+template <class C>
+void prepare_values(Segment&, const KVShape&) {}
 inline void without_values(Segment&) {}
 inline void add_value_logs(const Rows&, const Segment&, float*) {}
 constexpr int64_t kGranule = 8;  // tokens that a sum may begin at a multiple of

@@ -106,16 +106,14 @@ void scores_of_codes(const RowCodes& codes, int64_t head_dim, const Segment& seg
   });
 }
 
-// Where the quads of a segment's tokens lie, their first columns.
-struct Quads {
-  ValueCodes at[kSegment / 4];
-};
+// What values_of_codes() wants to know of a segment, whatever the rows.
 template <class C>
-void find_quads(const Segment& segment, int64_t head_dim, int64_t page_size, Quads& out) {
-  ValueCodes* at = out.at;
+void prepare_values(Segment& segment, const KVShape& shape) {
+  find_logs(segment);
+  ValueCodes* at = segment.quads;
   for (int64_t r = 0; r < segment.num_runs; ++r)
     for (int64_t quad = 0; quad < (segment.runs[r].count + 3) / 4; ++quad)
-      *at++ = value_codes<C>(segment.runs[r].head, quad, 0, head_dim, page_size);
+      *at++ = value_codes<C>(segment.runs[r].head, quad, 0, shape.head_dim, shape.page_size);
 }
 
 // The same quad, so many vectors of columns further on.
@@ -163,31 +161,29 @@ __attribute__((noinline)) void add_granule(const uint8_t* weights, const float* 
 
 // Columns [d, d + NV * lanes) of R rows over the first num_tokens tokens, a granule after the other.
 template <class C, int R, int NV>
-void sum_values(const RowCodes& codes, int64_t row, const Quads& quads, const Codebook* book, int64_t num_tokens, int64_t d,
+void sum_values(const RowCodes& codes, int64_t row, const ValueCodes* quads, const Codebook* book, int64_t num_tokens, int64_t d,
                 float* value, int64_t stride) {
   for (int64_t g = 0; g * kGranule < num_tokens; ++g) {
     const auto add = g == 0 ? add_granule<C, R, NV, true> : add_granule<C, R, NV, false>;
-    add(codes.weights + row * kWeightBytes + g * kGranule, codes.weight_scale + row * kGranules + g, quads.at + g * kGranule / 4,
+    add(codes.weights + row * kWeightBytes + g * kGranule, codes.weight_scale + row * kGranules + g, quads + g * kGranule / 4,
         (std::min(num_tokens - g * kGranule, kGranule) + 3) / 4, d / kCodeLanes, book, value, stride);
   }
 }
 
 template <class C>
-void values_of_codes(const RowCodes& codes, int64_t head_dim, int64_t page_size, const Segment& segment, const Codebook* book,
+void values_of_codes(const RowCodes& codes, int64_t head_dim, int64_t, const Segment& segment, const Codebook* book,
                      const Rows& rows, float* dst) {
-  Quads quads;
-  find_quads<C>(segment, head_dim, page_size, quads);
   for (int64_t r = 0; r < segment.num_runs; ++r)
     for (int64_t line = 0; line < segment.next_bytes; line += 64) __builtin_prefetch(segment.next[r] + line);
   for_row_groups<kValueRows>(rows, [&](int64_t row, int64_t num) {
     const int64_t n = rows.limits[row + num - 1], rest = head_dim % kCodeLanes;
     with_rows<kValueRows>(num, [&](auto r) {
       for_vectors<kValueVectors>(head_dim / kCodeLanes, [&](int64_t j, auto nv) {
-        sum_values<C, r, nv>(codes, row, quads, book, n, j * kCodeLanes, dst + row * head_dim + j * kCodeLanes, head_dim);
+        sum_values<C, r, nv>(codes, row, segment.quads, book, n, j * kCodeLanes, dst + row * head_dim + j * kCodeLanes, head_dim);
       });
       if (rest == 0) return;
       alignas(64) float last[r][kCodeLanes];  // half a vector; what it reads beyond its columns is still the page's
-      sum_values<C, r, 1>(codes, row, quads, book, n, head_dim - rest, last[0], kCodeLanes);
+      sum_values<C, r, 1>(codes, row, segment.quads, book, n, head_dim - rest, last[0], kCodeLanes);
       for (int i = 0; i < r; ++i)
         memcpy(dst + (row + i + 1) * head_dim - rest, last[i], static_cast<size_t>(rest) * sizeof(float));
     });

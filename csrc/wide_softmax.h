@@ -9,7 +9,7 @@ constexpr float kWeightMax = 255, kLog2WeightMax = 7.994353436858858f;
 
 // v_log = log2(v_scale) to 2e-6, v_inverse = 1 / v_scale. A scale of 0 is that of zeros, whose weight counts in the sum alone:
 // any will do, so long as both are of the same.
-inline void prepare_values(Segment& segment) {
+inline void find_logs(Segment& segment) {
   for (int64_t i = 0; i < segment.num_keys; i += kWide) {
     const __m512 x = _mm512_max_ps(_mm512_set1_ps(0x1p-60f), loadw(segment.v_scale + i));  // NaN stays NaN
     const __m512 m = _mm512_getmant_ps(x, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_src);
@@ -120,7 +120,10 @@ FARTHING_INLINE void for_granules(const Rows& rows, int64_t row, F&& f) {
   } else {
     const int64_t low = rows.low(row), limit = rows.limits[row];
     for (int64_t g = low / kGranule; g * kGranule < limit; ++g)
-      f(g, [&](int v) { return seen_lanes(g * kGranule + v * kWide, low, limit); });
+      if (low <= g * kGranule && limit >= (g + 1) * kGranule)
+        f(g, all);
+      else
+        f(g, [&](int v) { return seen_lanes(g * kGranule + v * kWide, low, limit); });
   }
 }
 
@@ -136,7 +139,13 @@ __attribute__((noinline)) void softmax_few(const Rows& rows, int64_t first, int6
     num_rows = kSoftmaxRows;
   } else {
     std::fill_n(most[0], kWide * kWide, kNoKeyMax);
-    std::fill_n(weights, num_rows * kWeightBytes, static_cast<uint8_t>(0));
+    const int64_t filled = (rows.limits[rows.end - 1] + kGranule - 1) / kGranule * kGranule;  // that any row's sum reads
+    for (int64_t r = 0; r < num_rows; ++r) {
+      uint8_t* const row = weights + r * kWeightBytes;
+      const int64_t low = rows.low(first + r) / kGranule * kGranule, limit = rows.limits[first + r] / kGranule * kGranule;
+      std::fill_n(row, low, static_cast<uint8_t>(0));
+      std::fill_n(row + limit, filled - limit, static_cast<uint8_t>(0));
+    }
   }
   for (int64_t r = 0; r < num_rows; ++r)
     for_granules<kSeesAll>(rows, first + r, [&](int64_t g, auto mask) {
