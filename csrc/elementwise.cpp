@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "gates.h"
+#include "norms.h"
 #include "ops.h"
 #include "simd.h"
 
@@ -60,25 +61,6 @@ FARTHING_INLINE void map2_wide(const float* a, const float* b, float* dst, int64
   memcpy(pb, b + i, (n - i) * sizeof(float));
   storew(pa, f(loadw(pa), loadw(pb)));
   memcpy(dst + i, pa, (n - i) * sizeof(float));
-}
-
-// Four sums side by side in a fixed order, whatever the instruction set.
-float sum_of_squares(const float* x, int64_t n) {
-  f32x8 s[4] = {};
-  int64_t i = 0;
-#if defined(FARTHING_ISA_avx512)
-  f32xw both[2] = {};  // two of them in each
-  for (; i + 32 <= n; i += 32)
-    for (int j = 0; j < 2; ++j) both[j] = fmadd(loadw(x + i + j * 16), loadw(x + i + j * 16), both[j]);
-  for (int j = 0; j < 4; ++j) s[j] = j % 2 ? high_half(both[j / 2]) : low_half(both[j / 2]);
-#else
-  for (; i + 32 <= n; i += 32)
-    for (int j = 0; j < 4; ++j) s[j] = fmadd(load8(x + i + j * 8), load8(x + i + j * 8), s[j]);
-#endif
-  for (; i + 8 <= n; i += 8) s[0] = fmadd(load8(x + i), load8(x + i), s[0]);
-  float sum = sum8((s[0] + s[1]) + (s[2] + s[3]));
-  for (; i < n; ++i) sum += x[i] * x[i];
-  return sum;
 }
 
 // Sine and cosine of four angles to well under half an ulp of float32, for |x| < 2^20: reduction by pi/2 in two parts,
@@ -167,8 +149,7 @@ void rms_norm(int64_t num_tokens, View src, View dst, const float* weight, float
     for (int64_t t = first; t < end; ++t) {
       for (int64_t g = 0; g < src.width; g += group) {
         const float* x = src.data + t * src.stride + g;
-        const float mean = sum_of_squares(x, group) / static_cast<float>(group);
-        const f32xw scale = splatw(1.0f / std::sqrt(mean + eps));
+        const f32xw scale = norm_scale(x, group, eps);
         map2_wide(x, weight, dst.data + t * dst.stride + g, group, [&](f32xw v, f32xw w) { return v * scale * w; });
       }
     }

@@ -23,6 +23,7 @@ FARTHING_INLINE void gate_rows(float* rows, int64_t num_rows, int64_t width, F&&
 // Columns [first, end) of tokens [t0, t1), whole blocks.
 void gate_columns(const GatedArgs& a, int64_t first, int64_t end, int64_t t0, int64_t t1, float* products, uint8_t* expanded) {
   LinearArgs of = a.products;
+  of.norm_weight = nullptr;  // src's, which is in codes already
   of.dst = {products - t0 * kStride, kStride, kStride};
   for (int i = 0; i < 2; ++i)
     multiply(of, *of.weights[i], of.biases[i], i * kColumnsPerGate - first, of.scratch, first / kPanel, end / kPanel, t0, t1, expanded);

@@ -5,6 +5,7 @@
 
 #include "activations.h"
 #include "block_max.h"
+#include "norms.h"
 #include "products.h"
 #if defined(FARTHING_ISA_avx512)
 #include "wide_tiles.h"
@@ -271,9 +272,31 @@ int64_t total_panels(const LinearArgs& a) {
   return n;
 }
 
+// quantize() of rows that are normed on the way, a few columns at a time, which stay in the first cache. Measured: 1.4 % of
+// the time of a prompt, 1 % of a step of 16 sequences, for rows that are neither written nor read and a barrier less.
+void quantize_normed(const LinearArgs& a, uint8_t* x, int64_t t0, int64_t t1, int64_t first, int64_t end) {
+  constexpr int64_t kColumns = kBlocksPerItem * kQuantBlock;
+  alignas(64) float normed[kMostGroup * kColumns];
+  f32xw scales[kMostGroup];
+  for (int64_t t = t0; t < t1; ++t) scales[t - t0] = norm_scale(a.src.data + t * a.src.stride, a.src.width, a.norm_eps);
+  LinearArgs of = a;
+  of.norm_weight = nullptr;
+  for (int64_t b = first; b < end; b += kBlocksPerItem) {
+    const int64_t to_block = std::min(end, b + kBlocksPerItem), c = b * kQuantBlock, n = to_block * kQuantBlock - c;
+    for (int64_t t = t0; t < t1; ++t) {
+      const float *from = a.src.data + t * a.src.stride + c, *weight = a.norm_weight + c;
+      float* const to = normed + (t - t0) * kColumns;
+      for (int64_t i = 0; i < n; i += kWide) storew(to + i, loadw(from + i) * scales[t - t0] * loadw(weight + i));
+    }
+    of.src = {normed - t0 * kColumns - c, kColumns, a.src.width};
+    quantize(of, x, t0, t1, b, to_block);
+  }
+}
+
 }  // namespace
 
 void quantize(const LinearArgs& a, uint8_t* x, int64_t t0, int64_t t1, int64_t first, int64_t end) {
+  if (a.norm_weight) return quantize_normed(a, x, t0, t1, first, end);
   const int64_t num_blocks = a.src.width / kQuantBlock, num_rows = t1 - t0;
   if (num_rows == 0) return;  // a head of no rows
   const float* rows[kMostGroup];
@@ -309,10 +332,13 @@ void multiply(const LinearArgs& a, const PackedMatrix& m, const float* bias, int
 
 void quantize_all(const LinearArgs& a, uint8_t* x, Worker& worker) {
   const int64_t num_tokens = a.num_tokens, g = group_size(num_tokens), num_blocks = a.src.width / kQuantBlock;
-  const int64_t pieces = (num_blocks + kBlocksPerItem - 1) / kBlocksPerItem;
-  worker.for_each_near((num_tokens + g - 1) / g * pieces, [&](int64_t i) {
-    const int64_t t = i / pieces * g, first = i % pieces * kBlocksPerItem;
-    quantize(a, x, t, std::min(num_tokens, t + g), first, std::min(num_blocks, first + kBlocksPerItem));
+  const int64_t groups = (num_tokens + g - 1) / g;
+  // Every piece of a group computes its norms anew: where groups are many they stay whole.
+  const int64_t per_item = a.norm_weight && groups >= 4 * worker.count ? num_blocks : kBlocksPerItem;
+  const int64_t pieces = (num_blocks + per_item - 1) / per_item;
+  worker.for_each_near(groups * pieces, [&](int64_t i) {
+    const int64_t t = i / pieces * g, first = i % pieces * per_item;
+    quantize(a, x, t, std::min(num_tokens, t + g), first, std::min(num_blocks, first + per_item));
   });
 }
 

@@ -153,6 +153,8 @@ struct LinearArgs {
   bool is_added;
   bool is_int8;         // multiply integer codes where the weight has them
   bool is_quantized;    // src's codes are in scratch already (gated())
+  const float* norm_weight;  // null, or [src.width]: src is normed as rms_norm() would, on its way to codes. Of weights
+  float norm_eps;            // that all have codes
   float* block_max;     // null, or [num_tokens, blocks]: where the largest of each kLogitBlock outputs goes, of one weight
   uint8_t* scratch;     // linear_scratch_bytes(), shared by the team, 64-byte aligned
   int64_t scratch_per_worker;

@@ -166,16 +166,6 @@ void Program::embed(Columns dst, int weight, float scale) {
   append("embed", [=](const Run& r, Worker& w) { kernels_.embed(r.batch, matrix(weight), scale, view(dst), w); });
 }
 
-void Program::rms_norm(Columns src, Columns dst, int weight, float eps, int64_t group) {
-  check(src, "rms_norm");
-  check(dst, "rms_norm");
-  if (src.width != dst.width || group < 1 || src.width % group || vector(weight).size != group)
-    fail("rms_norm: src, dst and groups of the weight's size must fit");
-  append("rms_norm", [=](const Run& r, Worker& w) {
-    kernels_.rms_norm(r.batch.num_tokens, view(src), view(dst), vector(weight).data.get(), eps, group, w);
-  });
-}
-
 int64_t Program::scratch_per_worker() const {
   return std::max(linear_scratch(1, max_cols_).per_worker, (moe_route_bytes(most_experts_) + 63) / 64 * 64);
 }
@@ -208,7 +198,11 @@ void Program::linear(Columns src, Columns dst, const std::vector<int>& weights, 
   if (src.buffer == dst.buffer && src.offset < dst.offset + dst.width && dst.offset < src.offset + src.width)
     fail("linear: src and dst overlap");
   max_cols_ = std::max(max_cols_, src.width);
-  const Product product{ops_.size(), src, dst, weights, biases, is_added, is_int8};
+  Product product{ops_.size(), src, dst, weights, biases, is_added, is_int8, {}};
+  if (is_normed(product)) {
+    product.norm = norms_.size() - 1;
+    norms_.back().is_joined = norms_.back().is_unwritten = true;
+  }
   append("linear", [=](const Run& r, Worker& w) { run_product(product, r, w, false); });
   if (is_gated(product)) fuse(product);
   last_product_ = product;

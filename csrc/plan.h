@@ -127,6 +127,15 @@ class Program {
     Columns src, dst;
     std::vector<int> weights, biases;
     bool is_added, is_int8;
+    std::optional<size_t> norm;  // of norms_, which the product computes while that is joined
+  };
+  struct Norm {
+    size_t op;
+    Columns src, dst;
+    int weight;
+    float eps;
+    int64_t group;
+    bool is_joined, is_unwritten;  // computed by the product behind it; and nobody has written dst since
   };
   struct Gate {
     size_t op;
@@ -145,6 +154,8 @@ class Program {
   void append_gate(const char* kind, Columns gate, Columns up, Columns dst, bool is_gelu);
   bool is_gated(const Product& down) const;
   void fuse(const Product& down);
+  bool is_normed(const Product& p) const;
+  LinearArgs product_args(const Product& p, const Run& run, View dst) const;
   void touch(Columns c, bool is_written);
   void run_product(const Product& p, const Run& run, Worker& w, bool is_quantized) const;
   static int64_t stride_of(int64_t width);
@@ -177,6 +188,7 @@ class Program {
   std::vector<Op> ops_;
   std::optional<Product> last_product_;
   std::optional<Gate> last_gate_;
+  std::vector<Norm> norms_;
   std::vector<Fused> fused_;  // those whose unwritten columns have not been written since
   bool has_fused_ = false;
   std::vector<std::pair<std::string, double>> seconds_;

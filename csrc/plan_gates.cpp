@@ -1,5 +1,6 @@
-// Products of a plan, and the gated feed-forwards that are made of them: linear (gate, up), swiglu or geglu, linear (down)
-// become gated() and a product of its codes. The operations keep their places and names; those of the middle do nothing.
+// Products of a plan, and what joins them: linear (gate, up), swiglu or geglu, linear (down) become gated() and a product of
+// its codes; a norm in front of a product of integers is computed on the way to its codes. The operations keep their places
+// and names; those that others do for them do nothing.
 #include <algorithm>
 #include <stdexcept>
 
@@ -22,10 +23,44 @@ bool is_within(Columns a, Columns whole) {
 
 }  // namespace
 
+void Program::rms_norm(Columns src, Columns dst, int weight, float eps, int64_t group) {
+  check(src, "rms_norm");
+  check(dst, "rms_norm", !do_overlap(src, dst));
+  if (src.width != dst.width || group < 1 || src.width % group || vector(weight).size != group)
+    throw std::invalid_argument("rms_norm: src, dst and groups of the weight's size must fit");
+  const size_t i = norms_.size();
+  norms_.push_back({ops_.size(), src, dst, weight, eps, group, false, false});
+  append("rms_norm", [=](const Run& r, Worker& w) {
+    if (norms_[i].is_joined) return;
+    kernels_.rms_norm(r.batch.num_tokens, view(src), view(dst), vector(weight).data.get(), eps, group, w);
+  });
+}
+
+// Whether the last operation is a norm of whole rows that nobody but `p`, which comes next, need see.
+bool Program::is_normed(const Product& p) const {
+  if (norms_.empty() || !p.is_int8) return false;
+  const Norm& norm = norms_.back();
+  if (norm.op + 1 != p.op || norm.group != norm.src.width || !is_same(norm.dst, p.src)) return false;
+  if (do_overlap(norm.src, norm.dst) || do_overlap(norm.src, p.dst)) return false;
+  const auto has_codes = [&](int id) { return matrix(id).has_codes(); };
+  return std::all_of(p.weights.begin(), p.weights.end(), has_codes);
+}
+
+LinearArgs Program::product_args(const Product& p, const Run& run, View dst) const {
+  const bool is_normed = p.norm && norms_[*p.norm].is_joined;
+  const Columns src = is_normed ? norms_[*p.norm].src : p.src;
+  LinearArgs a = linear_args(run, run.batch.num_tokens, view(src), dst, p.is_added, p.is_int8);
+  if (is_normed) {
+    a.norm_weight = vector(norms_[*p.norm].weight).data.get();
+    a.norm_eps = norms_[*p.norm].eps;
+  }
+  return a;
+}
+
 void Program::run_product(const Product& p, const Run& run, Worker& w, bool is_quantized) const {
   const PackedMatrix* m[8];
   const float* b[8];
-  LinearArgs a = linear_args(run, run.batch.num_tokens, view(p.src), view(p.dst), p.is_added, p.is_int8);
+  LinearArgs a = product_args(p, run, view(p.dst));
   a.is_quantized = is_quantized;
   for (size_t first = 0; first < p.weights.size(); first += 8) {  // in practice one pass: q, k, v or gate, up
     a.num_weights = static_cast<int>(std::min<size_t>(8, p.weights.size() - first));
@@ -83,7 +118,7 @@ void Program::fuse(const Product& down) {
       m[i] = &matrix(first.weights[i]);
       b[i] = first.biases[i] >= 0 ? vector(first.biases[i]).data.get() : nullptr;
     }
-    GatedArgs a{linear_args(r, r.batch.num_tokens, view(first.src), {}, false, true), gate.is_gelu, codes(r)};
+    GatedArgs a{product_args(first, r, {}), gate.is_gelu, codes(r)};
     a.products.weights = m;
     a.products.biases = b;
     a.products.num_weights = 2;
@@ -104,6 +139,11 @@ void Program::fuse(const Product& down) {
 
 // An operation that is being appended reads columns, or writes them before anybody reads them.
 void Program::touch(Columns c, bool is_written) {
+  for (Norm& norm : norms_)
+    if (norm.is_unwritten && do_overlap(norm.dst, c)) {
+      norm.is_joined = is_written && is_within(norm.dst, c);
+      norm.is_unwritten = false;
+    }
   for (size_t i = 0; i < fused_.size();) {
     Fused& f = fused_[i];
     const auto is_hit = [&](Columns of) { return do_overlap(of, c); };
