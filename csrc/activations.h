@@ -235,6 +235,9 @@ inline void quantize_group(const float* const* rows, int64_t num_rows, int64_t f
       to->scaled_sum[at] = to->scale[at] * static_cast<float>(sum[0] + sum[1]);
     }
   }
+  if constexpr (G == 8)  // token_tiles.h multiplies lanes without a token too: what they hold must not overflow
+    for (int64_t at = num_rows; at < G; ++at)
+      for (int64_t b = first; b < end; ++b) out[b].sum[at] = out[b].sum16[0][at] = out[b].sum16[1][at] = 0;
 }
 
 #endif

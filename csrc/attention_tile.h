@@ -186,6 +186,13 @@ FARTHING_INLINE void with_rows(int64_t rows, F&& f) {
   f(std::integral_constant<int, R>{});
 }
 
+// Calls f(j, number of vectors) for pieces of at most NV that cover n, NV a power of two.
+template <int NV, class F>
+FARTHING_INLINE void for_vectors(int64_t n, F&& f, int64_t j = 0) {
+  for (; n >= NV; n -= NV, j += NV) f(j, std::integral_constant<int, NV>{});
+  if constexpr (NV > 1) for_vectors<NV / 2>(n, f, j);
+}
+
 // Calls f(first, num) for register tiles of at most R rows, of nearly equal height, that cover the rows.
 template <int R, class F>
 FARTHING_INLINE void for_row_groups(const Rows& rows, F&& f) {

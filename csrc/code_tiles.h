@@ -178,13 +178,6 @@ __attribute__((noinline)) void score_codes(const RowCodes& codes, int64_t row, i
     }
 }
 
-// Calls f(j, number of vectors) for pieces of at most NV that cover n, NV a power of two.
-template <int NV, class F>
-FARTHING_INLINE void for_vectors(int64_t n, F&& f, int64_t j = 0) {
-  for (; n >= NV; n -= NV, j += NV) f(j, std::integral_constant<int, NV>{});
-  if constexpr (NV > 1) for_vectors<NV / 2>(n, f, j);
-}
-
 // s[row, key] = scaled q[row] . key, up to each row's limit; what stands beyond is undefined.
 template <class C>
 void scores_of_codes(const RowCodes& codes, int64_t head_dim, const Segment& segment, const Codebook* book, const Rows& rows,
