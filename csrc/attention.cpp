@@ -18,7 +18,7 @@ namespace FARTHING_ISA {
 namespace {
 
 constexpr int64_t kDirectRows = 2 * kMaxRows;  // up to so many rows, pages are read without unpacking
-constexpr int64_t kCodeRows = 24;
+constexpr int64_t kCodeRows = 24;              // of a tile that codes are multiplied with at a time
 constexpr int64_t kPanel = 16;                 // keys or columns side by side in an unpacked segment
 
 // One member's buffers.

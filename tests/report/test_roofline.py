@@ -15,7 +15,7 @@ def tensor(format: str, rows: int, cols: int, num_bytes: int) -> QTensor:
     return QTensor(format, rows, cols, np.zeros(num_bytes, np.uint8))
 
 
-def counts(*, is_last_taken: bool = False) -> Counts:
+def counts(*, is_last_taken: bool = False, isa: str = "avx2") -> Counts:
     """Two layers of a 4 x 8 matrix in 4 bits with queries of width 16, and a head of 10 x 8 kept in float32.
     is_last_taken: the second of them computes the tokens alone whose logits are wanted."""
     x = View("x", 0, 8)
@@ -26,7 +26,7 @@ def counts(*, is_last_taken: bool = False) -> Counts:
     tensors = {"w": tensor("q4_0", 4, 8, 18), "head": tensor("f32", 10, 8, 320)}
     take = (Take(((x, View("taken", 0, 8)),)),) if is_last_taken else ()
     plan = Plan({}, (*layer, *take, *layer, Head(x, "head", product="int8")), 10, tensors)
-    return Counts.of(plan, KVSpec(2, num_kv_heads=1, head_dim=8, num_pages=1, k_codec="f16", v_codec="q8"))
+    return Counts.of(plan, KVSpec(2, num_kv_heads=1, head_dim=8, num_pages=1, k_codec="f16", v_codec="q8"), isa)
 
 
 KV_BYTES = 2 * (2 * 8 + 8 + 4)  # two layers; a key in f16, a value in q8 with its scale
@@ -39,6 +39,8 @@ def test_a_decode_reads_weights_once_and_every_sequences_keys_and_values() -> No
     assert need.int8_ops == 4 * 2 * (2 * 4 * 8) + keys * 2 * (2 * 2 * 16)  # values: two integer products each
     assert need.f32_ops == 4 * (2 * 10 * 8) + keys * 2 * (2 * 16)  # scores
     assert need.ops == need.int8_ops + need.f32_ops
+    wide = counts(isa="avx512").need(Work("decode", 4, 100))  # one product each
+    assert (need.int8_ops - wide.int8_ops, need.f32_ops) == (keys * 2 * (2 * 16), wide.f32_ops)
 
 
 def test_a_shared_prefix_is_read_once_but_computed_for_each() -> None:
@@ -70,7 +72,7 @@ def test_behind_take_a_prefill_computes_and_reads_for_its_last_token() -> None:
 def test_without_integer_products_all_is_float32() -> None:
     x = View("x", 0, 8)
     plan = Plan({}, (Linear(x, x, ("w",), (None,)),), 10, {"w": tensor("q8_0", 8, 32, 272)})
-    need = Counts.of(plan, KVSpec(1, 1, 8, 1)).need(Work("decode", 1, 0))
+    need = Counts.of(plan, KVSpec(1, 1, 8, 1), "avx2").need(Work("decode", 1, 0))
     assert (need.int8_ops, need.f32_ops) == (0, 2 * 8 * 32)
 
 

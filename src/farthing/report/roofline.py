@@ -103,16 +103,16 @@ class _Attending:
     """Layers that see as far: what one token costs there for each key that it attends to."""
 
     window: int | None
-    int8_ops: int  # a multiplication and an addition each for score and value; codes of 8 bits and less are met by 15
-    f32_ops: int  # bits, which takes two integer products
+    int8_ops: int  # a multiplication and an addition each for score and value, in every product that codes take
+    f32_ops: int
     kv_bytes: int  # of one token's K and V
 
     @classmethod
-    def of(cls, window: int | None, ops: list[Attention], kv: KVSpec) -> "_Attending":
+    def of(cls, window: int | None, ops: list[Attention], kv: KVSpec, num_products: int) -> "_Attending":
         is_code = [CODECS[codec].bits <= 8 for codec in (kv.k_codec, kv.v_codec)]
         of_side = sum(2 * op.q.width for op in ops)  # scores, or values
         kv_bytes = sum(kv.layer_bytes(op.layer) for op in ops)
-        return cls(window, 2 * of_side * sum(is_code), of_side * (2 - sum(is_code)), kv_bytes)
+        return cls(window, num_products * of_side * sum(is_code), of_side * (2 - sum(is_code)), kv_bytes)
 
     def num_keys(self, work: Work, is_behind: bool) -> float:
         """That all tokens of a work attend to together. is_behind: of a prompt only the last one does."""
@@ -150,7 +150,7 @@ class _Part:
     attention: tuple[_Attending, ...]
 
     @classmethod
-    def of(cls, plan: Plan, ops: Sequence[Op], kv: KVSpec, *, is_behind: bool) -> "_Part":
+    def of(cls, plan: Plan, ops: Sequence[Op], kv: KVSpec, num_products: int, *, is_behind: bool) -> "_Part":
         moes = [op for op in ops if isinstance(op, Moe)]
         attention = sorted((op for op in ops if isinstance(op, Attention)), key=lambda op: op.window or 0)
         return cls(
@@ -158,7 +158,10 @@ class _Part:
             layers=_Products.of(plan, [(w, op.product) for op in ops if isinstance(op, Linear) for w in op.weights]),
             experts=_Products.of(plan, [(w, op.product) for op in moes for w in (*op.gates, *op.ups, *op.downs)]),
             taken_share=sum(op.rule.top_k for op in moes) / (sum(len(op.gates) for op in moes) or 1),
-            attention=tuple(_Attending.of(w, list(same), kv) for w, same in groupby(attention, lambda op: op.window)),
+            attention=tuple(
+                _Attending.of(window, list(same), kv, num_products)
+                for window, same in groupby(attention, lambda op: op.window)
+            ),
         )
 
     @property
@@ -196,11 +199,17 @@ class Counts:
     head: _Products
 
     @classmethod
-    def of(cls, plan: Plan, kv: KVSpec) -> "Counts":
+    def of(cls, plan: Plan, kv: KVSpec, isa: str) -> "Counts":
+        """isa: the instruction set that runs it. Codes of keys and values are met by 15 bits, which takes two integer
+        products, with AVX-512 by 8."""
+        num_products = 1 if isa == "avx512" else 2
         taken = next((number for number, op in enumerate(plan.ops) if isinstance(op, Take)), len(plan.ops))
         before, behind = plan.ops[:taken], plan.ops[taken:]
         return cls(
-            (_Part.of(plan, before, kv, is_behind=False), _Part.of(plan, behind, kv, is_behind=True)),
+            (
+                _Part.of(plan, before, kv, num_products, is_behind=False),
+                _Part.of(plan, behind, kv, num_products, is_behind=True),
+            ),
             _Products.of(plan, [(op.weight, op.product) for op in plan.ops if isinstance(op, Head)]),
         )
 

@@ -117,7 +117,7 @@ class Bench:
         check_experts_folder(model, experts_folder)
         self.program = kernels.load(plan, self.kv, num_threads=num_threads, experts_folder=experts_folder)
         self._longest = longest
-        self.counts = Counts.of(plan, self.kv)
+        self.counts = Counts.of(plan, self.kv, self.program.isa)
         self._ids = np.random.default_rng(0).integers(0, self.vocab_size, longest).astype(np.int32)  # [longest]
         self._num_filled = [0] * num_seqs  # tokens that each sequence has K and V of
 
