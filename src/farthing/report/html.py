@@ -101,7 +101,7 @@ def _figure(rows: Sequence[Row], what: str, name: str) -> str:
         width = max(float(high - low) * scale, 1.0)
         middle = y + BAR_PX * 0.7
         parts.append(
-            f"<g><title>{escape(bar.label)}: {amount} per million tokens</title>"
+            f'<g><title>{escape(bar.label)}: {amount} per million tokens</title>'
             f'<text x="{LABEL_PX - 10}" y="{middle:.1f}" text-anchor="end">{escape(bar.label)}</text>'
             f'<rect class="bar {kind}" x="{LABEL_PX + float(low) * scale:.2f}" y="{y}" width="{width:.2f}" '
             f'height="{BAR_PX}" data-start="{bar.start:f}" data-end="{bar.end:f}"></rect>'
