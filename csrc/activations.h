@@ -140,6 +140,8 @@ FARTHING_INLINE void store_steps(int8_t (*to)[G][4], const __m512i* quads) {
   }
 }
 
+FARTHING_INLINE __m512i word_of(__m512i sum) { return _mm512_sub_epi32(_mm512_slli_epi32(sum, 19), _mm512_slli_epi32(sum, 3)); }
+
 // Blocks [first, end) of 4 Q rows of a group.
 template <int G, int Q>
 inline void quantize_quads(const float* const* rows, int64_t first, int64_t end, ActivationBlock<G>* out) {
@@ -151,7 +153,8 @@ inline void quantize_quads(const float* const* rows, int64_t first, int64_t end,
     store_rows<Q>(to.scale, _mm512_castps_si512(codes.scale));
     store_rows<Q>(to.scaled_sum, _mm512_castps_si512(codes.scale * _mm512_cvtepi32_ps(sum)));
     store_rows<Q>(to.sum, sum);
-    for (int half = 0; half < 2; ++half) store_rows<Q>(to.sum16[half], codes.sum[half]);
+    store_rows<Q>(to.first_sum, codes.sum[0]);
+    store_rows<Q>(to.word, word_of(sum));
   }
 }
 
@@ -172,7 +175,7 @@ inline void quantize_group(const float* const* rows, int64_t num_rows, int64_t f
 template <>
 inline void quantize_group<1>(const float* const* rows, int64_t, int64_t first, int64_t end, ActivationBlock<1>* out) {
   constexpr int kDwords = 13;
-  static_assert(offsetof(ActivationBlock<1>, sum16) == 4 * (kDwords - 2), "");
+  static_assert(offsetof(ActivationBlock<1>, word) == 4 * (kDwords - 1), "");
   const __m512i of_two = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29);
   for (int64_t b = first; b < end; b += 4) {
     const float* blocks[4];
@@ -187,7 +190,7 @@ inline void quantize_group<1>(const float* const* rows, int64_t, int64_t first, 
     for (int i = 0; i < 4; i += 2) {
       const __m512i from = _mm512_add_epi32(of_two, _mm512_set1_epi32(i));
       const __m512i bytes = _mm512_permutex2var_epi32(codes.quads[0][0], from, codes.quads[1][0]);
-      const __m512i others = _mm512_permutex2var_epi32(numbers, from, codes.sum[1]);
+      const __m512i others = _mm512_permutex2var_epi32(numbers, from, word_of(sum));
       whole[i] = _mm512_shuffle_i32x4(bytes, others, 0x44);
       whole[i + 1] = _mm512_shuffle_i32x4(bytes, others, 0xee);
     }
@@ -230,14 +233,14 @@ inline void quantize_group(const float* const* rows, int64_t num_rows, int64_t f
       int32_t sum[2];
       to->scale[at] = quantize_block(rows[at] + b * kQuantBlock, codes, sum);
       for (int j = 0; j < kQuantBlock / 4; ++j) memcpy(to->codes[j][at], codes + 4 * j, 4);
-      for (int half = 0; half < 2; ++half) to->sum16[half][at] = sum[half];
+      to->first_sum[at] = sum[0];
       to->sum[at] = sum[0] + sum[1];
       to->scaled_sum[at] = to->scale[at] * static_cast<float>(sum[0] + sum[1]);
     }
   }
   if constexpr (G == 8)  // token_tiles.h multiplies lanes without a token too: what they hold must not overflow
     for (int64_t at = num_rows; at < G; ++at)
-      for (int64_t b = first; b < end; ++b) out[b].sum[at] = out[b].sum16[0][at] = out[b].sum16[1][at] = 0;
+      for (int64_t b = first; b < end; ++b) out[b].sum[at] = out[b].first_sum[at] = 0;
 }
 
 #endif

@@ -166,9 +166,10 @@ NB_MODULE(_native, m) {
            "k_codecs"_a, "v_codecs"_a, "codebooks"_a, "experts_folder"_a, "beside"_a.none() = nb::none())
       .def("add_buffer", &Program::add_buffer)
       .def("add_matrix",
-           [](Program& p, const std::string& format, int64_t rows, int64_t cols, In<uint8_t, 1> data, bool is_expert) {
+           [](Program& p, const std::string& format, int64_t rows, int64_t cols, In<uint8_t, 1> data, bool is_expert,
+              bool is_int8) {
              nb::gil_scoped_release release;
-             return p.add_matrix(format, rows, cols, data.data(), data.shape(0), is_expert);
+             return p.add_matrix(format, rows, cols, data.data(), data.shape(0), is_expert, is_int8);
            })
       .def("add_vector", [](Program& p, In<float, 1> data) { return p.add_vector(data.data(), static_cast<int64_t>(data.shape(0))); })
       .def("embed", [](Program& p, View3 dst, int weight, float scale) { p.embed(dst, weight, scale); })

@@ -143,6 +143,8 @@ struct Kernels {
   void (*moe)(const MoeArgs&, Worker&);
   void (*add)(int64_t num_tokens, View src, View dst, Worker&);
   void (*linear)(const LinearArgs&, Worker&);
+  // A panel of q4_words that is packed as q4_1, to words. Null where an instruction set multiplies q4_1 as it is.
+  void (*to_words)(const PackedMatrix&, int64_t panel);
   void (*gated)(const GatedArgs&, Worker&);
   void (*sample)(const SampleArgs&, Worker&);
   // What the machine can do at most: read memory, fused multiply-adds, exact u4 x s8 products summed in int16 for a

@@ -232,6 +232,11 @@ FARTHING_INLINE void with_kind(Packed kind, F&& f) {
     case Packed::c4: return f(std::integral_constant<Packed, Packed::c4>());
     case Packed::c3: return f(std::integral_constant<Packed, Packed::c3>());
     case Packed::t2: return f(std::integral_constant<Packed, Packed::t2>());
+#if defined(FARTHING_ISA_avx512)
+    case Packed::q4_words: return f(std::integral_constant<Packed, Packed::q4_words>());
+#else
+    case Packed::q4_words: return;  // not packed here
+#endif
   }
 }
 

@@ -24,6 +24,9 @@ void moe(const MoeArgs&, Worker&);
 void add(int64_t num_tokens, View src, View dst, Worker&);
 void linear(const LinearArgs&, Worker&);
 void gated(const GatedArgs&, Worker&);
+#if defined(FARTHING_ISA_avx512)
+void to_words(const PackedMatrix&, int64_t panel);
+#endif
 void sample(const SampleArgs&, Worker&);
 float probe_read(const uint8_t* data, int64_t num_bytes);
 float probe_f32(int64_t rounds);

@@ -40,11 +40,11 @@ void put_fields(const uint8_t* numbers, int num_bytes, int field_bytes, int64_t 
 }
 
 void pack_panel(const Source& source, const PackedMatrix& m, const uint8_t* data, int64_t panel) {
-  uint8_t* out = m.data + panel * m.panel_bytes;
   const BlockShape shape = shape_of(m.kind);
   const int64_t P = m.panel_rows, source_row = m.cols / source.block * source.bytes;
   const int64_t header = P * shape.row_header(), block_bytes = header + P * shape.bits * kQuantBlock / 8;
-  memset(out, 0, static_cast<size_t>(m.panel_bytes));
+  memset(m.data + panel * m.panel_bytes, 0, static_cast<size_t>(m.panel_bytes));
+  uint8_t* const out = m.data + panel * m.panel_bytes + P * shape.row_unit();
   for (int64_t r = 0; r < P && panel * P + r < m.rows; ++r) {
     const uint8_t* row = data + (panel * P + r) * source_row;
     if (source.block == 1) {
@@ -75,20 +75,25 @@ int64_t row_bytes(const std::string& format, int64_t cols) {
 }
 
 PackedMatrix pack(const std::string& format, int64_t rows, int64_t cols, int64_t panel_rows, const uint8_t* data,
-                  const std::function<uint8_t*(size_t)>& allocate, Team& team) {
+                  const std::function<uint8_t*(size_t)>& allocate, decltype(Kernels::to_words) to_words, Team& team) {
   const Source* source = find_source(format);
   if (!source) throw std::invalid_argument("unknown weight format " + format);
   if (rows < 1 || cols < 1 || cols % source->block)
     throw std::invalid_argument("a matrix of format " + format + " needs a multiple of " + std::to_string(source->block) +
                                 " columns, not " + std::to_string(rows) + " x " + std::to_string(cols));
   PackedMatrix m;
-  m.kind = source->packed;
+  m.kind = to_words && source->packed == Packed::q4_1 ? Packed::q4_words : source->packed;
   m.rows = rows;
   m.cols = cols;
   m.panel_rows = panel_rows;
   m.panel_bytes = panel_rows * packed_row_bytes(m.kind, cols);
   m.data = allocate(m.num_bytes());
-  team.run([&](Worker& w) { w.for_each(m.num_panels(), [&](int64_t p) { pack_panel(*source, m, data, p); }); });
+  team.run([&](Worker& w) {
+    w.for_each(m.num_panels(), [&](int64_t p) {
+      pack_panel(*source, m, data, p);
+      if (m.kind == Packed::q4_words) to_words(m, p);
+    });
+  });
   return m;
 }
 

@@ -2,7 +2,7 @@
 // instruction set's (Kernels::panel_rows): 8, or 16 where vectors are twice as wide.
 //
 // A matrix comes in one of the formats of kernels/formats.py and is packed once, at load. Every value keeps its exact
-// meaning. f32, f16 and bf16 lie as [cols][P] numbers; the others as one block after the other, each 32 columns of P rows:
+// meaning, but for q4_words. f32, f16 and bf16 lie as [cols][P] numbers; the others as one block after the other, each 32 columns of P rows:
 //
 //   scales   of P rows (BlockShape says which), field by field: [field][P]
 //   codes    vectors of 4 P bytes: byte r * 4 + c of step s is the unsigned code of row r, column 4 s + c. Codes of 8 bits
@@ -10,7 +10,8 @@
 //            vector s % 4; of 2 and 3 bits the low two in 2 vectors, step s in bits 2 (s / 2) on of vector s % 2, and so
 //            do the bits above four of codes of 6 bits. The last bit of codes of 3 and 5 bits: bit s of one vector.
 //
-// Where a format has numbers for 256 columns, they lie as [field][P] in front of each 8 blocks.
+// Where a format has numbers for 256 columns, they lie as [field][P] in front of each 8 blocks; numbers of whole rows lie
+// in front of all.
 // A weight is scale * (code - zero) + minimum, or scale times an entry of a table.
 #pragma once
 #include <cstddef>
@@ -29,6 +30,7 @@ enum class Packed : int {
   f32, f16, bf16,
   q8_0, q4_0, q4_1, q5_0, q5_1, iq4_nl, q4_k, q5_k, q6_k, q3_k, q2_k, tq2_0, iq4_xs,  // ggml's
   q6, q5, q4, q3, q2, c4, c3, t2,                                                     // our own
+  q4_words,  // q4_1, as AVX-512 multiplies it: Kernels::to_words
 };
 
 // How a block's scales (and minima) are kept, for one row, and what they mean.
@@ -41,6 +43,7 @@ enum class Scaling : int {
   super_s8,     // signed byte for each part; times the f16 of 256 columns
   super_u8,     // bytes of scale and minimum; times two f16 of 256 columns, minimum = -(dmin * byte)
   super_u4,     // the same in the halves of one byte for each part
+  words,        // two int16, for each row side by side: scale, and minimum in eighths; times the f32 of the row
 };
 
 enum class Table : int { none, iq4_nl, c3 };
@@ -54,12 +57,14 @@ struct BlockShape {
 
   constexpr bool has_minimum() const {
     return scaling == Scaling::f16_minimum || scaling == Scaling::e8_zero || scaling == Scaling::super_u8 ||
-           scaling == Scaling::super_u4;
+           scaling == Scaling::super_u4 || scaling == Scaling::words;
   }
-  constexpr int field_bytes() const { return scaling == Scaling::f16 || scaling == Scaling::f16_minimum ? 2 : 1; }
+  constexpr bool has_f16() const { return scaling == Scaling::f16 || scaling == Scaling::f16_minimum; }
+  // As a file has them: q4_words are made of f16.
+  constexpr int field_bytes() const { return has_f16() || scaling == Scaling::words ? 2 : 1; }
   constexpr int row_header() const {  // bytes of a row's scales in front of a block
     switch (scaling) {
-      case Scaling::f16_minimum: return 4;
+      case Scaling::f16_minimum: case Scaling::words: return 4;
       case Scaling::f16: case Scaling::e8_zero: case Scaling::super_u8: return 2;
       case Scaling::e8: return 1;
       case Scaling::super_f16: return 0;
@@ -73,6 +78,7 @@ struct BlockShape {
       default: return 0;
     }
   }
+  constexpr int row_unit() const { return scaling == Scaling::words ? 4 : 0; }  // bytes of a row in front of all its blocks
 };
 
 constexpr BlockShape shape_of(Packed kind) {
@@ -98,6 +104,7 @@ constexpr BlockShape shape_of(Packed kind) {
     case Packed::c4: return {4, Scaling::e8, 0, 1, Table::iq4_nl};
     case Packed::c3: return {3, Scaling::e8, 0, 1, Table::c3};
     case Packed::t2: return {2, Scaling::e8, 1};
+    case Packed::q4_words: return {4, Scaling::words, 8};
     default: return {0, Scaling::f16, 0};
   }
 }
@@ -109,7 +116,8 @@ constexpr int64_t packed_row_bytes(Packed kind, int64_t cols) {
   if (kind == Packed::f32) return cols * 4;
   if (kind == Packed::f16 || kind == Packed::bf16) return cols * 2;
   const BlockShape s = shape_of(kind);
-  return cols / kQuantBlock * (s.row_header() + s.bits * kQuantBlock / 8) + cols / (kSuperBlocks * kQuantBlock) * s.row_super();
+  return s.row_unit() + cols / kQuantBlock * (s.row_header() + s.bits * kQuantBlock / 8) +
+         cols / (kSuperBlocks * kQuantBlock) * s.row_super();
 }
 
 struct PackedMatrix {
@@ -127,9 +135,10 @@ struct PackedMatrix {
 // Bytes of one row in the named format, or 0 when the format is unknown or cols is no multiple of its block.
 int64_t row_bytes(const std::string& format, int64_t cols);
 
-// data: rows * row_bytes(format, cols) bytes. Throws std::invalid_argument for an unknown format or a bad size.
+// data: rows * row_bytes(format, cols) bytes. With to_words q4_1 becomes q4_words. Throws std::invalid_argument for an
+// unknown format or a bad size.
 PackedMatrix pack(const std::string& format, int64_t rows, int64_t cols, int64_t panel_rows, const uint8_t* data,
-                  const std::function<uint8_t*(size_t)>& allocate, Team& team);
+                  const std::function<uint8_t*(size_t)>& allocate, decltype(Kernels::to_words) to_words, Team& team);
 
 // Activations in 8 bits: 32 columns of G tokens side by side, x about scale * code, scale = max|x| / 127. Four columns of
 // a token lie beside the same four of the next, so that a vector holds them of 8 tokens.
@@ -139,7 +148,10 @@ struct ActivationBlock {
   float scale[G];
   float scaled_sum[G];  // scale * sum of codes
   int32_t sum[G];       // of codes
-  int32_t sum16[2][G];  // of each half
+  int32_t first_sum[G]; // of those of the first half
+  int32_t word[G];      // 8 * sum in the upper half, from which 8 * sum is taken: where sums of products with q4_words begin
+
+  int32_t sum_of_half(int half, int t) const { return half == 0 ? first_sum[t] : sum[t] - first_sum[t]; }
 };
 
 // dst[t, 0..rows) (+)= src[t] @ weight.T + bias for each weight, side by side in dst.

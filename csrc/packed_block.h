@@ -73,12 +73,19 @@ struct Block {
   static constexpr int kZero = kIsTable ? 128 : kShape.zero;  // of the codes as they are multiplied
   static constexpr int kMostCode = kIsTable ? 255 : (1 << kBits) - 1;
   static constexpr int kHeader = kShape.row_header() * kPanel, kSuper = kShape.row_super() * kPanel;
+  static constexpr int kUnit = kShape.row_unit() * kPanel;
   static constexpr int kBytes = kHeader + kBits * kQuantBlock / 8 * kPanel;
 
-  static const uint8_t* super(const uint8_t* panel, int64_t b) { return panel + b / kSuperBlocks * (kSuperBlocks * kBytes + kSuper); }
+  // What block b shares with others: the numbers of its 256 columns, or the units of rows.
+  static const uint8_t* super(const uint8_t* panel, int64_t b) {
+    if constexpr (kUnit != 0)
+      return panel;
+    else
+      return panel + b / kSuperBlocks * (kSuperBlocks * kBytes + kSuper);
+  }
   static const uint8_t* at(const uint8_t* panel, int64_t b) {
     if constexpr (kSuper == 0)
-      return panel + b * kBytes;
+      return panel + kUnit + b * kBytes;
     else
       return super(panel, b) + kSuper + b % kSuperBlocks * kBytes;
   }
@@ -114,7 +121,7 @@ struct Scales {
   f32xw scale[kParts], minimum[kParts];
 };
 
-// super: the numbers of its 256 columns, if there are any; p: the block.
+// super: what it shares with others, if there is anything; p: the block.
 template <Packed K>
 FARTHING_INLINE Scales<Block<K>::kParts> scales_of(const uint8_t* super, const uint8_t* p) {
   constexpr Scaling kind = Block<K>::kShape.scaling;
@@ -126,6 +133,12 @@ FARTHING_INLINE Scales<Block<K>::kParts> scales_of(const uint8_t* super, const u
     out.scale[0] = loadw_e8(p);
     constexpr float step = 1.0f / (1 << (8 - Block<K>::kBits));
     if constexpr (kind == Scaling::e8_zero) out.minimum[0] = to_f32(loadw_u8(p + kPanel)) * splatw(-step) * out.scale[0];
+  } else if constexpr (kind == Scaling::words) {
+    const f32xw unit = loadw(reinterpret_cast<const float*>(super));
+    i32xw both;
+    memcpy(&both, p, sizeof both);
+    out.scale[0] = to_f32((both << 16) >> 16) * unit;
+    out.minimum[0] = to_f32(both >> 16) * splatw(8.0f) * unit;
   } else if constexpr (kind == Scaling::super_f16) {
     out.scale[0] = loadw_f16(super);
   } else if constexpr (kind == Scaling::super_s8) {
@@ -153,7 +166,7 @@ FARTHING_INLINE PartOfToken part_of_token(const ActivationBlock<G>* x, int part,
   if constexpr (kParts == 1)
     return {splatw(x->scale[t]), splatw(x->scaled_sum[t])};
   else
-    return {splatw(x->scale[t]), to_f32(i32xw{} + x->sum16[part][t])};
+    return {splatw(x->scale[t]), to_f32(i32xw{} + x->sum_of_half(part, t))};
 }
 
 // Adds a part's products to the sum of rows, in the one order that all tiles keep: a block of one part is

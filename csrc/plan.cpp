@@ -87,7 +87,7 @@ int Program::add_buffer(int64_t width) {
 }
 
 int Program::add_matrix(const std::string& format, int64_t rows, int64_t cols, const uint8_t* data, size_t num_bytes,
-                        bool is_expert) {
+                        bool is_expert, bool is_int8) {
   const int64_t expected = row_bytes(format, cols);
   if (expected && num_bytes != static_cast<size_t>(rows * expected))
     fail("a " + format + " matrix of " + std::to_string(rows) + " x " + std::to_string(cols) + " has " +
@@ -95,7 +95,7 @@ int Program::add_matrix(const std::string& format, int64_t rows, int64_t cols, c
   const auto allocate = [&](size_t bytes) {
     return is_expert && expert_arena_ ? expert_arena_->allocate(bytes) : arena_.allocate(bytes);
   };
-  matrices_.push_back(pack(format, rows, cols, kernels_.panel_rows, data, allocate, *team_));
+  matrices_.push_back(pack(format, rows, cols, kernels_.panel_rows, data, allocate, is_int8 ? kernels_.to_words : nullptr, *team_));
   return static_cast<int>(matrices_.size()) - 1;
 }
 

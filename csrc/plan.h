@@ -34,7 +34,8 @@ class Program {
   Program(const Kernels& kernels, std::shared_ptr<Team> team, const KVSpec& kv, int64_t vocab_size, const std::string& experts_folder);
 
   int add_buffer(int64_t width);
-  int add_matrix(const std::string& format, int64_t rows, int64_t cols, const uint8_t* data, size_t num_bytes, bool is_expert);
+  int add_matrix(const std::string& format, int64_t rows, int64_t cols, const uint8_t* data, size_t num_bytes, bool is_expert,
+                 bool is_int8);
   int add_vector(const float* data, int64_t size);
 
   // What is taken off keys before TurboQuant codes them: means [num_layers, num_kv_heads * head_dim]. Pages that were

@@ -66,7 +66,7 @@ __attribute__((noinline)) f32x8 lone_token(const uint8_t* panel, int64_t cols, c
     f32x8 both = zero8();
     unrolled<B::kParts>([&](auto part) FARTHING_INLINE_BODY {
       i32x8 dot = running[part].dot;
-      if constexpr (B::kZero != 0) dot -= B::kZero * (B::kParts == 1 ? x->sum[0] : x->sum16[part][0]);
+      if constexpr (B::kZero != 0) dot -= B::kZero * (B::kParts == 1 ? x->sum[0] : x->sum_of_half(part, 0));
       add_part<B::kParts, decltype(part)::value, B::kHasMinimum>(to_f32(dot), scales.scale[part], scales.minimum[part],
                                                                  part_of_token<B::kParts>(x, part, 0), both, acc);
     });
@@ -104,7 +104,7 @@ __attribute__((noinline)) void row_tile(const TileWeights<L::kParts>& weights, c
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t) {
         i32x8 dot = running[t].dot;
-        if constexpr (!L::kHasMinimum) dot -= weights.zero * (L::kParts == 1 ? x->sum[t] : x->sum16[part][t]);
+        if constexpr (!L::kHasMinimum) dot -= weights.zero * (L::kParts == 1 ? x->sum[t] : x->sum_of_half(part, t));
         add_part<L::kParts, decltype(part)::value, L::kHasMinimum>(to_f32(dot), scale, minimum,
                                                                    part_of_token<L::kParts>(x, part, t), both[t], acc[t]);
       }

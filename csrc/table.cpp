@@ -25,6 +25,11 @@ const Kernels kTable = {
     moe,
     add,
     linear,
+#if defined(FARTHING_ISA_avx512)
+    to_words,
+#else
+    nullptr,
+#endif
     gated,
     sample,
     probe_read,

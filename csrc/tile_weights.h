@@ -7,16 +7,16 @@
 namespace farthing {
 namespace FARTHING_ISA {
 
-template <int bits, Table table, int parts, bool has_minimum, bool is_f16>
+template <int bits, Table table, int parts, bool has_minimum, bool is_f16, bool is_words>
 struct Layout {
   static constexpr int kBits = bits, kParts = parts;
   static constexpr Table kTable = table;
-  static constexpr bool kHasMinimum = has_minimum, kIsF16 = is_f16;
+  static constexpr bool kHasMinimum = has_minimum, kIsF16 = is_f16, kIsWords = is_words;
   static constexpr int kMostCode = table == Table::none ? (1 << bits) - 1 : 255;
 };
 template <Packed K>
 using LayoutOf = Layout<Block<K>::kBits, Block<K>::kShape.table, Block<K>::kParts, Block<K>::kHasMinimum,
-                        Block<K>::kShape.field_bytes() == 2>;
+                        Block<K>::kShape.has_f16(), Block<K>::kShape.scaling == Scaling::words>;
 
 template <int kParts>
 struct BlockScales {
@@ -77,7 +77,8 @@ TileWeights<Block<K>::kParts> tile_weights(const PackedMatrix& m, int64_t p, int
   typedef Block<K> B;
   auto* const scales = reinterpret_cast<BlockScales<B::kParts>*>(scratch);
   const int64_t num_blocks = m.cols / kQuantBlock;
-  for (int64_t i = 0; i < num_panels && !LayoutOf<K>::kIsF16; ++i) make_scales<K>(m.panel(p + i), num_blocks, scales + i * num_blocks);
+  if constexpr (!LayoutOf<K>::kIsF16 && !LayoutOf<K>::kIsWords)
+    for (int64_t i = 0; i < num_panels; ++i) make_scales<K>(m.panel(p + i), num_blocks, scales + i * num_blocks);
   const uint8_t* const codes = B::at(m.panel(p), 0) + B::kHeader;
   return {codes, num_panels == 2 ? m.panel_bytes : 0, num_blocks, B::kBytes, B::kSuper, scales, B::kZero};
 }

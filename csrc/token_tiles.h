@@ -48,8 +48,10 @@ __attribute__((noinline)) void token_tile(const E* w, const TokenBlock* const* g
         const f32x8 minimum = splat(w->minimum[part][r]);
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) {
-          i32x8 of_codes;
-          memcpy(&of_codes, kParts == 1 ? x[v]->sum : x[v]->sum16[part], 32);
+          i32x8 of_codes, of_first;
+          memcpy(&of_codes, x[v]->sum, 32);
+          memcpy(&of_first, x[v]->first_sum, 32);
+          if (kParts == 2) of_codes = part == 0 ? of_first : of_codes - of_first;
           i32x8 dot = running[r][v].dot;
           if constexpr (!E::kHasMinimum) dot -= zero * of_codes;
           const PartOfToken of{load8(x[v]->scale), kParts == 1 ? load8(x[v]->scaled_sum) : to_f32(of_codes)};

@@ -57,6 +57,22 @@ def probe(isa: str, num_threads: int, num_bytes: int, passes: int) -> tuple[floa
     return read, f32, int8
 
 
+def _read_as_floats(plan: Plan) -> set[str]:
+    """Matrices that are used in another way than in products of integers: those keep their values to the bit."""
+    names: set[str] = set()
+    for op in plan.ops:
+        match op:
+            case Embed():
+                names.add(op.weight)
+            case Linear() if op.product != "int8":
+                names.update(op.weights)
+            case Head() if op.product != "int8":
+                names.add(op.weight)
+            case Moe() if op.product != "int8":
+                names.update((*op.gates, *op.ups, *op.downs))
+    return names
+
+
 class NativeProgram:
     """A plan packed for one instruction set. Not safe for concurrent calls.
 
@@ -99,6 +115,7 @@ class NativeProgram:
         self._buffers = {name: self._program.add_buffer(width) for name, width in plan.buffers.items()}
         self._matrices: dict[str, int] = {}
         self._vectors: dict[str, int] = {}
+        self._read_as_floats = _read_as_floats(plan)
         for op in plan.ops:
             self._append(op)
 
@@ -152,7 +169,8 @@ class NativeProgram:
     def _matrix(self, name: str, *, is_expert: bool = False) -> int:
         if name not in self._matrices:
             t: QTensor = self.plan.tensors[name]
-            self._matrices[name] = self._program.add_matrix(t.format, t.rows, t.cols, t.data, is_expert)
+            is_int8 = name not in self._read_as_floats
+            self._matrices[name] = self._program.add_matrix(t.format, t.rows, t.cols, t.data, is_expert, is_int8)
             forget_mapped(t.data)
         return self._matrices[name]
 
