@@ -147,6 +147,24 @@ def test_one_that_waits_lets_others_pass():
     assert {event.request_id for event in events} == {ids[0], other}
 
 
+def test_a_prompt_takes_fewer_tokens_of_a_step_while_an_answer_is_written():
+    engine = make_engine(context=512, max_num_batched_tokens=48, max_tokens_beside_answers=10)
+    computed = []
+
+    def step():
+        before = engine.stats().num_computed_tokens
+        engine.step()
+        computed.append(engine.stats().num_computed_tokens - before)
+
+    engine.submit(greedy(*PROMPT, max_tokens=4, ignore_eos=True))  # 50 tokens
+    step()
+    step()
+    engine.submit(greedy(*(5, 9) * 45, max_tokens=1))
+    while engine.has_work:
+        step()
+    assert computed == [48, 2, 1 + 10, 1 + 10, 1 + 10, 48, 12]
+
+
 def test_abort_tells_what_there_is_and_gives_pages_back():
     engine = make_engine()
     id = engine.submit(greedy(*PROMPT, max_tokens=60, ignore_eos=True))
@@ -258,7 +276,7 @@ def test_messages_become_the_models_chat():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("max_num_seqs", 0), ("max_num_batched_tokens", 0), ("page_size", 12), ("num_pages", 0), ("k_codec", "f8"),
+    [("max_num_seqs", 0), ("max_num_batched_tokens", 0), ("max_tokens_beside_answers", 0), ("page_size", 12), ("num_pages", 0), ("k_codec", "f8"),
      ("product", "int4"), ("num_threads", 0), ("speculation", "on"), ("max_draft_tokens", 0)],
 )  # fmt: skip
 def test_settings_that_cannot_be_are_refused(name, value):

@@ -32,7 +32,8 @@ class EngineConfig:
 
     num_threads: int = 2
     max_num_seqs: int = 16  # sequences in one batch
-    max_num_batched_tokens: int = 256  # tokens in one batch; longer prompts are computed in parts
+    max_num_batched_tokens: int = 512  # tokens in one batch; longer prompts are computed in parts
+    max_tokens_beside_answers: int = 256  # those of prompts, while answers are written: they wait for the whole batch
     kv_bytes: int = 512 << 20  # memory for pages at most
     num_pages: int | None = None  # overrides kv_bytes
     page_size: int = 16  # tokens
@@ -58,6 +59,7 @@ class EngineConfig:
         need(1 <= self.num_threads <= MAX_THREADS, "num_threads", f"1 to {MAX_THREADS}")
         need(self.max_num_seqs >= 1, "max_num_seqs", "1 or more")
         need(self.max_num_batched_tokens >= 1, "max_num_batched_tokens", "1 or more")
+        need(self.max_tokens_beside_answers >= 1, "max_tokens_beside_answers", "1 or more")
         need(self.kv_bytes >= 1, "kv_bytes", "1 or more")
         need(self.num_pages is None or self.num_pages >= 1, "num_pages", "1 or more, or none to follow from kv_bytes")
         need(self.cold_bytes >= 0, "cold_bytes", "0 (no cold tier) or more")

@@ -82,7 +82,12 @@ class Engine:
         self._joint_drafter = joint_drafter if config.is_kv_cached else None
         self._pins = Pins(self.cache, model.config.max_position_embeddings)
         self._scheduler = Scheduler(
-            self.cache, max_num_seqs, config.max_num_batched_tokens, config.max_draft_tokens, self._joint_drafter
+            self.cache,
+            max_num_seqs,
+            config.max_num_batched_tokens,
+            config.max_tokens_beside_answers,
+            config.max_draft_tokens,
+            self._joint_drafter,
         )
         self._batches = BatchBuilder(max_num_seqs, config.max_num_batched_tokens, self.max_len, kv.page_size)
         self._sampler = Sampler(kernels, self.program, model.eos_ids)

@@ -1,8 +1,9 @@
 """Who computes what in the next step.
 
 There is no prefill phase and no decode phase: every running sequence has tokens that are not computed yet, one or many.
-Those with one go first, so that a long prompt does not hold up answers; what is left of the step's tokens goes to the
-longer ones, oldest first, then to waiting requests in the order they came. Drafts take what nobody needed.
+Those with one go first, so that a long prompt does not hold up answers; what is left of the step's tokens (of fewer where
+there are such, which wait for the whole step) goes to the longer ones, oldest first, then to waiting requests in the order
+they came. Drafts take what nobody needed.
 
 Nobody starves and nothing locks up. Pages are taken from the youngest, so the oldest always gets on. Only running
 sequences announce pages, and they wait for nobody, so waiting for another's pages always ends. A request that was let
@@ -35,6 +36,7 @@ class Scheduler:
         cache: KVCache,
         max_num_seqs: int,
         max_num_batched_tokens: int,
+        max_tokens_beside_answers: int,
         max_draft_tokens: int,
         joint_drafter: JointDrafter | None = None,
     ) -> None:
@@ -44,6 +46,7 @@ class Scheduler:
         self._cache = cache
         self._max_num_seqs = max_num_seqs
         self._max_num_batched_tokens = max_num_batched_tokens
+        self._max_tokens_beside_answers = max_tokens_beside_answers
         self._max_draft_tokens = max_draft_tokens
         self._joint_drafter = joint_drafter
 
@@ -87,6 +90,8 @@ class Scheduler:
                 budget = self._continue(seq, budget)
             else:
                 longer.append(seq)
+        if len(longer) < len(self.running):
+            budget = min(budget, self._max_tokens_beside_answers)
         for seq in longer:
             budget = self._continue(seq, budget)
         return budget
