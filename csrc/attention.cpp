@@ -313,11 +313,11 @@ void store_result(const Job& job, const Tile& tile, const Partial& total) {
   const int64_t head_dim = a.shape.head_dim;
   for_tile_rows(a, tile, [&](int64_t token, int64_t column, int64_t row) {
     float* dst = a.dst.data + token * a.dst.stride + column;
-    const f32x8 inverse = splat(1.0f / total.sum[row]);
-    alignas(32) float x[kMostHeadDim];
-    for (int64_t d = 0; d < head_dim; d += 8) store8(x + d, load8(total.value + row * head_dim + d) * inverse);
-    if (job.v.is_rotated) hadamard(x, head_dim, x);  // its own inverse
-    for (int64_t d = 0; d < head_dim; d += 8) store8(dst + d, load8(x + d));
+    const float* value = total.value + row * head_dim;
+    const float inverse = 1.0f / total.sum[row];
+    for (int64_t d = 0; d + kWide <= head_dim; d += kWide) storew(dst + d, loadw(value + d) * splatw(inverse));
+    if (const int64_t d = head_dim - 8; head_dim % kWide != 0) store8(dst + d, load8(value + d) * splat(inverse));
+    if (job.v.is_rotated) hadamard(dst, head_dim, dst);  // its own inverse
   });
 }
 

@@ -324,10 +324,12 @@ inline void merge(const Partial& into, const Partial& from, int64_t first, int64
       storew(into.max + row, m);
       storew(into.sum + row, fmadd(loadw(from.sum + row), wb, loadw(into.sum + row) * wa));
     }
-    const f32x8 wa = splat(old_weight[lane]), wb = splat(new_weight[lane]);
+    const f32xw wa = splatw(old_weight[lane]), wb = splatw(new_weight[lane]);
     float* a = into.value + row * head_dim;
     const float* b = from.value + row * head_dim;
-    for (int64_t d = 0; d < head_dim; d += 8) store8(a + d, fmadd(load8(b + d), wb, load8(a + d) * wa));
+    for (int64_t d = 0; d + kWide <= head_dim; d += kWide) storew(a + d, fmadd(loadw(b + d), wb, loadw(a + d) * wa));
+    if (const int64_t d = head_dim - 8; head_dim % kWide != 0)
+      store8(a + d, fmadd(load8(b + d), splat(new_weight[lane]), load8(a + d) * splat(old_weight[lane])));
   }
 }
 
