@@ -93,14 +93,15 @@ class Schedule {
     return {&s, kv_head, s.first_token, s.position, s.num_tokens * group_};
   }
 
-  // Of sequences that are not split. Kv heads lie beside each other; the tiles with the most keys come first.
+  // Of sequences that are not split. A kv head after the other, so that its keys and values stay in a member's cache; of its
+  // tiles those with the most keys come first.
   Tile tile_of(int64_t item) const {
     const auto end = sequences.begin() + first_split;
     const Sequence& s = *std::prev(
         std::upper_bound(sequences.begin(), end, item, [](int64_t i, const Sequence& x) { return i < x.first_item; }));
     const int64_t i = item - s.first_item;
-    const int64_t skipped = (s.num_items - 1 - i) / num_kv_heads_ * s.tile_tokens;
-    return {&s, i % num_kv_heads_, s.first_token + skipped, s.position + skipped,
+    const int64_t num_tiles = s.num_items / num_kv_heads_, skipped = (num_tiles - 1 - i % num_tiles) * s.tile_tokens;
+    return {&s, i / num_tiles, s.first_token + skipped, s.position + skipped,
             std::min(s.tile_tokens, s.num_tokens - skipped) * group_};
   }
 
