@@ -426,49 +426,39 @@ int64_t attention_scratch(const BatchView& batch, const KVShape& shape, int64_t 
   return Schedule(batch, shape, num_heads, 0, num_threads).scratch;
 }
 
-namespace {
-
-// Codes one token's vector of one kv head, its mean taken off.
-using Encode = void (*)(char* head, const KVShape&, const Codebook*, int64_t slot, const float* src);
-struct Encoder {
-  Encode encode;
-  const SideCodec& side;
-  int64_t head_bytes;
-
-  void operator()(char* page, const KVShape& shape, int64_t slot, const float* src) const {
-    alignas(32) float centred[kMostHeadDim];
-    for (int64_t h = 0; h < shape.num_kv_heads; ++h, page += head_bytes, src += shape.head_dim) {
-      const float* x = src;
-      if (side.mean) {
-        const float* mean = side.mean + h * shape.head_dim;
-        for (int64_t d = 0; d < shape.head_dim; d += 8) store8(centred + d, load8(src + d) - load8(mean + d));
-        x = centred;
+void store_tokens(const BatchView& batch, const KVShape& shape, const KVLayer& layer, bool is_key, View x, int64_t head,
+                  int64_t first, int64_t end) {
+  const SideCodec& side = is_key ? layer.k_codec : layer.v_codec;
+  void (*encode)(char* head, const KVShape&, const Codebook*, int64_t slot, const float* src) = nullptr;
+  with_codec(side.codec, [&](auto c) { encode = is_key ? decltype(c)::encode_k : decltype(c)::encode_v; });
+  const int64_t head_dim = shape.head_dim, head_bytes = codec_head_bytes(side.codec, shape);
+  char* const pages = static_cast<char*>(is_key ? layer.k : layer.v) + head * head_bytes;
+  const float* mean = side.mean ? side.mean + head * head_dim : nullptr;
+  alignas(32) float centred[kMostHeadDim];
+  int64_t b = std::upper_bound(batch.seq_starts, batch.seq_starts + batch.num_seqs, first) - batch.seq_starts - 1;
+  for (int64_t t = first; t < end; ++t) {
+    while (t >= batch.seq_starts[b + 1]) ++b;
+    const int64_t slot = batch.positions[t] % shape.page_size;
+    char* at = pages + batch.page_tables[b * batch.max_pages + batch.positions[t] / shape.page_size] * layer.page_bytes;
+    const float* const row = x.data + t * x.stride;
+    for (int64_t column = 0; column < x.width; column += head_dim, at += head_bytes) {
+      const float* src = row + column;
+      if (mean) {
+        for (int64_t d = 0; d < head_dim; d += 8) store8(centred + d, load8(src + d) - load8(mean + column + d));
+        src = centred;
       }
-      encode(page, shape, side.book, slot, x);
+      encode(at, shape, side.book, slot, src);
     }
   }
-};
-
-}  // namespace
+}
 
 void store_kv(const BatchView& batch, const KVShape& shape, const KVLayer& layer, View k, View v, Worker& worker) {
-  Encode encode_k = nullptr, encode_v = nullptr;
-  with_codec(layer.k_codec.codec, [&](auto c) { encode_k = decltype(c)::encode_k; });
-  with_codec(layer.v_codec.codec, [&](auto c) { encode_v = decltype(c)::encode_v; });
-  const Encoder store_k{encode_k, layer.k_codec, codec_head_bytes(layer.k_codec.codec, shape)};
-  const Encoder store_v{encode_v, layer.v_codec, codec_head_bytes(layer.v_codec.codec, shape)};
   // Of one item: about two pages, so that members seldom write to one cache line, or less where all must have some.
   const int64_t num_tokens = std::clamp<int64_t>(batch.num_tokens / (2 * worker.count), 1, 32);
   worker.for_each_near((batch.num_tokens + num_tokens - 1) / num_tokens, [&](int64_t item) {
     const int64_t first = item * num_tokens, end = std::min(batch.num_tokens, first + num_tokens);
-    int64_t b = std::upper_bound(batch.seq_starts, batch.seq_starts + batch.num_seqs, first) - batch.seq_starts - 1;
-    for (int64_t t = first; t < end; ++t) {
-      while (t >= batch.seq_starts[b + 1]) ++b;
-      const int64_t slot = batch.positions[t] % shape.page_size;
-      const int64_t page = batch.page_tables[b * batch.max_pages + batch.positions[t] / shape.page_size];
-      store_k(static_cast<char*>(layer.k) + page * layer.page_bytes, shape, slot, k.data + t * k.stride);
-      store_v(static_cast<char*>(layer.v) + page * layer.page_bytes, shape, slot, v.data + t * v.stride);
-    }
+    store_tokens(batch, shape, layer, true, k, 0, first, end);
+    store_tokens(batch, shape, layer, false, v, 0, first, end);
   });
 }
 

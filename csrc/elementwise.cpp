@@ -166,19 +166,21 @@ void rotary(const BatchView& batch, int64_t head_dim, const float* inv_freq, boo
   });
 }
 
-void rope(int64_t num_tokens, View buf, int64_t head_dim, const float* table, bool interleaved, Worker& worker) {
-  for_tokens(num_tokens, worker, [&](int64_t first, int64_t end) {
-    for (int64_t t = first; t < end; ++t) {
-      const float *cosines = table + t * 2 * head_dim, *sines = cosines + head_dim;
-      float* row = buf.data + t * buf.stride;
-      for (int64_t h = 0; h < buf.width; h += head_dim) {
-        if (interleaved)
-          rotate_pairs(row + h, head_dim, cosines, sines);
-        else
-          rotate_half(row + h, head_dim / 2, cosines, sines);
-      }
+void rope_tokens(int64_t first, int64_t end, View buf, int64_t head_dim, const float* table, bool interleaved) {
+  for (int64_t t = first; t < end; ++t) {
+    const float *cosines = table + t * 2 * head_dim, *sines = cosines + head_dim;
+    float* row = buf.data + t * buf.stride;
+    for (int64_t h = 0; h < buf.width; h += head_dim) {
+      if (interleaved)
+        rotate_pairs(row + h, head_dim, cosines, sines);
+      else
+        rotate_half(row + h, head_dim / 2, cosines, sines);
     }
-  });
+  }
+}
+
+void rope(int64_t num_tokens, View buf, int64_t head_dim, const float* table, bool interleaved, Worker& worker) {
+  for_tokens(num_tokens, worker, [&](int64_t first, int64_t end) { rope_tokens(first, end, buf, head_dim, table, interleaved); });
 }
 
 void swiglu_row(const float* gate, const float* up, float* dst, int64_t n) { map2_wide(gate, up, dst, n, swiglu_of); }

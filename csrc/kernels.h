@@ -135,6 +135,9 @@ struct Kernels {
   void (*rotary)(const BatchView&, int64_t head_dim, const float* inv_freq, bool interleaved, float scale, float* table, Worker&);
   void (*rope)(int64_t num_tokens, View buf, int64_t head_dim, const float* table, bool interleaved, Worker&);
   void (*store_kv)(const BatchView&, const KVShape&, const KVLayer&, View k, View v, Worker&);
+  // The same of tokens [first, end), and of x, which holds the keys (or values) of some heads, `head` the first; by one member.
+  void (*rope_tokens)(int64_t first, int64_t end, View buf, int64_t head_dim, const float* table, bool interleaved);
+  void (*store_tokens)(const BatchView&, const KVShape&, const KVLayer&, bool is_key, View x, int64_t head, int64_t first, int64_t end);
   void (*attention)(const AttentionArgs&, Worker&);
   int64_t (*attention_scratch)(const BatchView&, const KVShape&, int64_t num_heads, int num_threads);  // for any window
   void (*swiglu)(int64_t num_tokens, View gate, View up, View dst, Worker&);

@@ -368,6 +368,7 @@ void linear(const LinearArgs& a, Worker& worker) {
   const int64_t passes = (num_tokens + per_pass - 1) / per_pass;
   int64_t per_chunk = panels_per_chunk(total_panels(a), num_tokens, worker.count);
   if (a.block_max) per_chunk = (per_chunk + kLogitBlock / kPanel - 1) / (kLogitBlock / kPanel) * (kLogitBlock / kPanel);  // whole blocks
+  if (const int64_t unit = a.after ? a.after->unit / kPanel : 1; unit > 1) per_chunk = std::max(unit, per_chunk / unit * unit);
   const Chunks chunks{per_chunk, a};
   const int64_t n = chunks.count();
   worker.for_each_near(passes * n, [&](int64_t i) {
@@ -375,6 +376,7 @@ void linear(const LinearArgs& a, Worker& worker) {
     chunks.with(i % n, [&](const PackedMatrix& m, const float* bias, int64_t first, int64_t begin, int64_t end) {
       multiply(a, m, bias, first, x, begin, end, t0, t1, expanded);
       if (a.block_max) note_block_max(a, m.rows, begin * kPanel, std::min(end * kPanel, m.rows), t0, t1);
+      if (a.after) a.after->run(a.after->context, t0, t1, first + begin * kPanel, first + end * kPanel);
     });
   });
 }

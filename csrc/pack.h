@@ -154,6 +154,14 @@ struct ActivationBlock {
   int32_t sum_of_half(int half, int t) const { return half == 0 ? first_sum[t] : sum[t] - first_sum[t]; }
 };
 
+// What linear() has done with each piece of dst that it has finished, tokens [first_token, end_token) of columns
+// [first, end), by the member that made it: whole units of columns.
+struct Afterwards {
+  void (*run)(const void* context, int64_t first_token, int64_t end_token, int64_t first, int64_t end);
+  const void* context;
+  int64_t unit;  // whole panels, of which every weight has a whole number
+};
+
 // dst[t, 0..rows) (+)= src[t] @ weight.T + bias for each weight, side by side in dst.
 struct LinearArgs {
   int64_t num_tokens;
@@ -167,6 +175,7 @@ struct LinearArgs {
   bool is_quantized;    // src's codes are in scratch already (gated())
   const float* norm_weight;  // null, or [src.width]: src is normed as rms_norm() would, on its way to codes. Of weights
   float norm_eps;            // that all have codes
+  const Afterwards* after;  // may be null
   float* block_max;     // null, or [num_tokens, blocks]: where the largest of each kLogitBlock outputs goes, of one weight
   uint8_t* scratch;     // linear_scratch_bytes(), shared by the team, 64-byte aligned
   int64_t scratch_per_worker;

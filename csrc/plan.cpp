@@ -198,7 +198,7 @@ void Program::linear(Columns src, Columns dst, const std::vector<int>& weights, 
   if (src.buffer == dst.buffer && src.offset < dst.offset + dst.width && dst.offset < src.offset + src.width)
     fail("linear: src and dst overlap");
   max_cols_ = std::max(max_cols_, src.width);
-  Product product{ops_.size(), src, dst, weights, biases, is_added, is_int8, {}};
+  Product product{ops_.size(), src, dst, weights, biases, is_added, is_int8, {}, std::make_shared<Heads>()};
   if (is_normed(product)) {
     product.norm = norms_.size() - 1;
     norms_.back().is_joined = norms_.back().is_unwritten = true;
@@ -206,43 +206,6 @@ void Program::linear(Columns src, Columns dst, const std::vector<int>& weights, 
   append("linear", [=](const Run& r, Worker& w) { run_product(product, r, w, false); });
   if (is_gated(product)) fuse(product);
   last_product_ = product;
-}
-
-void Program::rope(Columns buf, int64_t head_dim, int inv_freq, bool is_interleaved, float scale) {
-  check(buf, "rope");
-  if (head_dim < 2 || head_dim % 2 || buf.width % head_dim || vector(inv_freq).size != head_dim / 2)
-    fail("rope: whole heads of an even head_dim, and head_dim / 2 frequencies");
-  // Every layer turns by the same angles: the first operation that needs a table makes it.
-  const Rotary wanted{head_dim, inv_freq, is_interleaved, scale, rotary_width_, has_take_};
-  const auto known = std::find_if(rotaries_.begin(), rotaries_.end(), [&](const Rotary& r) {
-    return r.head_dim == head_dim && r.inv_freq == inv_freq && r.is_interleaved == is_interleaved && r.scale == scale &&
-           r.is_taken == has_take_;
-  });
-  const bool is_first = known == rotaries_.end();
-  const Rotary rotary = is_first ? wanted : *known;
-  if (is_first) {
-    rotaries_.push_back(wanted);
-    rotary_width_ += 2 * head_dim;
-  }
-  append("rope", [=](const Run& r, Worker& w) {
-    float* table = floats(rotary_) + rotary.offset * token_capacity_;
-    if (is_first) kernels_.rotary(r.batch, head_dim, vector(inv_freq).data.get(), is_interleaved, scale, table, w);
-    kernels_.rope(r.batch.num_tokens, view(buf), head_dim, table, is_interleaved, w);
-  });
-}
-
-void Program::store_kv(int64_t index, Columns k, Columns v) {
-  check(k, "store_kv");
-  check(v, "store_kv");
-  const int64_t width = kv_.shape.num_kv_heads * kv_.shape.head_dim;
-  if (index < 0 || index >= kv_.num_layers() || k.width != width || v.width != width)
-    fail("store_kv: layer and widths must fit the pages");
-  append("store_kv", [=](const Run& r, Worker& w) {
-    if (sums_ && w.index == 0)
-      for (int64_t t = first_summed_; t < r.batch.num_tokens; ++t)
-        for (int64_t d = 0; d < width; ++d) sums_[index * width + d] += view(k).data[t * view(k).stride + d];
-    kernels_.store_kv(r.batch, kv_.shape, layer(index), view(k), view(v), w);
-  });
 }
 
 void Program::attention(int64_t index, Columns q, Columns dst, int64_t num_heads, float scale, int64_t window) {

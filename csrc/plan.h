@@ -27,6 +27,8 @@ struct KVSpec {
   int64_t num_layers() const { return static_cast<int64_t>(k_codecs.size()); }
 };
 
+constexpr size_t kMostAtOnce = 8;  // weights of a product that one linear() multiplies
+
 // Every method throws std::invalid_argument when shapes do not fit; run() also when the batch reaches outside them.
 class Program {
  public:
@@ -123,12 +125,29 @@ class Program {
     int64_t size;
   };
 
+  struct Turn {  // a rope()
+    Columns buf;
+    Rotary rotary;
+    bool is_first;  // that needs this table
+  };
+  struct Store {  // a store_kv()
+    int64_t layer;
+    Columns k, v;
+  };
+  // The operations right behind a product that are done with its heads as soon as they are made.
+  struct Heads {
+    int64_t head_dim = 0;
+    size_t num_ops = 0;
+    std::vector<Turn> turns;
+    std::optional<Store> store;
+  };
   struct Product {  // a linear(), and which operation it is
     size_t op;
     Columns src, dst;
     std::vector<int> weights, biases;
     bool is_added, is_int8;
     std::optional<size_t> norm;  // of norms_, which the product computes while that is joined
+    std::shared_ptr<Heads> heads;  // grows as operations are appended
   };
   struct Norm {
     size_t op;
@@ -159,6 +178,10 @@ class Program {
   LinearArgs product_args(const Product& p, const Run& run, View dst) const;
   void touch(Columns c, bool is_written);
   void run_product(const Product& p, const Run& run, Worker& w, bool is_quantized) const;
+  bool takes_heads(Columns columns, int64_t head_dim) const;
+  float* angles_of(const Rotary& rotary) const;
+  void make_angles(const Turn& turn, const Run& run, Worker& w) const;
+  void finish_heads(const Product& p, const BatchView& batch, int64_t first_token, int64_t end_token, int64_t first, int64_t end) const;
   static int64_t stride_of(int64_t width);
   View view(Columns c) const;
   void check(Columns c, const char* what, bool is_written = false);  // is_written: and not read

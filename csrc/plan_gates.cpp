@@ -58,12 +58,25 @@ LinearArgs Program::product_args(const Product& p, const Run& run, View dst) con
 }
 
 void Program::run_product(const Product& p, const Run& run, Worker& w, bool is_quantized) const {
-  const PackedMatrix* m[8];
-  const float* b[8];
+  const PackedMatrix* m[kMostAtOnce];
+  const float* b[kMostAtOnce];
   LinearArgs a = product_args(p, run, view(p.dst));
   a.is_quantized = is_quantized;
-  for (size_t first = 0; first < p.weights.size(); first += 8) {  // in practice one pass: q, k, v or gate, up
-    a.num_weights = static_cast<int>(std::min<size_t>(8, p.weights.size() - first));
+  struct Finishing {
+    const Program& program;
+    const Product& p;
+    const Run& run;
+  };
+  const Finishing finishing{*this, p, run};
+  const Afterwards after{[](const void* context, int64_t first_token, int64_t end_token, int64_t first, int64_t end) {
+                           const Finishing& f = *static_cast<const Finishing*>(context);
+                           f.program.finish_heads(f.p, f.run.batch, first_token, end_token, first, end);
+                         },
+                         &finishing, p.heads->head_dim};
+  if (p.heads->num_ops) a.after = &after;
+  for (const Turn& turn : p.heads->turns) make_angles(turn, run, w);
+  for (size_t first = 0; first < p.weights.size(); first += kMostAtOnce) {  // in practice one pass: q, k, v or gate, up
+    a.num_weights = static_cast<int>(std::min(kMostAtOnce, p.weights.size() - first));
     int64_t width = 0;
     for (int i = 0; i < a.num_weights; ++i) {
       const size_t at = first + static_cast<size_t>(i);

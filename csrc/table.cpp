@@ -17,6 +17,8 @@ const Kernels kTable = {
     rotary,
     rope,
     store_kv,
+    rope_tokens,
+    store_tokens,
     attention,
     attention_scratch,
     swiglu,
