@@ -308,8 +308,27 @@ void load_queries(const Job& job, const Tile& tile, int64_t first_row, const Buf
   });
 }
 
+// The tile's results, in place, and as codes: a token's heads lie side by side.
+void store_codes(const Job& job, const Tile& tile, const Partial& total) {
+  const AttentionArgs& a = job.a;
+  const int64_t head_dim = a.shape.head_dim, width = a.num_heads / a.shape.num_kv_heads * head_dim, first = tile.kv_head * width;
+  for (int64_t row = 0; row < tile.num_rows; ++row) {
+    float* const value = total.value + row * head_dim;
+    const float inverse = 1.0f / total.sum[row];
+    for (int64_t d = 0; d < head_dim; d += 8) store8(value + d, load8(value + d) * splat(inverse));
+    if (job.v.is_rotated) hadamard(value, head_dim, value);
+  }
+  LinearArgs of{};
+  of.num_tokens = a.batch.num_tokens;
+  of.src = {total.value - tile.first_token * width - first, width, a.num_heads * head_dim};
+  const int64_t end = tile.first_token + tile.num_rows * head_dim / width, g = group_size(of.num_tokens);
+  for (int64_t t = tile.first_token; t < end; t += g)
+    quantize(of, a.codes, t, std::min(t + g, end), first / kQuantBlock, (first + width) / kQuantBlock);
+}
+
 void store_result(const Job& job, const Tile& tile, const Partial& total) {
   const AttentionArgs& a = job.a;
+  if (a.codes) return store_codes(job, tile, total);
   const int64_t head_dim = a.shape.head_dim;
   for_tile_rows(a, tile, [&](int64_t token, int64_t column, int64_t row) {
     float* dst = a.dst.data + token * a.dst.stride + column;
@@ -420,6 +439,12 @@ void run(const Job& job, Worker& worker) {
 void attention(const AttentionArgs& a, Worker& worker) {
   const Codec k = a.layer.k_codec.codec, v = a.layer.v_codec.codec;
   run({a, key_ops(k), value_ops(v), codec_head_bytes(k, a.shape), codec_head_bytes(v, a.shape)}, worker);
+}
+
+bool attends_to_codes(const BatchView& batch, const KVShape& shape, int64_t num_heads) {
+  const int64_t group = num_heads / shape.num_kv_heads, g = group_size(batch.num_tokens);
+  const bool is_whole = batch.num_tokens * group > std::max(kSplitRows, group);
+  return batch.num_seqs == 1 && is_whole && tile_rows(shape.head_dim) / group >= g && group * shape.head_dim % kQuantBlock == 0;
 }
 
 int64_t attention_scratch(const BatchView& batch, const KVShape& shape, int64_t num_heads, int num_threads) {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "products.h"
 #if defined(FARTHING_ISA_avx512)
 #include "wide_codes.h"
 #else
@@ -44,6 +45,12 @@ struct Sequence {
   int64_t first_item, num_items;  // of one that is not split
   int64_t first_partial;   // of a split one: offset of its partials in scratch, [segments from the first][num_kv_heads]
 };
+
+// About as many tokens as are wished for a tile, at most `most`, and whole groups of activations if a group is no more.
+inline int64_t whole_groups(int64_t wished, int64_t most, int64_t num_tokens) {
+  const int64_t g = group_size(num_tokens);
+  return most < g ? std::max<int64_t>(1, std::min(wished, most)) : std::max(g, std::min(wished, most) / g * g);
+}
 
 struct Tile {
   const Sequence* sequence;
@@ -127,7 +134,7 @@ class Schedule {
     } else {
       const int64_t tiles = std::max<int64_t>(1, kItemsPerThread * num_threads / num_kv_heads_);
       const int64_t fair = std::max<int64_t>((s.num_tokens + tiles - 1) / tiles, kSplitRows / group_);
-      s.tile_tokens = std::max<int64_t>(1, std::min<int64_t>(tile_rows(tile.head_dim) / group_, fair));
+      s.tile_tokens = whole_groups(fair, tile_rows(tile.head_dim) / group_, batch.num_tokens);
       s.first_item = num_whole_items;
       s.num_items = num_kv_heads_ * ((s.num_tokens + s.tile_tokens - 1) / s.tile_tokens);
       num_whole_items += s.num_items;

@@ -92,6 +92,7 @@ struct AttentionArgs {
   int64_t num_heads, window;  // a token sees so many positions, its own the last; 0: the whole past
   float scale;
   float* scratch;  // attention_scratch() floats, shared by the team
+  uint8_t* codes;  // null; or where the result goes as a linear()'s 8-bit codes, and not to dst: if attends_to_codes()
 };
 
 // Keys per segment: softmax runs over fixed segments of positions, merged left to right in every path (law 1).
@@ -139,6 +140,9 @@ struct Kernels {
   void (*rope_tokens)(int64_t first, int64_t end, View buf, int64_t head_dim, const float* table, bool interleaved);
   void (*store_tokens)(const BatchView&, const KVShape&, const KVLayer&, bool is_key, View x, int64_t head, int64_t first, int64_t end);
   void (*attention)(const AttentionArgs&, Worker&);
+  // Whether what attention() makes of a batch can become codes: of one sequence, many tokens of which a piece of work has
+  // whole groups.
+  bool (*attends_to_codes)(const BatchView&, const KVShape&, int64_t num_heads);
   int64_t (*attention_scratch)(const BatchView&, const KVShape&, int64_t num_heads, int num_threads);  // for any window
   void (*swiglu)(int64_t num_tokens, View gate, View up, View dst, Worker&);
   void (*geglu)(int64_t num_tokens, View gate, View up, View dst, Worker&);

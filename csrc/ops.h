@@ -17,6 +17,7 @@ void store_kv(const BatchView&, const KVShape&, const KVLayer&, View k, View v, 
 void rope_tokens(int64_t first, int64_t end, View buf, int64_t head_dim, const float* table, bool interleaved);
 void store_tokens(const BatchView&, const KVShape&, const KVLayer&, bool is_key, View x, int64_t head, int64_t first, int64_t end);
 void attention(const AttentionArgs&, Worker&);
+bool attends_to_codes(const BatchView&, const KVShape&, int64_t num_heads);
 int64_t attention_scratch(const BatchView&, const KVShape&, int64_t num_heads, int num_threads);
 void swiglu(int64_t num_tokens, View gate, View up, View dst, Worker&);
 void geglu(int64_t num_tokens, View gate, View up, View dst, Worker&);

@@ -198,7 +198,11 @@ void Program::linear(Columns src, Columns dst, const std::vector<int>& weights, 
   if (src.buffer == dst.buffer && src.offset < dst.offset + dst.width && dst.offset < src.offset + src.width)
     fail("linear: src and dst overlap");
   max_cols_ = std::max(max_cols_, src.width);
-  Product product{ops_.size(), src, dst, weights, biases, is_added, is_int8, {}, std::make_shared<Heads>()};
+  Product product{ops_.size(), src, dst, weights, biases, is_added, is_int8, {}, {}, std::make_shared<Heads>()};
+  if (is_attended(product)) {
+    product.attended = attended_.size() - 1;
+    attended_.back().is_joined = attended_.back().is_unwritten = true;
+  }
   if (is_normed(product)) {
     product.norm = norms_.size() - 1;
     norms_.back().is_joined = norms_.back().is_unwritten = true;
@@ -210,14 +214,17 @@ void Program::linear(Columns src, Columns dst, const std::vector<int>& weights, 
 
 void Program::attention(int64_t index, Columns q, Columns dst, int64_t num_heads, float scale, int64_t window) {
   check(q, "attention");
-  check(dst, "attention");
+  check(dst, "attention", q.buffer != dst.buffer);
   if (index < 0 || index >= kv_.num_layers() || num_heads < 1 || num_heads % kv_.shape.num_kv_heads ||
       q.width != num_heads * kv_.shape.head_dim || dst.width != q.width)
     fail("attention: layer, heads and widths must fit the pages");
   if (window < 0) fail("attention: a window holds 1 position or more; 0 is the whole past");
   num_heads_ = std::max(num_heads_, num_heads);
+  const size_t i = attended_.size();
+  attended_.push_back({ops_.size(), dst, num_heads, false, false});
   append("attention", [=](const Run& r, Worker& w) {
-    kernels_.attention({r.batch, kv_.shape, layer(index), view(q), view(dst), num_heads, window, scale, reinterpret_cast<float*>(r.scratch)}, w);
+    kernels_.attention({r.batch, kv_.shape, layer(index), view(q), view(dst), num_heads, window, scale,
+                        reinterpret_cast<float*>(r.scratch), attended_codes(i, r)}, w);
   });
 }
 
@@ -419,13 +426,16 @@ float* Program::run(const BatchView& batch, const int32_t* logit_rows, int64_t n
   int64_t scratch_bytes = shared + team_->count() * scratch_per_worker();
   const bool is_taken = has_take_ && num_logits > 0;
   const BatchView rest = is_taken ? taken_.of(batch, logit_rows, num_logits) : batch;
-  if (num_heads_)
+  int64_t attended_at = 0;  // behind attention's own scratch: the scratch of the product that takes its codes
+  if (num_heads_) {
     for (const BatchView* b : {&batch, &rest})
-      scratch_bytes = std::max(scratch_bytes, 4 * kernels_.attention_scratch(*b, kv_.shape, num_heads_, team_->count()));
+      attended_at = std::max(attended_at, (4 * kernels_.attention_scratch(*b, kv_.shape, num_heads_, team_->count()) + 63) / 64 * 64);
+    scratch_bytes = std::max(scratch_bytes, attended_at + linear.shared + team_->count() * scratch_per_worker());
+  }
   reserve(std::max(batch.num_tokens, rest.num_tokens), num_logits, scratch_bytes);
-  const Run run{batch, logit_rows, num_logits, scratch_.get()};
+  const Run run{batch, logit_rows, num_logits, scratch_.get(), scratch_.get() + attended_at};
   // Behind take() each row of logits is the batch's row of the same number: where its sequence starts.
-  const Run taken{rest, rest.seq_starts, num_logits, scratch_.get()};
+  const Run taken{rest, rest.seq_starts, num_logits, scratch_.get(), run.attended};
   const size_t num_ops = has_take_ && !is_taken ? num_ops_before_taken_ : ops_.size();
   const int64_t faults = expert_arena_ ? farthing::num_page_faults() : 0;
   team_->run([&](Worker& w) {

@@ -100,6 +100,7 @@ class Program {
     const int32_t* logit_rows;
     int64_t num_logits;
     uint8_t* scratch;
+    uint8_t* attended;  // the scratch of a product that takes the codes of the attention before it
   };
   struct Op {
     int kind;  // index into seconds_
@@ -147,6 +148,7 @@ class Program {
     std::vector<int> weights, biases;
     bool is_added, is_int8;
     std::optional<size_t> norm;  // of norms_, which the product computes while that is joined
+    std::optional<size_t> attended;  // of attended_, whose codes it takes while that is joined
     std::shared_ptr<Heads> heads;  // grows as operations are appended
   };
   struct Norm {
@@ -156,6 +158,12 @@ class Program {
     float eps;
     int64_t group;
     bool is_joined, is_unwritten;  // computed by the product behind it; and nobody has written dst since
+  };
+  struct Attended {  // an attention()
+    size_t op;
+    Columns dst;
+    int64_t num_heads;
+    bool is_joined, is_unwritten;  // its codes go to the product behind it, and nobody has written dst since
   };
   struct Gate {
     size_t op;
@@ -175,6 +183,9 @@ class Program {
   bool is_gated(const Product& down) const;
   void fuse(const Product& down);
   bool is_normed(const Product& p) const;
+  bool is_attended(const Product& p) const;
+  uint8_t* attended_codes(size_t i, const Run& run) const;  // of attended_[i]; null where the batch has none
+  bool have_codes(const std::vector<int>& ids) const;
   LinearArgs product_args(const Product& p, const Run& run, View dst) const;
   void touch(Columns c, bool is_written);
   void run_product(const Product& p, const Run& run, Worker& w, bool is_quantized) const;
@@ -213,6 +224,7 @@ class Program {
   std::optional<Product> last_product_;
   std::optional<Gate> last_gate_;
   std::vector<Norm> norms_;
+  std::vector<Attended> attended_;
   std::vector<Fused> fused_;  // those whose unwritten columns have not been written since
   bool has_fused_ = false;
   std::vector<std::pair<std::string, double>> seconds_;

@@ -1,6 +1,7 @@
 // Products of a plan, and what joins them: linear (gate, up), swiglu or geglu, linear (down) become gated() and a product of
-// its codes; a norm in front of a product of integers is computed on the way to its codes. The operations keep their places
-// and names; those that others do for them do nothing.
+// its codes; a norm in front of a product of integers is computed on the way to its codes; attention leaves codes for the
+// product behind it where a batch allows it. The operations keep their places and names; those that others do for them do
+// nothing.
 #include <algorithm>
 #include <stdexcept>
 
@@ -42,8 +43,23 @@ bool Program::is_normed(const Product& p) const {
   const Norm& norm = norms_.back();
   if (norm.op + 1 != p.op || norm.group != norm.src.width || !is_same(norm.dst, p.src)) return false;
   if (do_overlap(norm.src, norm.dst) || do_overlap(norm.src, p.dst)) return false;
-  const auto has_codes = [&](int id) { return matrix(id).has_codes(); };
-  return std::all_of(p.weights.begin(), p.weights.end(), has_codes);
+  return have_codes(p.weights);
+}
+
+bool Program::have_codes(const std::vector<int>& ids) const {
+  return std::all_of(ids.begin(), ids.end(), [&](int id) { return matrix(id).has_codes(); });
+}
+
+// Whether the last operation is an attention whose result nobody but `p`, which comes next, need see.
+bool Program::is_attended(const Product& p) const {
+  if (attended_.empty() || !p.is_int8) return false;
+  const Attended& a = attended_.back();
+  return a.op + 1 == p.op && is_same(a.dst, p.src) && have_codes(p.weights);
+}
+
+uint8_t* Program::attended_codes(size_t i, const Run& run) const {
+  const Attended& a = attended_[i];
+  return a.is_joined && kernels_.attends_to_codes(run.batch, kv_.shape, a.num_heads) ? run.attended : nullptr;
 }
 
 LinearArgs Program::product_args(const Product& p, const Run& run, View dst) const {
@@ -62,6 +78,10 @@ void Program::run_product(const Product& p, const Run& run, Worker& w, bool is_q
   const float* b[kMostAtOnce];
   LinearArgs a = product_args(p, run, view(p.dst));
   a.is_quantized = is_quantized;
+  if (uint8_t* codes = p.attended ? attended_codes(*p.attended, run) : nullptr) {
+    a.scratch = codes;
+    a.is_quantized = true;
+  }
   struct Finishing {
     const Program& program;
     const Product& p;
@@ -156,6 +176,11 @@ void Program::touch(Columns c, bool is_written) {
     if (norm.is_unwritten && do_overlap(norm.dst, c)) {
       norm.is_joined = is_written && is_within(norm.dst, c);
       norm.is_unwritten = false;
+    }
+  for (Attended& a : attended_)
+    if (a.is_unwritten && do_overlap(a.dst, c)) {
+      a.is_joined = is_written && is_within(a.dst, c);
+      a.is_unwritten = false;
     }
   for (size_t i = 0; i < fused_.size();) {
     Fused& f = fused_[i];

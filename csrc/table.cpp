@@ -20,6 +20,7 @@ const Kernels kTable = {
     rope_tokens,
     store_tokens,
     attention,
+    attends_to_codes,
     attention_scratch,
     swiglu,
     geglu,
