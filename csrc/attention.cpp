@@ -18,7 +18,7 @@ namespace FARTHING_ISA {
 namespace {
 
 constexpr int64_t kDirectRows = 2 * kMaxRows;  // up to so many rows, pages are read without unpacking
-constexpr int64_t kCodeRows = 24;              // of a tile that codes are multiplied with at a time
+constexpr int64_t kCodeRows = 12;              // of a tile that codes are multiplied with at a time
 constexpr int64_t kPanel = 16;                 // keys or columns side by side in an unpacked segment
 
 // One member's buffers.
@@ -242,14 +242,20 @@ void attend(const Job& job, const Segment& pages, const Rows& rows, const Buffer
   const char* ahead[2 * kSegmentVectors];
   const bool is_direct = rows.end - rows.first <= kDirectRows;
   if (is_direct) look_ahead(job, pages, ahead);
-  // Of codes some rows at a time, whose scores stay in the nearer caches beside the segment's codes. 6 rows take 2 % of a long
-  // prompt more, 12 to 48 are alike.
-  const int64_t step = job.k.is_codes && job.v.is_codes ? kCodeRows : rows.end - rows.first;
+  // Of codes some rows at a time, whose scores and weights lie in one place, in the nearest cache beside the segment's codes.
+  const bool are_codes = job.k.is_codes && job.v.is_codes;
+  const int64_t step = are_codes ? kCodeRows : rows.end - rows.first;
   for (int64_t row = rows.first; row < rows.end; row += step) {
     const Rows some{row, std::min(row + step, rows.end), rows.limits, rows.lows};
-    job.k.scores(job.a.shape.head_dim, pages, job.a.layer.k_codec, some, buf, is_direct ? ahead : nullptr);
-    if (job.v.is_codes && !job.k.is_codes) add_value_logs(some, pages, buf.scores);
-    job.v.values(job.a.shape, pages, job.a.layer.v_codec, some, buf, out, is_direct);
+    Buffers at = buf;
+    if (are_codes) {
+      at.scores -= row * kSegment;
+      at.codes.weights -= row * kWeightBytes;
+      at.codes.weight_scale -= row * kWeightScales;
+    }
+    job.k.scores(job.a.shape.head_dim, pages, job.a.layer.k_codec, some, at, is_direct ? ahead : nullptr);
+    if (job.v.is_codes && !job.k.is_codes) add_value_logs(some, pages, at.scores);
+    job.v.values(job.a.shape, pages, job.a.layer.v_codec, some, at, out, is_direct);
   }
 }
 
