@@ -276,7 +276,8 @@ def test_messages_become_the_models_chat():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("max_num_seqs", 0), ("max_num_batched_tokens", 0), ("max_tokens_beside_answers", 0), ("page_size", 12), ("num_pages", 0), ("k_codec", "f8"),
+    [("max_num_seqs", 0), ("max_num_batched_tokens", 0), ("max_tokens_beside_answers", 0),
+     ("page_size", 12), ("num_pages", 0), ("k_codec", "f8"),
      ("product", "int4"), ("num_threads", 0), ("speculation", "on"), ("max_draft_tokens", 0)],
 )  # fmt: skip
 def test_settings_that_cannot_be_are_refused(name, value):

@@ -55,8 +55,8 @@ def linear_plan(table, weight, bias, product):
 
 
 def words_error(weight, x):
-    """What scales and minima of 16 bits, in units of their row, may move a result by [T, rows]; and the sum of codes, which
-    is an eighth of a code too small where a block's products are negative."""
+    """What scales and minima of 16 bits, in units of their row, may move a result by [T, rows]; and the sum of codes,
+    which is an eighth of a code too small where a block's products are negative."""
     blocks = weight.data.view(format_of("q4_1").block).reshape(weight.rows, -1)
     scale, minimum = (blocks[field].astype(np.float64) for field in ("d", "m"))  # [rows, blocks]
     middle = np.abs(8 * scale + minimum)  # what code 8 stands for

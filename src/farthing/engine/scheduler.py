@@ -1,9 +1,9 @@
 """Who computes what in the next step.
 
 There is no prefill phase and no decode phase: every running sequence has tokens that are not computed yet, one or many.
-Those with one go first, so that a long prompt does not hold up answers; what is left of the step's tokens (of fewer where
-there are such, which wait for the whole step) goes to the longer ones, oldest first, then to waiting requests in the order
-they came. Drafts take what nobody needed.
+Those with one go first, so that a long prompt does not hold up answers. What is left of the step's tokens goes to the
+longer ones, oldest first, then to waiting requests in the order they came; beside answers, which wait for the whole
+step, it is less. Drafts take what nobody needed.
 
 Nobody starves and nothing locks up. Pages are taken from the youngest, so the oldest always gets on. Only running
 sequences announce pages, and they wait for nobody, so waiting for another's pages always ends. A request that was let
