@@ -127,18 +127,41 @@ FARTHING_INLINE void for_granules(const Rows& rows, int64_t row, F&& f) {
   }
 }
 
-// softmax_codes() of rows [first, first + num_rows), at most kSoftmaxRows, kSeesAll: of so many rows that see the whole
-// segment.
+// What the weights of at most kSoftmaxRows rows are taken from: of their granules, one lane each.
+struct Bases {
+  alignas(64) float base[kWide], scale[kWide];  // weights are 2^(score - base), times scale they are those of the row
+  __m512 of_row;                                // the largest score, four times
+};
+
+// kSeesAll: of so many rows that see the whole segment.
 template <bool kSeesAll>
-__attribute__((noinline)) void softmax_few(const Rows& rows, int64_t first, int64_t num_rows, const Segment& segment,
-                                           const float* s, const Partial& out, const RowCodes& codes) {
+__attribute__((noinline)) void find_bases(const Rows& rows, int64_t first, int64_t num_rows, const float* s, Bases& out) {
+  const float* const x = s + first * kSegment;
+  alignas(64) float most[kWide][kWide];
+  if constexpr (kSeesAll)
+    num_rows = kSoftmaxRows;
+  else
+    std::fill_n(most[0], kWide * kWide, kNoKeyMax);
+  for (int64_t r = 0; r < num_rows; ++r)
+    for_granules<kSeesAll>(rows, first + r, [&](int64_t g, auto mask) {
+      storew(most[r * kGranules + g], largest_scores(x + r * kSegment + g * kGranule, mask));
+    });
+  const __m512 of_granule = largest_lanes(most);
+  __m512 of_row = _mm512_max_ps(of_granule, _mm512_permute_ps(of_granule, 0x4e));
+  of_row = _mm512_max_ps(of_row, _mm512_permute_ps(of_row, 0xb1));
+  storew(out.base, of_granule - splatw(kLog2WeightMax));
+  storew(out.scale, exp2_w(of_granule - of_row) * splatw(1 / kWeightMax));
+  out.of_row = of_row;
+}
+
+template <bool kSeesAll>
+__attribute__((noinline)) void make_weights(const Rows& rows, int64_t first, int64_t num_rows, const Segment& segment,
+                                            const float* s, const Bases& bases, const Partial& out, const RowCodes& codes) {
   const float* const x = s + first * kSegment;
   uint8_t* const weights = codes.weights + first * kWeightBytes;
-  alignas(64) float most[kWide][kWide], base[kWide], scale[kWide];
   if constexpr (kSeesAll) {
     num_rows = kSoftmaxRows;
   } else {
-    std::fill_n(most[0], kWide * kWide, kNoKeyMax);
     const int64_t filled = (rows.limits[rows.end - 1] + kGranule - 1) / kGranule * kGranule;  // that any row's sum reads
     for (int64_t r = 0; r < num_rows; ++r) {
       uint8_t* const row = weights + r * kWeightBytes;
@@ -147,45 +170,45 @@ __attribute__((noinline)) void softmax_few(const Rows& rows, int64_t first, int6
       std::fill_n(row + limit, filled - limit, static_cast<uint8_t>(0));
     }
   }
-  for (int64_t r = 0; r < num_rows; ++r)
-    for_granules<kSeesAll>(rows, first + r, [&](int64_t g, auto mask) {
-      storew(most[r * kGranules + g], largest_scores(x + r * kSegment + g * kGranule, mask));
-    });
-  const __m512 of_granule = largest_lanes(most);
-  __m512 of_row = _mm512_max_ps(of_granule, _mm512_permute_ps(of_granule, 0x4e));
-  of_row = _mm512_max_ps(of_row, _mm512_permute_ps(of_row, 0xb1));
-  storew(base, of_granule - splatw(kLog2WeightMax));
-  storew(scale, exp2_w(of_granule - of_row) * splatw(1 / kWeightMax));
   __m512 sums[kSoftmaxRows] = {};
 #pragma GCC unroll 4
   for (int r = 0; r < kSoftmaxRows; ++r)
     if (r < num_rows)
       for_granules<kSeesAll>(rows, first + r, [&](int64_t g, auto mask) {
-        const __m512 part = granule_weights(x + r * kSegment + g * kGranule, base[r * kGranules + g],
+        const __m512 part = granule_weights(x + r * kSegment + g * kGranule, bases.base[r * kGranules + g],
                                             segment.v_inverse + g * kGranule, weights + r * kWeightBytes + g * kGranule, mask);
-        sums[r] = fmadd(part, splatw(scale[r * kGranules + g]), sums[r]);
+        sums[r] = fmadd(part, splatw(bases.scale[r * kGranules + g]), sums[r]);
       });
   const __m512 sum = lane_sums(sums);
   const __mmask16 is_row = static_cast<__mmask16>((1 << num_rows) - 1);
   const __m512i each_fourth = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
-  _mm512_mask_storeu_ps(out.max + first, is_row, _mm512_permutexvar_ps(each_fourth, of_row));
+  _mm512_mask_storeu_ps(out.max + first, is_row, _mm512_permutexvar_ps(each_fourth, bases.of_row));
   _mm512_mask_storeu_ps(out.sum + first, is_row, sum);
   // What is not finite has no codes: the whole row becomes NaN, as a sum with it would.
   const __m512 of_each = _mm512_permutexvar_ps(_mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3), sum);
   const __m512 is_nan = of_each - of_each;  // 0 where it is finite
   _mm512_mask_storeu_ps(codes.weight_scale + first * kGranules, static_cast<__mmask16>((1 << num_rows * kGranules) - 1),
-                        loadw(scale) + is_nan);
+                        loadw(bases.scale) + is_nan);
 }
 
 // From scores, which know their values' scales, to weights. max and sum go to `out` as softmax() does it, but both of weights
-// times scales: merge() wants no more than that all parts of a row are alike.
+// times scales: merge() wants no more than that all parts of a row are alike. Bases of several groups of rows are found first:
+// each ends in a chain across lanes, which the next one's loads fill.
 inline void softmax_codes(const Rows& rows, const Segment& segment, const float* s, const Partial& out, const RowCodes& codes) {
-  for (int64_t row = rows.first; row < rows.end; row += kSoftmaxRows) {
-    const int64_t num_rows = std::min<int64_t>(kSoftmaxRows, rows.end - row);
-    if (num_rows == kSoftmaxRows && rows.limits[row] == kSegment && rows.low(row + num_rows - 1) == 0)
-      softmax_few<true>(rows, row, num_rows, segment, s, out, codes);
-    else
-      softmax_few<false>(rows, row, num_rows, segment, s, out, codes);
+  constexpr int64_t kGroups = 3;
+  Bases bases[kGroups];
+  for (int64_t begin = rows.first; begin < rows.end; begin += kGroups * kSoftmaxRows) {
+    const auto with = [&](auto&& f) {
+      for (int64_t i = 0, row = begin; i < kGroups && row < rows.end; ++i, row += kSoftmaxRows) {
+        const int64_t num_rows = std::min<int64_t>(kSoftmaxRows, rows.end - row);
+        if (num_rows == kSoftmaxRows && rows.limits[row] == kSegment && rows.low(row + num_rows - 1) == 0)
+          f(std::true_type(), row, num_rows, bases[i]);
+        else
+          f(std::false_type(), row, num_rows, bases[i]);
+      }
+    };
+    with([&](auto sees_all, int64_t row, int64_t n, Bases& of) { find_bases<sees_all>(rows, row, n, s, of); });
+    with([&](auto sees_all, int64_t row, int64_t n, Bases& of) { make_weights<sees_all>(rows, row, n, segment, s, of, out, codes); });
   }
 }
 
