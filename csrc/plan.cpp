@@ -219,7 +219,7 @@ void Program::attention(int64_t index, Columns q, Columns dst, int64_t num_heads
       q.width != num_heads * kv_.shape.head_dim || dst.width != q.width)
     fail("attention: layer, heads and widths must fit the pages");
   if (window < 0) fail("attention: a window holds 1 position or more; 0 is the whole past");
-  num_heads_ = std::max(num_heads_, num_heads);
+  if (std::find(head_counts_.begin(), head_counts_.end(), num_heads) == head_counts_.end()) head_counts_.push_back(num_heads);
   const size_t i = attended_.size();
   attended_.push_back({ops_.size(), dst, num_heads, false, false});
   append("attention", [=](const Run& r, Worker& w) {
@@ -427,11 +427,10 @@ float* Program::run(const BatchView& batch, const int32_t* logit_rows, int64_t n
   const bool is_taken = has_take_ && num_logits > 0;
   const BatchView rest = is_taken ? taken_.of(batch, logit_rows, num_logits) : batch;
   int64_t attended_at = 0;  // behind attention's own scratch: the scratch of the product that takes its codes
-  if (num_heads_) {
+  for (const int64_t num_heads : head_counts_)
     for (const BatchView* b : {&batch, &rest})
-      attended_at = std::max(attended_at, (4 * kernels_.attention_scratch(*b, kv_.shape, num_heads_, team_->count()) + 63) / 64 * 64);
-    scratch_bytes = std::max(scratch_bytes, attended_at + linear.shared + team_->count() * scratch_per_worker());
-  }
+      attended_at = std::max(attended_at, (4 * kernels_.attention_scratch(*b, kv_.shape, num_heads, team_->count()) + 63) / 64 * 64);
+  if (attended_at) scratch_bytes = std::max(scratch_bytes, attended_at + linear.shared + team_->count() * scratch_per_worker());
   reserve(std::max(batch.num_tokens, rest.num_tokens), num_logits, scratch_bytes);
   const Run run{batch, logit_rows, num_logits, scratch_.get(), scratch_.get() + attended_at};
   // Behind take() each row of logits is the batch's row of the same number: where its sequence starts.

@@ -236,7 +236,8 @@ class Program {
     int64_t num_experts, top_k, hidden, expert_size;
   };
   std::vector<MoeSize> moe_sizes_;  // different ones
-  int64_t max_cols_ = 0, num_heads_ = 0, head_width_ = 0, num_outputs_ = 0;
+  int64_t max_cols_ = 0, head_width_ = 0, num_outputs_ = 0;
+  std::vector<int64_t> head_counts_;  // of attentions, different ones: whether a sequence is split depends on it
   bool has_head_ = false, has_take_ = false;
   size_t num_ops_before_taken_ = 0;
   Taken taken_;

@@ -129,6 +129,7 @@ bool Program::is_gated(const Product& down) const {
   const Gate& gate = *last_gate_;
   if (gate.op + 1 != down.op || first.op + 1 != gate.op) return false;
   if (first.weights.size() != 2 || down.weights.size() != 1 || first.is_added || !first.is_int8 || !down.is_int8) return false;
+  if (first.attended) return false;  // gated() codes src itself
   const int64_t width = gate.gate.width;
   const Columns whole{gate.gate.buffer, gate.gate.offset, 2 * width};
   if (!is_same(first.dst, whole) || gate.up.buffer != whole.buffer || gate.up.offset != whole.offset + width) return false;

@@ -26,7 +26,7 @@ bool Program::takes_heads(Columns columns, int64_t head_dim) const {
   const Product& p = *last_product_;
   const Heads& heads = *p.heads;
   if (p.op + 1 + heads.num_ops != ops_.size() || p.is_added || p.weights.size() > kMostAtOnce || !is_within(columns, p.dst)) return false;
-  if (heads.head_dim && heads.head_dim != head_dim) return false;
+  if (heads.store || (heads.head_dim && heads.head_dim != head_dim)) return false;
   const auto is_whole = [&](int64_t n) { return n % head_dim == 0; };
   const auto has_whole = [&](int id) { return is_whole(matrix(id).rows); };
   return head_dim % kernels_.panel_rows == 0 && is_whole(columns.offset - p.dst.offset) &&
@@ -90,7 +90,10 @@ void Program::store_kv(int64_t index, Columns k, Columns v) {
     if (sums_ && w.index == 0)
       for (int64_t t = first_summed_; t < r.batch.num_tokens; ++t)
         for (int64_t d = 0; d < width; ++d) sums_[index * width + d] += view(k).data[t * view(k).stride + d];
-    if (!is_joined) kernels_.store_kv(r.batch, kv_.shape, layer(index), view(k), view(v), w);
+    if (!is_joined)
+      kernels_.store_kv(r.batch, kv_.shape, layer(index), view(k), view(v), w);
+    else if (sums_)
+      w.barrier();  // whoever comes next may write k
   });
 }
 

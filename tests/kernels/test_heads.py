@@ -21,12 +21,13 @@ from farthing.kernels.plan import (
     QTensor,
     Rope,
     StoreKV,
+    SwiGLU,
     View,
 )
 from farthing.quant import quantize
 
 F32 = npt.NDArray[np.float32]
-VOCAB, HIDDEN, KV_HEADS, GROUP, PAGES = 61, 96, 2, 3, 64
+VOCAB, HIDDEN, GATED, KV_HEADS, GROUP, PAGES = 61, 96, 64, 2, 3, 64
 
 
 def f32(array: npt.NDArray[Any]) -> QTensor:
@@ -44,6 +45,7 @@ def tensors(head_dim: int, name: str) -> dict[str, QTensor]:
         return f32(values) if name == "f32" or cols % 32 else quantize(values, name)
 
     made = {"q": weight(q, HIDDEN), "k": weight(kv, HIDDEN), "v": weight(kv, HIDDEN), "o": weight(HIDDEN, q)}
+    made |= {"gate": weight(GATED, q), "up": weight(GATED, q), "down": weight(HIDDEN, GATED)}
     made["table"] = f32(rng.normal(size=(VOCAB, HIDDEN)))
     made["freq"] = f32(1e4 ** -np.linspace(0, 1, head_dim // 2, endpoint=False)[None])
     made["bias"] = f32(rng.normal(size=(1, kv)))
@@ -62,32 +64,52 @@ def outputs(
     num_threads: int = 2,
     window: int | None = None,
     style: Any = "half",
+    order: str = "plain",
 ) -> tuple[F32, npt.NDArray[np.uint8]]:
     """The first columns of a buffer when all is done, and the pages. is_apart: others stand between the operations, and
-    somebody reads what attention left."""
+    somebody reads what attention left. order: another than that of a decoder's layer."""
     q, kv = KV_HEADS * GROUP * head_dim, KV_HEADS * head_dim
     x, y, qkv, attended = View("x", 0, HIDDEN), View("y", 0, HIDDEN), View("qkv", 0, q + 2 * kv), View("attended", 0, q)
     of_q, of_k, of_v = View("qkv", 0, q), View("qkv", q, kv), View("qkv", q + kv, kv)
     aside = (Add(View("aside", 0, 8), View("aside", 8, 8)),) if is_apart else ()
+    turned = [Rope(of_q, head_dim, "freq", style), Rope(of_k, head_dim, "freq", style)]
+    stored = [StoreKV(0, of_k, of_v)]
+    heads: list[Op] = [*turned, *stored]
+    if order == "turned later":
+        heads = [turned[0], *stored, turned[1], *stored, Rope(of_v, head_dim, "freq", style)]
+    elif order == "stored twice":
+        heads = [*turned, StoreKV(1, of_k, of_v), *stored]
+    behind: tuple[Op, ...] = (Linear(attended, y, ("o",), (None,), True, "int8"),)
+    if order == "gated":
+        both = View("both", 0, 2 * GATED)
+        gate, up, inner = View("both", 0, GATED), View("both", GATED, GATED), View("inner", 0, GATED)
+        behind = (
+            Linear(attended, both, ("gate", "up"), (None, None), False, "int8"),
+            SwiGLU(gate, up, inner),
+            Linear(inner, y, ("down",), (None,), True, "int8"),
+        )
     ops: tuple[Op, ...] = (
         Embed(x, "table"),
         Embed(y, "table"),
         Linear(x, qkv, ("q", "k", "v"), (None, "bias", None), False, "int8"),
-        *aside,
-        Rope(of_q, head_dim, "freq", style),
-        *aside,
-        Rope(of_k, head_dim, "freq", style),
-        *aside,
-        StoreKV(0, of_k, of_v),
+        *(op for head in heads for op in (*aside, head)),
         Attention(0, of_q, attended, KV_HEADS * GROUP, head_dim**-0.5, window),
-        Linear(attended, y, ("o",), (None,), True, "int8"),
+        *behind,
     )
     if is_apart:
         ops += (Add(View("attended", 0, 8), View("aside", 0, 8)),)
-    widths = {"x": HIDDEN, "y": HIDDEN, "qkv": q + 2 * kv, "attended": q, "aside": 16}
+    widths = {
+        "x": HIDDEN,
+        "y": HIDDEN,
+        "qkv": q + 2 * kv,
+        "attended": q,
+        "aside": 16,
+        "both": 2 * GATED,
+        "inner": GATED,
+    }
     view = View(read, 0, widths[read])
     plan = Plan(widths, (*ops, Head(view, f"eye.{view.width}")), VOCAB, tensors(head_dim, name))
-    spec = KVSpec(1, KV_HEADS, head_dim, PAGES, k_codec=codec, v_codec=codec)
+    spec = KVSpec(2, KV_HEADS, head_dim, PAGES, k_codec=codec, v_codec=codec)
     program = kernels.load(plan, spec, num_threads=num_threads, isa=isa)
     program.pages[:] = 0
     n = sum(lengths)
@@ -139,3 +161,10 @@ def test_with_a_window(isa: str, window: int) -> None:
 @pytest.mark.parametrize("read", ["qkv", "attended"])
 def test_what_lies_between_can_be_read(isa: str, read: str) -> None:
     assert_alike(64, "q4_1", isa, (133,), read=read)
+
+
+@pytest.mark.parametrize("isa", kernels.instruction_sets())
+@pytest.mark.parametrize("order", ["gated", "stored twice", "turned later"])
+def test_in_another_order(isa: str, order: str) -> None:
+    for length in (3, 140):
+        assert_alike(64, "q4_1", isa, (length,), order=order)

@@ -50,7 +50,7 @@ def open_draft_model(
         ids,
         max_len=min(draft.config.max_position_embeddings, num_pages * kv.page_size),
         cost_of_one=_FIXED_COST + draft.active_weight_bytes / model.active_weight_bytes,
-        most_tokens=config.max_num_batched_tokens,
+        most_tokens=min(config.max_num_batched_tokens, config.max_tokens_beside_answers),
         clock_ns=clock_ns,
     )
 

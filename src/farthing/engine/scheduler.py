@@ -84,13 +84,14 @@ class Scheduler:
 
     def _continue_running(self, budget: int) -> int:
         """Schedule the running sequences, those with one pending token first; what is left of the budget."""
-        longer = []
+        longer, is_anyone_answered = [], False
         for seq in tuple(self.running):
             if seq.num_tokens - seq.num_computed_tokens == 1:
                 budget = self._continue(seq, budget)
+                is_anyone_answered |= seq.num_scheduled_tokens > 0
             else:
                 longer.append(seq)
-        if len(longer) < len(self.running):
+        if is_anyone_answered:
             budget = min(budget, self._max_tokens_beside_answers)
         for seq in longer:
             budget = self._continue(seq, budget)
