@@ -1,7 +1,7 @@
 // What becomes of the heads that a product makes: rope() and store_kv(). Right behind the product whose columns they are, each
 // head is turned and coded by the member that made it, while it is in its cache. The operations keep their places and names
-// and do nothing then. Measured (two members): 2 to 3.5 %
-// of a prompt of 2,048 tokens, 2 % of a step of one sequence, for two passes over all heads and three barriers a layer less.
+// and do nothing then. Measured (two members): 2 to 3.5 % of a prompt of 2,048 tokens, for two passes over all heads and
+// three barriers a layer less.
 #include <algorithm>
 #include <stdexcept>
 

@@ -1,7 +1,7 @@
 // q4_1 as products of AVX-512 take it. Scale and minimum of a block become two words of 16 bits, in units of their row, so
-// that one multiplication of pairs does what a conversion, a product of scales and two multiply-adds did: the sum of products
-// with codes less 8 fits 16 bits (8 * 127 * 32), and eight times the sum of activations' codes fits as many. A word is off
-// by at most a 65,534th of the row's largest: f16 holds a scale to a 4,096th of itself.
+// that one multiplication of pairs stands for a product of scales and a multiply-add: the sum of products with codes less 8
+// fits 16 bits (8 * 127 * 32), and eight times the sum of activations' codes fits as many. A word is off by at most a
+// 65,534th of the row's largest: f16 holds a scale to a 4,096th of itself.
 #include <algorithm>
 
 #include "ops.h"
