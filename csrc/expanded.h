@@ -1,4 +1,4 @@
-// Weights of a panel with one code to a byte, spread out for many tokens with tokens across the lanes (token_tiles.h).
+// Weights of a panel with one code to a byte, spread out once for many tokens (expanded_tiles.h).
 #pragma once
 #include "packed_block.h"
 
@@ -6,7 +6,7 @@ namespace farthing {
 namespace FARTHING_ISA {
 
 // 32 columns of a panel. Codes [plane][8 steps][rows][4]: codes of 8 bits lie in two planes, their low and high halves,
-// where products are summed in 16 bits. A row's codes, scales and minima all lie 4 bytes after those of the row before.
+// where products are summed in 16 bits.
 template <int kMost, int parts, bool has_minimum>
 struct Expanded {
   static constexpr int kPlanes = planes_of(kMost);
@@ -44,12 +44,6 @@ __attribute__((noinline)) void expand(const uint8_t* panel, int64_t cols, Expand
       if constexpr (B::kHasMinimum) storew(out->minimum[part], scales.minimum[part]);
     }
   }
-}
-
-// The same from row `row` on.
-template <class E>
-FARTHING_INLINE const E* from_row(const E* w, int row) {
-  return reinterpret_cast<const E*>(reinterpret_cast<const uint8_t*>(w) + 4 * row);
 }
 
 }  // namespace FARTHING_ISA

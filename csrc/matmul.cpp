@@ -10,8 +10,7 @@
 #if defined(FARTHING_ISA_avx512)
 #include "wide_tiles.h"
 #else
-#include "row_tiles.h"
-#include "token_tiles.h"
+#include "expanded_tiles.h"
 #endif
 
 namespace farthing {
@@ -122,33 +121,37 @@ void row_panel(const LinearArgs& a, const PackedMatrix& m, const float* bias, in
   }
 }
 
-// Expanded panels [p, p + num_panels) with tokens across the lanes; a last vector may stick out.
-template <class E>
-void token_panels(const LinearArgs& a, const PackedMatrix& m, const float* bias, int64_t first, const E* weights, int zero,
-                  const uint8_t* x, int64_t p, int64_t num_panels, int64_t t0, int64_t t1) {
-  const TokenBlock* blocks = reinterpret_cast<const TokenBlock*>(x);
-  const int64_t num_blocks = m.cols / kQuantBlock;
-  constexpr int kMost = kTokenVectors<E>;
-  alignas(64) float acc[kPanelsPerTile * kPanel * kMost * kLanes];
-  auto tiles = [&](auto num_vectors, int64_t t) {
-    constexpr int V = decltype(num_vectors)::value;
-    const TokenBlock* groups[V];
-    for (int v = 0; v < V; ++v) groups[v] = blocks + (t / kLanes + v) * num_blocks;
-    token_tiles<E, V>(weights, num_panels, groups, num_blocks, zero, acc);
-    for (int v = 0; v < V; ++v) {
-      f32x8 rows[kPanelsPerTile][kLanes];
-      for (int64_t i = 0; i < num_panels; ++i) transpose8(acc + i * kPanel * V * kLanes + v * kLanes, V * kLanes, rows[i]);
-      const int64_t n = std::min<int64_t>(kLanes, t1 - t - v * kLanes);
-      for (int64_t lane = 0; lane < n; ++lane)  // panel beside panel: whole cache lines
-        for (int64_t i = 0; i < num_panels; ++i) write_row(a, m, bias, first, p + i, t + v * kLanes + lane, rows[i][lane]);
+// Expanded panel p and, where P is 2, the next, for tokens [t0, t1), t0 a multiple of the group. Columns go in pieces that stay
+// in the first-level cache while some tokens pass by.
+template <class E, int P>
+void expanded_panels(const LinearArgs& a, const PackedMatrix& m, const float* bias, int64_t first, const E* weights, int zero,
+                     const uint8_t* x, int64_t p, int64_t t0, int64_t t1) {
+  constexpr int G = kMostGroup, kMost = kTileTokens<E>;
+  constexpr int64_t kChunk = 6 * G;
+  const ActivationBlock<G>* blocks = reinterpret_cast<const ActivationBlock<G>*>(x);
+  const int64_t num_blocks = m.cols / kQuantBlock, pieces = (num_blocks + kBlocksPerPiece - 1) / kBlocksPerPiece;
+  alignas(64) float acc[kChunk][P][kPanel];
+  for (int64_t c = t0; c < t1; c += kChunk) {
+    const int64_t end = std::min(t1, c + kChunk);
+    memset(acc, 0, static_cast<size_t>(end - c) * sizeof acc[0]);
+    for (int64_t piece = 0; piece < pieces; ++piece) {
+      const int64_t b = num_blocks * piece / pieces, n = num_blocks * (piece + 1) / pieces - b;
+      for (int64_t t = c; t < end; t += kMost) {
+        const int64_t num = std::min<int64_t>(kMost, end - t);
+        const bool is_last = piece == pieces - 1;
+        if (is_last)  // where the sums will go: lines that other caches may have
+          for (int64_t i = 0; i < num; ++i) __builtin_prefetch(a.dst.data + (t + i) * a.dst.stride + first + p * kPanel, 1);
+        with_count<kMost>(num, [&](auto num_tokens) {
+          constexpr int T = decltype(num_tokens)::value;
+          expanded_tile<E, T, P, G>(weights + b, num_blocks, from_token(blocks + t / G * num_blocks + b, t % G), n, zero,
+                                    acc[t - c][0]);
+          if (is_last)
+            for (int j = 0; j < T; ++j)
+              for (int i = 0; i < P; ++i) write_row(a, m, bias, first, p + i, t + j, load8(acc[t - c + j][i]));
+        });
+      }
     }
-  };
-  int64_t t = t0;
-  for (; t1 - t > (kMost - 1) * kLanes; t += kMost * kLanes) tiles(std::integral_constant<int, kMost>(), t);
-  if (t1 - t > kLanes)
-    tiles(std::integral_constant<int, 2>(), t);
-  else if (t1 > t)
-    tiles(std::integral_constant<int, 1>(), t);
+  }
 }
 
 // Panels [begin, end) for tokens [t0, t1), t0 a multiple of the group.
@@ -159,13 +162,13 @@ void int8_panels(const LinearArgs& a, const PackedMatrix& m, const float* bias, 
   typedef ExpandedOf<K> E;
   const int group = group_size(a.num_tokens);
   if (group == 1) return lone_panels<K>(a, m, bias, first, x, begin, end, t0);
-  if (group == 4 || group == 12) {
+  if (a.num_tokens < kManyTokens) {
     for (int64_t p = begin; p < end; ++p) {
       const auto weights = tile_weights<K>(m, p, 1, scratch);
       if (group == 4)
         row_panel<L, 4>(a, m, bias, first, weights, x, p, t0, t1);
       else
-        row_panel<L, 12>(a, m, bias, first, weights, x, p, t0, t1);
+        row_panel<L, kMostGroup>(a, m, bias, first, weights, x, p, t0, t1);
     }
     return;
   }
@@ -174,7 +177,10 @@ void int8_panels(const LinearArgs& a, const PackedMatrix& m, const float* bias, 
   for (int64_t p = begin; p < end; p += kPanelsPerTile) {
     const int64_t num_panels = std::min(kPanelsPerTile, end - p);
     for (int64_t i = 0; i < num_panels; ++i) expand<K>(m.panel(p + i), m.cols, weights + i * num_blocks);
-    token_panels<E>(a, m, bias, first, weights, Block<K>::kZero, x, p, num_panels, t0, t1);
+    if (num_panels == 2)
+      expanded_panels<E, 2>(a, m, bias, first, weights, Block<K>::kZero, x, p, t0, t1);
+    else
+      expanded_panels<E, 1>(a, m, bias, first, weights, Block<K>::kZero, x, p, t0, t1);
   }
 }
 
@@ -313,8 +319,7 @@ void quantize(const LinearArgs& a, uint8_t* x, int64_t t0, int64_t t1, int64_t f
   switch (group_size(a.num_tokens)) {
     case 1: return group(std::integral_constant<int, 1>());
     case 4: return group(std::integral_constant<int, 4>());
-    case 12: return group(std::integral_constant<int, 12>());
-    default: return group(std::integral_constant<int, 8>());
+    default: return group(std::integral_constant<int, kMostGroup>());
   }
 }
 

@@ -1,7 +1,7 @@
 // What the inner loops of products share, and that of float32 products.
 //
 // Each output is one sum in one fixed order: float32 products run through the columns one by one, integer products
-// (row_tiles.h, token_tiles.h, wide_tiles.h) through blocks of 32. How many tokens stand in a tile never changes a bit of it.
+// (row_tiles.h, expanded_tiles.h, wide_tiles.h) through blocks of 32. How many tokens stand in a tile never changes a bit of it.
 #pragma once
 #include "packed_block.h"
 

@@ -9,24 +9,14 @@
 namespace farthing {
 namespace FARTHING_ISA {
 
+// Tokens to a group, which are multiplied in tiles of up to half or all of them; a pass holds whole groups.
 #if defined(FARTHING_ISA_avx512)
-
-constexpr int64_t kTile = 12;  // tokens that a pass holds a multiple of
-// Tokens to a group, in tiles of up to 6.
-inline int group_size(int64_t num_tokens) { return num_tokens > 4 ? 12 : num_tokens > 1 ? 4 : 1; }
-
+constexpr int64_t kTile = 12;
 #else
-
-// Tokens to a group. Few tokens are multiplied with rows across the lanes, in tiles of up to 6 or 4 of a group of 12; from
-// kManyTokens on it pays to spread the weights out and have 8 tokens across the lanes. Measured on one thread, 4-bit
-// weights: 16 tokens 165 GOP/s by rows, 139 by tokens; 512 tokens 143 and 175.
-constexpr int64_t kManyTokens = 40;
-constexpr int64_t kTile = 3 * 8;  // tokens that a pass holds a multiple of
-inline int group_size(int64_t num_tokens) {
-  return num_tokens >= kManyTokens ? 8 : num_tokens > 4 ? 12 : num_tokens > 1 ? 4 : 1;
-}
-
+constexpr int64_t kTile = 8;
+constexpr int64_t kManyTokens = 40;  // from so many on it pays to spread the weights out, one code to a byte
 #endif
+inline int group_size(int64_t num_tokens) { return num_tokens > 4 ? kTile : num_tokens > 1 ? 4 : 1; }
 
 constexpr int64_t kBlocksPerItem = 12;  // blocks of a group that one item of work quantizes: with few tokens there are few groups
 

@@ -74,8 +74,8 @@ __attribute__((noinline)) f32x8 lone_token(const uint8_t* panel, int64_t cols, c
   return acc;
 }
 
-// Tokens of a tile: as many as keep all sums in 16 registers.
-constexpr int row_tokens(int most_code) { return steps_in_16_bits(most_code) == 8 && planes_of(most_code) == 1 ? 6 : 4; }
+// Tokens of a tile, with as many integer sums as registers hold. The float32 ones may lie in the first cache.
+constexpr int row_tokens(int most_code) { return steps_in_16_bits(most_code) == 8 && planes_of(most_code) == 1 ? 8 : 4; }
 
 // T tokens x 8 rows, rows across the lanes: out[t] = the whole dot product of token t with each row of the panel. Not
 // inlined, so that few pointers reach everything at fixed distances.
@@ -85,8 +85,7 @@ __attribute__((noinline)) void row_tile(const TileWeights<L::kParts>& weights, c
   const uint8_t* w = weights.codes;
   const BlockScales<L::kParts>* scales = weights.scales;
   f32x8 acc[T];
-#pragma GCC unroll 8
-  for (int t = 0; t < T; ++t) acc[t] = zero8();
+  unrolled<T>([&](auto t) FARTHING_INLINE_BODY { acc[t] = zero8(); });
   for (int64_t b = 0; b < weights.num_blocks; ++b, ++x, ++scales) {
 #pragma GCC unroll 9
     for (int line = 0; line < L::kBits * kPanel * 4; line += 64) __builtin_prefetch(w + kPrefetchBytes + line);
@@ -96,23 +95,21 @@ __attribute__((noinline)) void row_tile(const TileWeights<L::kParts>& weights, c
       unrolled<kSteps>([&](auto j) FARTHING_INLINE_BODY {
         constexpr int s = decltype(part)::value * kSteps + decltype(j)::value;
         const auto codes = in_planes<L::kMostCode>(codes_of_step<L::kBits, L::kTable, s>(w));
-#pragma GCC unroll 8
-        for (int t = 0; t < T; ++t)
+        unrolled<T>([&](auto t) FARTHING_INLINE_BODY {
           running[t].template add<decltype(j)::value, kSteps>(codes.of, splat_four(x->codes[s][t]));
+        });
       });
       const f32x8 scale = tile_scale<L>(w, *scales, part), minimum = tile_minimum<L>(w, *scales, part);
-#pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) {
+      unrolled<T>([&](auto t) FARTHING_INLINE_BODY {
         i32x8 dot = running[t].dot;
         if constexpr (!L::kHasMinimum) dot -= weights.zero * (L::kParts == 1 ? x->sum[t] : x->sum_of_half(part, t));
         add_part<L::kParts, decltype(part)::value, L::kHasMinimum>(to_f32(dot), scale, minimum,
                                                                    part_of_token<L::kParts>(x, part, t), both[t], acc[t]);
-      }
+      });
     });
     w = weights.next(w, b);
   }
-#pragma GCC unroll 8
-  for (int t = 0; t < T; ++t) out[t] = acc[t];
+  unrolled<T>([&](auto t) FARTHING_INLINE_BODY { out[t] = acc[t]; });
 }
 
 }  // namespace FARTHING_ISA

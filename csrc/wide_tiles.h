@@ -4,7 +4,7 @@
 //
 // Two panels x 6 tokens keep 12 integer and 12 float32 sums in the 32 registers: every broadcast of activations serves two
 // products, every load of weights six. Codes are unpacked in each tile: the ports that do it are idle while others multiply
-// (spreading them out first, as for token_tiles.h, was 7 to 20 % slower). Scales are made once per pass, so that tiles know
+// (spreading them out first, as for expanded_tiles.h, was 7 to 20 % slower). Scales are made once per pass, so that tiles know
 // only how codes lie.
 #pragma once
 #include "product_tiles.h"
