@@ -108,7 +108,7 @@ FARTHING_INLINE void load_values(Sum* x, const ValueCodes& values, Table table) 
 
 #elif defined(FARTHING_HAS_AVX2)
 
-// 8 lanes are two vectors of int16.
+// 8 lanes are two vectors of pairs of int16.
 constexpr int64_t kCodeLanes = 8;
 constexpr int kParts = 2;
 typedef __m256i Sum;
@@ -125,18 +125,17 @@ FARTHING_INLINE __m256i load32(const uint8_t* p) { return _mm256_loadu_si256(rei
 FARTHING_INLINE __m256i four_where(__m256i bits, __m256i bit) {
   return _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(bits, bit), bit), _mm256_set1_epi8(4));
 }
+// The even ones of each lane's four bytes as a pair of int16, then the odd ones: products of pairs stay in their lane.
 template <bool kIsSigned>
 FARTHING_INLINE void widen(Sum* x, __m256i bytes) {
-  const __m128i low = _mm256_castsi256_si128(bytes), high = _mm256_extracti128_si256(bytes, 1);
-  x[0] = kIsSigned ? _mm256_cvtepi8_epi16(low) : _mm256_cvtepu8_epi16(low);
-  x[1] = kIsSigned ? _mm256_cvtepi8_epi16(high) : _mm256_cvtepu8_epi16(high);
+  x[0] = kIsSigned ? _mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8) : _mm256_and_si256(bytes, _mm256_set1_epi16(255));
+  x[1] = kIsSigned ? _mm256_srai_epi16(bytes, 8) : _mm256_srli_epi16(bytes, 8);
 }
 
 template <class C>
 FARTHING_INLINE void load_keys(Sum* x, const KeyCodes& keys, int64_t quad, int piece, Table table) {
   if constexpr (C::kBits == 8) {
-    const uint8_t* at = keys.low + quad * keys.step;
-    for (int i = 0; i < 2; ++i) x[i] = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at + 16 * i)));
+    widen<false>(x, load32(keys.low + quad * keys.step));
   } else {
     typedef unsigned long long u64x4 __attribute__((vector_size(32)));
     const __m256i raw = load32(keys.low + quad / pieces_of<C>() * keys.step);
@@ -153,8 +152,7 @@ FARTHING_INLINE void load_keys(Sum* x, const KeyCodes& keys, int64_t quad, int p
 template <class C>
 FARTHING_INLINE void load_values(Sum* x, const ValueCodes& values, Table table) {
   if constexpr (C::kBits == 8) {
-    for (int i = 0; i < 2; ++i)
-      x[i] = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(values.low + 16 * i)));
+    widen<true>(x, load32(values.low));
   } else {
     __m256i number;
     if constexpr (C::kLow == 4) {
