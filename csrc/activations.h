@@ -248,8 +248,8 @@ FARTHING_INLINE void transpose8(const __m256i* in, __m256i* out) {
   }
 }
 
-// 32 columns of 8 rows: maxima, codes and sums come out of vectors across the rows, one step for all. 25 cycles for a row alone,
-// 9 so.
+// 32 columns of 8 rows: maxima, codes and sums come out of vectors across the rows. A row alone is mostly work across its own
+// lanes and stores of four bytes: 2.9 % of a prompt, 1.0 % so.
 FARTHING_INLINE void quantize_eight(const float* const* rows, int64_t column, ActivationBlock<8>& out) {
   const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
   __m256i v[8], of_lane[8];

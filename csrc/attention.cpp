@@ -192,7 +192,7 @@ void values_of(const KVShape& shape, const Segment& pages, const SideCodec& side
   const int64_t head_dim = shape.head_dim;
   if constexpr (C::kIsCodes) {
     softmax_codes(rows, pages, buf.scores, out, buf.codes);
-    values_of_codes<C>(buf.codes, head_dim, shape.page_size, pages, side.book, rows, out.value);
+    values_of_codes<C>(buf.codes, head_dim, pages, side.book, rows, out.value);
   } else if (is_direct) {
     softmax(rows, buf.scores, out);
     values<C>(buf.scores, pages, rows, head_dim, 0, head_dim, out.value, head_dim);

@@ -247,8 +247,8 @@ __attribute__((noinline)) void sum_values(const uint8_t* weights, const float* s
 }
 
 template <class C>
-void values_of_codes(const RowCodes& codes, int64_t head_dim, int64_t, const Segment& segment, const Codebook* book,
-                     const Rows& rows, float* dst) {
+void values_of_codes(const RowCodes& codes, int64_t head_dim, const Segment& segment, const Codebook* book, const Rows& rows,
+                     float* dst) {
   for (int64_t r = 0; r < segment.num_runs; ++r)
     for (int64_t line = 0; line < segment.next_bytes; line += 64) __builtin_prefetch(segment.next[r] + line);
   for_row_groups<kValueRows>(rows, [&](int64_t row, int64_t num) {
