@@ -340,5 +340,19 @@ inline void merge_some(const Partial& into, const Partial& from, int64_t first, 
   merge(into, from, first, end, head_dim);
 }
 
+// ---- codes whose scores know their values' scales (code_tiles.h, wide_softmax.h) ----
+
+// Values are no codes: scores stay what they are.
+inline void without_values(Segment& segment) {
+  std::fill_n(segment.v_log, (segment.num_keys + kWide - 1) / kWide * kWide, 0.0f);
+}
+
+// Scores of keys that are no codes do not know their values' scales yet.
+inline void add_value_logs(const Rows& rows, const Segment& segment, float* s) {
+  for (int64_t row = rows.first; row < rows.end; ++row)
+    for (int64_t i = 0; i < rows.limits[row]; i += kWide)
+      storew(s + row * kSegment + i, loadw(s + row * kSegment + i) + loadw(segment.v_log + i));
+}
+
 }  // namespace FARTHING_ISA
 }  // namespace farthing

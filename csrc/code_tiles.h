@@ -146,16 +146,6 @@ void prepare_values(Segment& segment, const KVShape& shape) {
     for (int64_t quad = 0; quad < (segment.runs[r].count + 3) / 4; ++quad)
       *at++ = value_codes<C>(segment.runs[r].head, quad, 0, shape.head_dim, shape.page_size);
 }
-// Values are no codes: scores stay what they are.
-inline void without_values(Segment& segment) {
-  std::fill_n(segment.v_log, (segment.num_keys + kWide - 1) / kWide * kWide, 0.0f);
-}
-// Scores of keys that are no codes do not know their values' scales yet.
-inline void add_value_logs(const Rows& rows, const Segment& segment, float* s) {
-  for (int64_t row = rows.first; row < rows.end; ++row)
-    for (int64_t i = 0; i < rows.limits[row]; i += kWide)
-      storew(s + row * kSegment + i, loadw(s + row * kSegment + i) + loadw(segment.v_log + i));
-}
 constexpr int64_t kGranule = 8;  // tokens that a sum may begin at a multiple of
 
 // ---- tiles ----------------------------------------------------------------------------------------------------------

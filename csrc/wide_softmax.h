@@ -28,18 +28,6 @@ inline void find_logs(Segment& segment) {
   }
 }
 
-// Values are no codes: scores stay what they are.
-inline void without_values(Segment& segment) {
-  std::fill_n(segment.v_log, (segment.num_keys + kWide - 1) / kWide * kWide, 0.0f);
-}
-
-// Scores of keys that are no codes do not know their values' scales yet.
-inline void add_value_logs(const Rows& rows, const Segment& segment, float* s) {
-  for (int64_t row = rows.first; row < rows.end; ++row)
-    for (int64_t i = 0; i < rows.limits[row]; i += kWide)
-      storew(s + row * kSegment + i, loadw(s + row * kSegment + i) + loadw(segment.v_log + i));
-}
-
 // The largest lane of each of 16 vectors, in their order.
 FARTHING_INLINE __m512 largest_lanes(const float (*v)[kWide]) {
   __m512 a[8], b[4], c[2];
