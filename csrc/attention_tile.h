@@ -342,6 +342,17 @@ inline void merge_some(const Partial& into, const Partial& from, int64_t first, 
 
 // ---- codes whose scores know their values' scales (code_tiles.h, wide_softmax.h) ----
 
+// log2(1 + t) / t for t in [-1/4, 1/2], a minimax fit made for this file: times t it is off by at most 2e-6.
+FARTHING_INLINE f32xw log2_slope(f32xw t) {
+  f32xw p = splatw(0.1196033f);
+  p = fmadd(p, t, splatw(-0.24247587f));
+  p = fmadd(p, t, splatw(0.29828023f));
+  p = fmadd(p, t, splatw(-0.36157263f));
+  p = fmadd(p, t, splatw(0.48062612f));
+  p = fmadd(p, t, splatw(-0.72132777f));
+  return fmadd(p, t, splatw(1.44269632f));
+}
+
 // Values are no codes: scores stay what they are.
 inline void without_values(Segment& segment) {
   std::fill_n(segment.v_log, (segment.num_keys + kWide - 1) / kWide * kWide, 0.0f);

@@ -124,15 +124,8 @@ inline void find_logs(Segment& segment) {
     const i32xw is_upper = lessw(splatw(1.5f), m);
     const f32xw t = selectw(is_upper, m * splatw(0.5f), m) - splatw(1.0f);  // (-1/4, 1/2]
     const f32xw e = __builtin_convertvector(exponent - is_upper, f32xw);      // a true comparison is -1
-    f32xw p = splatw(0.1196033f);  // log2(1 + t) / t, a minimax fit made for wide_softmax.h
-    p = fmadd(p, t, splatw(-0.24247587f));
-    p = fmadd(p, t, splatw(0.29828023f));
-    p = fmadd(p, t, splatw(-0.36157263f));
-    p = fmadd(p, t, splatw(0.48062612f));
-    p = fmadd(p, t, splatw(-0.72132777f));
-    p = fmadd(p, t, splatw(1.44269632f));
     const f32xw is_nan = x - x;  // 0 where it is finite
-    storew(segment.v_log + i, fmadd(p, t, e) + is_nan);
+    storew(segment.v_log + i, fmadd(log2_slope(t), t, e) + is_nan);
     storew(segment.v_inverse + i, splatw(1.0f) / x + is_nan);
   }
 }

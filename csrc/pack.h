@@ -141,7 +141,7 @@ PackedMatrix pack(const std::string& format, int64_t rows, int64_t cols, int64_t
                   const std::function<uint8_t*(size_t)>& allocate, decltype(Kernels::to_words) to_words, Team& team);
 
 // Activations in 8 bits: 32 columns of G tokens side by side, x about scale * code, scale = max|x| / 127. Four columns of
-// a token lie beside the same four of the next, so that a vector holds them of 8 tokens.
+// a token lie beside the same four of the next: what belongs to a token lies 4 bytes after that of the one before.
 template <int G>
 struct ActivationBlock {
   int8_t codes[kQuantBlock / 4][G][4];

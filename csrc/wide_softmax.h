@@ -16,14 +16,7 @@ inline void find_logs(Segment& segment) {
     const __mmask16 is_upper = _mm512_cmp_ps_mask(m, _mm512_set1_ps(1.5f), _CMP_GE_OQ);
     const __m512 t = _mm512_mask_mul_ps(m, is_upper, m, _mm512_set1_ps(0.5f)) - splatw(1.0f);  // [-1/4, 1/2)
     const __m512 exponent = _mm512_getexp_ps(x), e = _mm512_mask_add_ps(exponent, is_upper, exponent, _mm512_set1_ps(1.0f));
-    f32xw p = splatw(0.1196033f);  // log2(1 + t) / t, a minimax fit made for this file
-    p = fmadd(p, t, splatw(-0.24247587f));
-    p = fmadd(p, t, splatw(0.29828023f));
-    p = fmadd(p, t, splatw(-0.36157263f));
-    p = fmadd(p, t, splatw(0.48062612f));
-    p = fmadd(p, t, splatw(-0.72132777f));
-    p = fmadd(p, t, splatw(1.44269632f));
-    storew(segment.v_log + i, fmadd(p, t, e));
+    storew(segment.v_log + i, fmadd(log2_slope(t), t, e));
     storew(segment.v_inverse + i, splatw(1.0f) / x);
   }
 }
