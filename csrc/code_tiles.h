@@ -22,8 +22,8 @@ constexpr float kWeightMax = 32767.0f;
 
 constexpr float kQueryMax = 127 * 128;
 
-constexpr int kScoreRows = 6, kScoreVectors = 2;  // of a register tile
-constexpr int kValueRows = 6, kValueVectors = 2;
+constexpr int kScoreRows = kIsPortable ? 2 : 6, kScoreVectors = kIsPortable ? 1 : 2;  // of a register tile
+constexpr int kValueRows = kScoreRows, kValueVectors = kScoreVectors;
 
 constexpr int64_t query_row_bytes(int64_t) { return 2 * kMostHeadDim; }  // fixed, so that one register reaches all rows of a tile
 

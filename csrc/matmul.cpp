@@ -104,11 +104,11 @@ void int8_panels(const LinearArgs& a, const PackedMatrix& m, const float* bias, 
 #else
 
 // Panel p for tokens [t0, t1), t0 a multiple of the group, rows across the lanes.
-template <class L, int G>
+template <class L>
 void row_panel(const LinearArgs& a, const PackedMatrix& m, const float* bias, int64_t first,
                const TileWeights<L::kParts>& weights, const uint8_t* x, int64_t p, int64_t t0, int64_t t1) {
+  constexpr int G = kMostGroup, kMost = std::min(G, row_tokens(L::kMostCode));
   const ActivationBlock<G>* blocks = reinterpret_cast<const ActivationBlock<G>*>(x);
-  constexpr int kMost = std::min(G, row_tokens(L::kMostCode));
   for (int64_t t = t0; t < t1;) {
     const int64_t n = std::min<int64_t>(std::min<int64_t>(kMost, G - t % G), t1 - t);
     with_count<kMost>(n, [&](auto num_tokens) {
@@ -160,16 +160,9 @@ void int8_panels(const LinearArgs& a, const PackedMatrix& m, const float* bias, 
                  int64_t begin, int64_t end, int64_t t0, int64_t t1, uint8_t* scratch) {
   typedef LayoutOf<K> L;
   typedef ExpandedOf<K> E;
-  const int group = group_size(a.num_tokens);
-  if (group == 1) return lone_panels<K>(a, m, bias, first, x, begin, end, t0);
+  if (a.num_tokens == 1) return lone_panels<K>(a, m, bias, first, x, begin, end, t0);
   if (a.num_tokens < kManyTokens) {
-    for (int64_t p = begin; p < end; ++p) {
-      const auto weights = tile_weights<K>(m, p, 1, scratch);
-      if (group == 4)
-        row_panel<L, 4>(a, m, bias, first, weights, x, p, t0, t1);
-      else
-        row_panel<L, kMostGroup>(a, m, bias, first, weights, x, p, t0, t1);
-    }
+    for (int64_t p = begin; p < end; ++p) row_panel<L>(a, m, bias, first, tile_weights<K>(m, p, 1, scratch), x, p, t0, t1);
     return;
   }
   E* const weights = reinterpret_cast<E*>(scratch);
@@ -316,11 +309,11 @@ void quantize(const LinearArgs& a, uint8_t* x, int64_t t0, int64_t t1, int64_t f
     constexpr int G = decltype(size)::value;
     quantize_group(rows, num_rows, first, end, reinterpret_cast<ActivationBlock<G>*>(x) + t0 / G * num_blocks);
   };
-  switch (group_size(a.num_tokens)) {
-    case 1: return group(std::integral_constant<int, 1>());
-    case 4: return group(std::integral_constant<int, 4>());
-    default: return group(std::integral_constant<int, kMostGroup>());
-  }
+  const int g = group_size(a.num_tokens);
+  if (g == 1) return group(std::integral_constant<int, 1>());
+  if constexpr (kSmallGroup > 1)
+    if (g == kSmallGroup) return group(std::integral_constant<int, kSmallGroup>());
+  group(std::integral_constant<int, kMostGroup>());
 }
 
 void multiply(const LinearArgs& a, const PackedMatrix& m, const float* bias, int64_t first, const uint8_t* x, int64_t begin,

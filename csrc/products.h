@@ -11,12 +11,14 @@ namespace FARTHING_ISA {
 
 // Tokens to a group, which are multiplied in tiles of up to half or all of them; a pass holds whole groups.
 #if defined(FARTHING_ISA_avx512)
-constexpr int64_t kTile = 12;
+constexpr int64_t kTile = 12, kSmallGroup = 4;
 #else
-constexpr int64_t kTile = 8;
+constexpr int64_t kTile = kIsPortable ? 4 : 8, kSmallGroup = 1;  // a smaller group too would be no faster
 constexpr int64_t kManyTokens = 40;  // from so many on it pays to spread the weights out, one code to a byte
 #endif
-inline int group_size(int64_t num_tokens) { return num_tokens > 4 ? kTile : num_tokens > 1 ? 4 : 1; }
+inline int group_size(int64_t num_tokens) {
+  return num_tokens > kSmallGroup ? kTile : num_tokens > 1 ? kSmallGroup : 1;
+}
 
 constexpr int64_t kBlocksPerItem = 12;  // blocks of a group that one item of work quantizes: with few tokens there are few groups
 

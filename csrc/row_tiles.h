@@ -75,7 +75,9 @@ __attribute__((noinline)) f32x8 lone_token(const uint8_t* panel, int64_t cols, c
 }
 
 // Tokens of a tile, with as many integer sums as registers hold. The float32 ones may lie in the first cache.
-constexpr int row_tokens(int most_code) { return steps_in_16_bits(most_code) == 8 && planes_of(most_code) == 1 ? 8 : 4; }
+constexpr int row_tokens(int most_code) {
+  return kIsPortable ? 2 : steps_in_16_bits(most_code) == 8 && planes_of(most_code) == 1 ? 8 : 4;
+}
 
 // T tokens x 8 rows, rows across the lanes: out[t] = the whole dot product of token t with each row of the panel. Not
 // inlined, so that few pointers reach everything at fixed distances.

@@ -21,6 +21,14 @@
 namespace farthing {
 namespace FARTHING_ISA {
 
+// There 8 floats are two registers or more: sums of large tiles would not stay in them, and compilers took as long over such
+// tiles as over all else.
+#if defined(FARTHING_HAS_AVX2)
+constexpr bool kIsPortable = false;
+#else
+constexpr bool kIsPortable = true;
+#endif
+
 typedef float f32x8 __attribute__((vector_size(32)));
 typedef int32_t i32x8 __attribute__((vector_size(32)));
 
