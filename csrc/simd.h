@@ -21,8 +21,8 @@
 namespace farthing {
 namespace FARTHING_ISA {
 
-// There 8 floats are two registers or more: sums of large tiles would not stay in them, and compilers took as long over such
-// tiles as over all else.
+// On the portable path 8 floats are two registers or more: sums of large tiles would not stay in them, and compilers take
+// several times as long over such tiles.
 #if defined(FARTHING_HAS_AVX2)
 constexpr bool kIsPortable = false;
 #else
