@@ -15,9 +15,10 @@ run: setup
 	$(BIN)/farthing pull smollm2-135m-instruct
 	$(BIN)/farthing waterfall --html waterfall.html --json-out waterfall.json
 
+# Two at a time, a file as a whole: what a module's fixtures start, servers above all, is started once.
 test: setup
 	$(BIN)/farthing pull smollm2-135m-instruct
-	$(BIN)/python -m pytest -m "not torture"
+	$(BIN)/python -m pytest -m "not torture" -n 2 --dist loadfile
 
 torture: setup
 	$(BIN)/farthing pull smollm2-135m-instruct
