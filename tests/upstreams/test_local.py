@@ -42,10 +42,17 @@ def engine_of(upstream):
     return upstream._models["small"].thread._engine
 
 
+def answer_apart(upstream, request):
+    """By an engine like the upstream's: that one's thread would step whatever it is given from here too."""
+    with upstream._models["small"].thread._make_engine() as engine:
+        (done,) = engine.generate([request])
+    return done
+
+
 def test_the_answer_is_the_engines_and_so_is_its_usage(upstream):
     chunks, tally = ask(upstream, WITH_END)
     params = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
-    (done,) = engine_of(upstream).generate([Request(messages=(Message("user", "Once upon a time"),), params=params)])
+    done = answer_apart(upstream, Request(messages=(Message("user", "Once upon a time"),), params=params))
     assert text_of(chunks) == done.text
     assert reason_of(chunks) == "length"
     assert (tally.usage.input_tokens, tally.usage.output_tokens) == (done.usage.input_tokens, 12)
@@ -395,9 +402,8 @@ def test_anthropics_last_assistant_message_begins_the_answer(upstream):
     tokenizer = engine_of(upstream).model.tokenizer
     ids = encode_chat(tokenizer, user("Once upon a time"), begun=assistant["content"])
     assert ids[-20:] == tokenizer.encode("assistant\n" + assistant["content"])[-20:]  # what the client wrote is text
-    (done,) = engine_of(upstream).generate(
-        [Request(token_ids=tuple(ids), params=SamplingParams(temperature=0, max_tokens=8))]
-    )
+    params = SamplingParams(temperature=0, max_tokens=8)
+    done = answer_apart(upstream, Request(token_ids=tuple(ids), params=params))
     assert text_of(chunks) == done.text
     assert tally.usage.input_tokens == len(ids)
     assert text_of(ask(upstream, body | blocks, "messages")[0]) == done.text
